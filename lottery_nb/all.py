@@ -15,3 +15,6 @@ from .sparsifier import *
 from .callback import *
 from .ticket import *
 from .data import *
+
+# %% ../nbs/12_all.ipynb #4a7a1581
+__all__ = [o for o in globals() if not o.startswith('_')]

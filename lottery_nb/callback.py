@@ -18,7 +18,7 @@ from .schedules import Schedule, schedules
 from .masks import Masks, unwrap
 from .sparsifier import Sparsifier, check_sparsity, find_layers, named_tensors, rewind_opts
 
-# %% ../nbs/05_callback.ipynb #3da5e621
+# %% ../nbs/05_callback.ipynb #ff1c6ca0
 class SparsifyCallback(Callback):
     "Prunes the model while it trains, and for a lottery ticket rewinds what is left; source: Frankle & Carbin 2019, Frankle et al. 2020"
     order,run_valid = 55,False # after the Recorder (50), whose table gets a column, and before the ProgressCallback (60), which prints it
@@ -52,10 +52,11 @@ class SparsifyCallback(Callback):
         self.round_to = None if round_to is None else check_whole('round_to', round_to, 1)
         self.update_every = None if update_every is None else check_whole('update_every', update_every, 1)
         self.lth,self.reset_end,self.layers,self.verbose,self.allow_collapse = lth,reset_end,layers,verbose,allow_collapse
+        self._in_rounds,self._falls = self.schedule.stepwise,self.schedule.falls # found by trying, so only once
         self._check_epochs()
         self.sparsifier,self.trained,self._aimed,self._since = None,None,0.,0
 
-# %% ../nbs/05_callback.ipynb #a07682fa
+# %% ../nbs/05_callback.ipynb #7c2d9adf
 @patch
 def _check_epochs(self:SparsifyCallback):
     "Raises `ValueError` where the epochs contradict each other"
@@ -63,7 +64,7 @@ def _check_epochs(self:SparsifyCallback):
         raise ValueError(f'rewind_epoch={self.rewind_epoch}: expected at most start_epoch={self.start_epoch}, a point before the pruning')
     if self.end_epoch is not None and self.end_epoch<=self.start_epoch:
         raise ValueError(f'end_epoch={self.end_epoch}: expected more than start_epoch={self.start_epoch}')
-    if self.lth and not self.schedule.stepwise:
+    if self.lth and not self._in_rounds:
         raise ValueError(f'schedule={self.schedule}: with lth=True expected one that prunes in rounds (one_shot, iterative, geometric): '
                          'each new mask rewinds the weights, so nothing would ever be trained')
 
@@ -76,14 +77,10 @@ def _in_training(self:SparsifyCallback)->bool:
 def _say(self:SparsifyCallback, line):
     if self.verbose: print(line)
 
-# %% ../nbs/05_callback.ipynb #a9c1b14b
+# %% ../nbs/05_callback.ipynb #425809f3
 @patch
 def _check_fit(self:SparsifyCallback):
     "Raises `ValueError` where the training and the callback do not go together"
-    n = self.n_epoch
-    for name in ('start_epoch','rewind_epoch'):
-        if (e:=getattr(self, name))>=n: raise ValueError(f'{name}={e}: the training has only {n} epochs, 0 to {n-1}')
-    if self.end_epoch is not None and self.end_epoch>n: raise ValueError(f'end_epoch={self.end_epoch}: the training has only {n} epochs')
     others = [cb for cb in self.learn.cbs if isinstance(cb, SparsifyCallback)]
     if sum(cb is self for cb in others)>1: raise ValueError('the same SparsifyCallback was added twice')
     mine = set(find_layers(self.model, self.layers))
@@ -91,14 +88,24 @@ def _check_fit(self:SparsifyCallback):
         if cb is not self and (both:=mine & set(find_layers(self.model, cb.layers))):
             raise ValueError(f'two SparsifyCallbacks prune the same layers: {", ".join(sorted(both)[:3])}; give each its own with layers=')
 
-# %% ../nbs/05_callback.ipynb #4bd9e2c7
+@patch
+def _check_length(self:SparsifyCallback):
+    "Raises `ValueError` where the training is too short for the callback"
+    n = self.n_epoch
+    for name in ('start_epoch','rewind_epoch'):
+        if (e:=getattr(self, name))>=n: raise ValueError(f'{name}={e}: the training has only {n} epochs, 0 to {n-1}')
+    if self.end_epoch is not None and self.end_epoch>n: raise ValueError(f'end_epoch={self.end_epoch}: the training has only {n} epochs')
+
+# %% ../nbs/05_callback.ipynb #afdf5849
 @patch
 def before_fit(self:SparsifyCallback):
     "Checks the training, puts the sparsifier on the model, and gives the training table its column"
     self.run = self._in_training()
     if not self.run: return
     self._check_fit()
-    if self.sparsifier is None or unwrap(self.sparsifier.model) is not unwrap(self.model):
+    known = self.sparsifier is not None and unwrap(self.sparsifier.model) is unwrap(self.model)
+    if not known or self._falls or self.sparsifier.asked<self.end_sparsity: self._check_length()
+    if not known:
         self.sparsifier = Sparsifier(self.model, self.granularity, self.method, self.criterion, self.layers, self.allow_collapse)
         self._aimed = 0.
     self.trained,self._since = None,0
@@ -135,13 +142,13 @@ def _target(self:SparsifyCallback)->float:
     "The sparsity that the schedule asks for now, in percent"
     return self.schedule.at(self._position(), self.start_sparsity, self.end_sparsity)
 
-# %% ../nbs/05_callback.ipynb #69069412
+# %% ../nbs/05_callback.ipynb #2ec57fe6
 @patch
 def _due(self:SparsifyCallback)->bool:
     "Whether it is time for another mask"
     target = self._target()
-    if target==self._aimed or (not self.schedule.falls and target<=self.sparsifier.asked): return False
-    if self.schedule.stepwise or self.iter==0 or self._position()>=1: return True
+    if target==self._aimed or (not self._falls and target<=self.sparsifier.asked): return False
+    if self._in_rounds or self.iter==0 or self._position()>=1: return True
     return self._since>=(self.update_every or 16)
 
 # %% ../nbs/05_callback.ipynb #e219c1b5
