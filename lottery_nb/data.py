@@ -107,7 +107,12 @@ def _digit_image(item):
 
 def _digit_label(item): return item[1]
 
-# %% ../nbs/10_data.ipynb #8e2efb36
+# %% ../nbs/10_data.ipynb #b9df7735
+def _check_fits(bs, n):
+    "Raises `ValueError` if not even one batch of `bs` can be made of `n` training images"
+    if bs>n: raise ValueError(f'bs={bs}: expected at most {n}, the number of training images')
+
+# %% ../nbs/10_data.ipynb #b9201914
 def digits_dls(
     bs:int=64, # images in a batch, 1 to 1437; the last, smaller batch of a training epoch is left out
     seed:int=0 # whole number of at least 0: the order of the training batches
@@ -115,7 +120,7 @@ def digits_dls(
     "scikit-learn's handwritten digits, 80 % for training. Raises `TypeError` or `ValueError` for a `bs` or `seed` out of range"
     check_whole('bs', bs, 1), check_whole('seed', seed)
     x, y, splits = _digits()
-    if bs>len(splits[0]): raise ValueError(f'bs={bs}: expected at most {len(splits[0])}, the number of training images')
+    _check_fits(bs, len(splits[0]))
     items = [[image[None], str(label)] for image,label in zip(x, y)]
     classes = Categorize(vocab=[str(i) for i in range(10)], sort=False)
     dsets = Datasets(items, [[_digit_image], [_digit_label, classes]], splits=splits)
@@ -149,19 +154,22 @@ def _imagenette()->Path:
             f'    mkdir -p {home} && tar -xf imagenette2-160.tgz -C {home}\n'
             'or say where it is: imagenette_dls(path=...), a folder with the folders train and val') from e
 
-# %% ../nbs/10_data.ipynb #fe84793c
+# %% ../nbs/10_data.ipynb #84596251
 def _photos(path):
-    "All image files in `path`/train and `path`/val, sorted. Raises `FileNotFoundError` or `ValueError` if there are none"
+    "The image files of `path`/train and of `path`/val, sorted. Raises `FileNotFoundError`, `TypeError` or `ValueError`"
+    if not isinstance(path, (str, Path)): raise TypeError(f'path={path!r}: expected the path of a folder')
     path = Path(path)
     if not path.is_dir(): raise FileNotFoundError(f"path='{path}': no such folder")
     missing = [part for part in ('train','val') if not (path/part).is_dir()]
     if missing: raise ValueError(f"path='{path}': expected a folder with the folders train and val, but it has no {' and no '.join(missing)}")
-    files = {part: sorted(get_image_files(path/part)) for part in ('train','val')}
-    for part,found in files.items():
-        if not found: raise ValueError(f"path='{path}': no images in {part}")
-    return files['train'] + files['val']
+    parts = {part: sorted(get_image_files(path/part)) for part in ('train','val')}
+    for part,files in parts.items():
+        if not files: raise ValueError(f"path='{path}': no images in {part}")
+    unknown = {f.parent.name for f in parts['val']} - {f.parent.name for f in parts['train']}
+    if unknown: raise ValueError(f"path='{path}': classes in val but not in train: {', '.join(sorted(unknown))}")
+    return parts['train'], parts['val']
 
-# %% ../nbs/10_data.ipynb #1251e361
+# %% ../nbs/10_data.ipynb #cba8a89e
 def imagenette_dls(
     size:int=128, # pixels, height and width of the images, at least 1
     bs:int=64, # images in a batch, at least 1; the last, smaller batch of a training epoch is left out
@@ -173,9 +181,10 @@ def imagenette_dls(
     check_whole('size', size, 1), check_whole('bs', bs, 1)
     for name,value in dict(seed=seed, num_workers=num_workers).items():
         if value is not None: check_whole(name, value)
-    files = _photos(_imagenette() if path is None else path)
-    block = DataBlock(blocks=(ImageBlock, CategoryBlock(vocab=_classes(files), sort=False)), get_y=_class_of,
+    train, valid = _photos(_imagenette() if path is None else path)
+    _check_fits(bs, len(train))
+    block = DataBlock(blocks=(ImageBlock, CategoryBlock(vocab=_classes(train), sort=False)), get_y=_class_of,
                       splitter=GrandparentSplitter(valid_name='val'), item_tfms=[RandomResizedCrop(size, min_scale=.35), FlipItem(.5)],
                       batch_tfms=Normalize.from_stats(*imagenet_stats))
     order = dict(dl_type=TfmdDL) if seed is None else dict(dl_type=SeededDL, seed=seed)
-    return block.dataloaders(files, bs=bs, num_workers=num_workers, **order)
+    return block.dataloaders(train + valid, bs=bs, num_workers=num_workers, **order)

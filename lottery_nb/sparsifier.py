@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['prunable_types', 'rewind_opts', 'find_layers', 'keep_highest', 'Sparsifier', 'check_sparsity', 'named_tensors']
 
-# %% ../nbs/04_sparsifier.ipynb #108f0a46
+# %% ../nbs/04_sparsifier.ipynb #0d9642a0
 import copy, difflib, math, warnings
 import pandas as pd, torch
 from fastcore.basics import patch
@@ -13,7 +13,7 @@ from torch import nn
 from .core import check_choice, check_percent, check_whole
 from .granularity import units_of
 from .criteria import Criterion, WeightView, criteria as all_criteria, large_final, random_scores
-from .masks import Masks, _differences, _int_of, keep_bits, unwrap, zero_pruned_
+from .masks import Masks, _differences, _int_of, keep_bits, unwrap, zero_once_, zero_pruned_
 
 # %% ../nbs/04_sparsifier.ipynb #18852be8
 prunable_types = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
@@ -63,8 +63,8 @@ def find_layers(
     if not found: raise ValueError(f'layers={layers!r}: nothing in this model matches')
     return found
 
-# %% ../nbs/04_sparsifier.ipynb #a5d3c74f
-_chunk = 1<<20
+# %% ../nbs/04_sparsifier.ipynb #b22bd98a
+_chunk = 1<<22
 
 def _sort_keys_(scores):
     "The floats in `scores` as integers of the same order, in the same memory: the scores are gone"
@@ -147,7 +147,7 @@ def weight(self:Sparsifier,
 @patch
 def _clone_weights(self:Sparsifier): return {k: self.weight(k).detach().clone() for k in self.layers}
 
-# %% ../nbs/04_sparsifier.ipynb #3b44d41d
+# %% ../nbs/04_sparsifier.ipynb #d18ce610
 @patch(as_prop=True)
 def masks(self:Sparsifier)->Masks:
     "Which weights are kept; all of them before the first `sparsify`"
@@ -163,7 +163,7 @@ def put_on(self:Sparsifier,
     shapes = {k: self.weight(k).shape for k in self.layers}
     if diff:=_differences(masks.shapes(), shapes, 'the masks', 'the model'): raise ValueError(f'masks of another model: {diff}')
     self._masks,self._bits = masks,{}
-    self.apply()
+    for k in self.layers: zero_once_(self.weight(k), masks[k])
 
 # %% ../nbs/04_sparsifier.ipynb #bdd3c17f
 @patch

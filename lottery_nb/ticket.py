@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['FORMAT', 'Ticket', 'TicketError']
 
-# %% ../nbs/06_ticket.ipynb #e79ab1cb
-import json, os, platform, tempfile
+# %% ../nbs/06_ticket.ipynb #5c8d9a82
+import json, os, platform
 from importlib.metadata import version
 from pathlib import Path
+from uuid import uuid4
 import torch
 from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as _to_bytes
 from torch import nn
 from .callback import SparsifyCallback
-from .masks import Masks, _differences, unwrap
+from .masks import Masks, _differences
 from .sparsifier import Sparsifier, named_tensors
 
 # %% ../nbs/06_ticket.ipynb #295b37ad
@@ -91,7 +92,7 @@ def trained_into(self:Ticket,
     sp.put_on(self.masks)
     return sp
 
-# %% ../nbs/06_ticket.ipynb #ee7ee2e0
+# %% ../nbs/06_ticket.ipynb #8f4ab455
 FORMAT = 'lottery_nb ticket 1'
 
 class TicketError(ValueError):
@@ -101,16 +102,14 @@ def _write_atomically(path, data):
     "Writes the bytes `data` to `path` so that at every moment there is the old file or the new one"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd,tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    beside = path.with_name(f'.{path.name}.{uuid4().hex}')
     try:
-        with os.fdopen(fd, 'wb') as f:
+        with beside.open('xb') as f:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
-        os.replace(tmp, path)
-    except BaseException:
-        os.unlink(tmp)
-        raise
+        os.replace(beside, path)
+    finally: beside.unlink(missing_ok=True)
 
 # %% ../nbs/06_ticket.ipynb #c6a94229
 @patch
