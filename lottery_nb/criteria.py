@@ -207,10 +207,10 @@ def large_final_diff_sign(w:WeightView)->Tensor:
     "max(0, −w_f · sign(w_i)): the magnitude of weights that changed their sign, else 0: the control (Zhou et al. 2019, section 5)"
     return (-w.final * w.init.sign()).clamp(min=0)
 
-# %% ../nbs/01_criteria.ipynb #53e97c4c
+# %% ../nbs/01_criteria.ipynb #d32b365e
 @criterion(needs='grad')
 def taylor(w:WeightView)->Tensor:
-    "|gradient · w_f|: what the loss would change without the weight, to first order (Molchanov et al. 2017, section 2.2; 2019, section 3.1)"
+    "|gradient · w_f|: what the loss would change without the weight, to first order (Molchanov et al. 2017, section 2.2; 2019, section 3)"
     return (w.grad * w.final).abs()
 
 # %% ../nbs/01_criteria.ipynb #36b4f1ae

@@ -63,7 +63,7 @@ def find_layers(
     if not found: raise ValueError(f'layers={layers!r}: nothing in this model matches')
     return found
 
-# %% ../nbs/04_sparsifier.ipynb #b22bd98a
+# %% ../nbs/04_sparsifier.ipynb #8cb9b201
 _chunk = 1<<22
 
 def _sort_keys_(scores):
@@ -71,6 +71,7 @@ def _sort_keys_(scores):
     scores.add_(0.) # -0. becomes 0.: they are equal, and so must their keys be
     keys = scores.view(_int_of[scores.dtype])
     limits = torch.iinfo(keys.dtype)
+    if not len(keys) or keys.min()>=0: return keys # magnitudes are in order as they are
     for c in keys.split(_chunk): c.bitwise_xor_((c >> (limits.bits-1)) & limits.max)
     return keys
 

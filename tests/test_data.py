@@ -1,0 +1,334 @@
+"Data: the same batches for the same seed, whatever else happens; folders that are not what they should be"
+import copy, os, pickle, random, subprocess, sys
+from pathlib import Path
+
+import numpy as np, pytest, torch
+from fastai.callback.progress import ProgressCallback # noqa: F401 (gives Learner its no_bar)
+from fastai.data.core import TfmdDL
+from fastai.data.external import URLs, fastai_cfg
+from fastai.learner import Learner, load_learner
+from fastai.metrics import accuracy
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch import nn
+
+import lottery_nb.data as data
+from lottery_nb.data import SeededDL, digits_dls, imagenette_classes, imagenette_dls
+
+def same(a, b):
+    "Whether two lists of batches are equal, bit for bit"
+    return len(a)==len(b) and all(len(x)==len(y) and all(torch.equal(s, t) for s,t in zip(x, y)) for x,y in zip(a, b))
+
+def global_numbers(): return random.getstate(), [v.tolist() if hasattr(v, 'tolist') else v for v in np.random.get_state()], torch.get_rng_state().tolist()
+
+def mlp():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64,40), nn.ReLU(), nn.Linear(40,10))
+
+# --- digits
+
+def test_digits_are_scikit_learns():
+    raw, dls = load_digits(), digits_dls()
+    x,y = (torch.cat(t) for t in zip(*(dl.stacked() for dl in dls.loaders)))
+    assert x.shape==(1797,1,8,8) and x.dtype==torch.float32 and 0<=x.min() and x.max()==1
+    order = lambda images, labels: sorted(map(tuple, np.column_stack([np.asarray(images).reshape(1797,-1), np.asarray(labels)])))
+    assert order(16*x, y)==order(raw.images, raw.target)
+    assert dls.c==10 and list(dls.vocab)==[str(i) for i in range(10)]
+
+@settings(max_examples=15)
+@given(st.integers(1, 1437), st.integers(0, 2**63))
+def test_split_is_fixed_and_every_image_comes_once(bs, seed):
+    reference, dls = digits_dls(), digits_dls(bs=bs, seed=seed)
+    for a,b in zip(reference.loaders, dls.loaders): assert same([a.stacked()], [b.stacked()])
+    batches = list(dls.train)
+    assert len(batches)==len(dls.train)==1437//bs and all(len(x)==len(y)==bs for x,y in batches)
+    rows = lambda x: [tuple(r) for r in x.flatten(1).tolist()]
+    train, seen = rows(dls.train.stacked()[0]), [r for x,_ in batches for r in rows(x)]
+    left = list(train)
+    for r in seen: left.remove(r) # fails if one comes more often than it is there
+    assert len(left)==1437%bs
+    assert sum(len(y) for _,y in dls.valid)==360
+    assert same([dls.valid.stacked()], [tuple(map(torch.cat, zip(*dls.valid)))])
+
+def test_split_is_stratified_and_the_one_it_always_was():
+    images, labels, (train, valid) = data._digits()
+    assert not set(train)&set(valid) and len(train)+len(valid)==len(images)
+    share = np.bincount(labels[valid])/np.bincount(labels)
+    assert np.abs(share-.2).max()<.005
+    assert sorted(valid)[:12]==[21, 24, 28, 34, 35, 37, 39, 42, 45, 51, 57, 77] and sum(valid)==337944
+
+@settings(max_examples=6)
+@given(st.integers(0, 10**9), st.integers(0, 10**9), st.integers(1, 200))
+def test_same_seed_same_batches(seed, other, bs):
+    a, b, c = digits_dls(bs, seed), digits_dls(bs, seed), digits_dls(bs, other)
+    epochs = [list(a.train) for _ in range(3)]
+    for epoch in epochs:
+        random.seed(other); torch.manual_seed(other); np.random.seed(other%2**32) # what others draw does not matter
+        assert same(epoch, list(b.train))
+    for i in range(2): assert not same(epochs[i], epochs[i+1])
+    if seed!=other: assert not same(epochs[0], list(c.train))
+
+def test_global_random_numbers_are_left_alone():
+    before = global_numbers()
+    dls = digits_dls(seed=3)
+    for dl in dls.loaders: list(dl)
+    dls.one_batch(); dls.train.new(bs=7); dls.valid.one_batch()
+    assert global_numbers()==before
+
+def test_looking_is_no_epoch():
+    a, b = digits_dls(), digits_dls()
+    a.show_batch(max_n=2); a.one_batch(); a.train.new().one_batch()
+    assert same([a.one_batch()], [b.one_batch()])
+    assert same(list(a.train), list(b.train))
+    assert a.train.epoch==1
+
+def test_an_epoch_can_be_set():
+    a, b = digits_dls(seed=4), digits_dls(seed=4)
+    epochs = [list(a.train) for _ in range(4)]
+    b.train.epoch = 3 # go on where another was killed
+    assert same(list(b.train), epochs[3])
+    b.train.epoch = 0
+    assert same(list(b.train), epochs[0])
+    stopped = iter(b.train); next(stopped); stopped.close() # an epoch that was broken off counts
+    assert same(list(b.train), epochs[2])
+
+def test_a_new_one_has_the_seed():
+    dls = digits_dls(seed=6)
+    expected = list(dls.train)
+    assert same(list(dls.train.new()), expected)
+    assert [len(y) for _,y in dls.train.new(bs=700, drop_last=False)]==[700, 700, 37]
+    assert type(dls.train.new(cls=TfmdDL)) is TfmdDL
+    assert same(list(dls.train.new(seed=7)), list(digits_dls(seed=7).train))
+
+def test_copies_and_other_processes(tmp_path):
+    dls = digits_dls(bs=100, seed=8)
+    list(dls.train)
+    for other in (copy.deepcopy(dls), pickle.loads(pickle.dumps(dls))):
+        assert other.train.epoch==1 and other.train.seed==8
+    expected = [list(dls.train) for _ in range(2)]
+    code = '''import pickle, sys, warnings
+from lottery_nb.data import digits_dls
+dls = digits_dls(bs=100, seed=8)
+dls.train.epoch = 1
+pickle.dump([[[t.numpy() for t in b] for b in dls.train] for _ in range(2)], open(sys.argv[1], 'wb'))'''
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', code, tmp_path/'batches'], check=True)
+    got = pickle.loads((tmp_path/'batches').read_bytes())
+    for a,b in zip(expected, got): assert same(a, [[torch.as_tensor(t) for t in batch] for batch in b])
+    assert same(list(other.train), expected[0])
+
+def test_training_is_repeatable():
+    def weights():
+        learn = Learner(digits_dls(seed=2), mlp(), metrics=accuracy)
+        with learn.no_logging(): learn.fit(2, 3e-3)
+        return learn.model.state_dict()
+    a = weights()
+    random.random(); np.random.rand()
+    assert all(torch.equal(a[k], v) for k,v in weights().items())
+
+def test_what_fastai_does_with_data(tmp_path):
+    "Training, predictions for both sets, one image, results drawn, export and load"
+    dls = digits_dls()
+    learn = Learner(dls, mlp(), metrics=accuracy, path=tmp_path)
+    with learn.no_logging(), learn.no_bar():
+        learn.fit(4, 5e-3)
+        assert learn.validate()[1]>.9
+        preds, targets = learn.get_preds()
+        assert preds.shape==(360,10) and torch.equal(targets, dls.valid.stacked()[1].as_subclass(torch.Tensor))
+        assert learn.get_preds(ds_idx=0)[0].shape==(1437,10)
+        learn.show_results(max_n=4)
+        image = dls.valid_ds[0][0]
+        word, number, probabilities = learn.predict(image)
+        assert word==dls.vocab[number]==dls.vocab[preds[0].argmax()]
+        learn.export('net.pkl')
+        loaded = load_learner(tmp_path/'net.pkl')
+        with loaded.no_bar(): assert loaded.predict(image)[0]==word
+        test = dls.test_dl([dls.valid_ds[i][0] for i in range(5)])
+        assert torch.allclose(learn.get_preds(dl=test)[0], preds[:5], atol=1e-6)
+
+@pytest.mark.parametrize('bad, error, message', [
+    (dict(bs=0), ValueError, 'bs=0: expected a whole number of at least 1'), (dict(bs=-1), ValueError, 'bs=-1'),
+    (dict(bs=1438), ValueError, 'bs=1438: expected at most 1437, the number of training images'),
+    (dict(bs=6.4), TypeError, 'bs=6.4'), (dict(bs='64'), TypeError, "bs='64'"), (dict(bs=None), TypeError, 'bs=None'), (dict(bs=True), TypeError, 'bs=True'),
+    (dict(seed=-1), ValueError, 'seed=-1'), (dict(seed=.5), TypeError, 'seed=0.5'), (dict(seed=None), TypeError, 'seed=None')])
+def test_digits_bad_arguments(bad, error, message):
+    with pytest.raises(error, match=message): digits_dls(**bad)
+
+# --- any data, seeded
+
+@given(st.integers(1, 40), st.integers(1, 12), st.booleans(), st.integers(0, 5))
+def test_seeded_order_is_a_permutation(n, bs, drop_last, epoch):
+    dl = SeededDL(list(range(n)), seed=1, bs=bs, shuffle=True, drop_last=drop_last, num_workers=0)
+    dl.epoch = epoch
+    got = [i for b in dl for i in b.tolist()]
+    assert len(set(got))==len(got) and set(got)<=set(range(n)) and len(got)==(n-n%bs if drop_last else n)
+
+def test_without_shuffle_the_order_is_the_data(): assert torch.cat(list(SeededDL(list(range(9)), bs=4, num_workers=0))).tolist()==list(range(9))
+
+# --- photos, generated
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory):
+    "Two classes of generated pictures of several sizes and file types: 10 and 9 for training, 3 and 2 for validation"
+    root, rng = tmp_path_factory.mktemp('photos'), np.random.default_rng(0)
+    for folder,counts in dict(n03445777=(10,3), n01440764=(9,2)).items():
+        for part,n in zip(('train','val'), counts):
+            (root/part/folder).mkdir(parents=True)
+            for j in range(n):
+                pixels = rng.integers(0, 255, (rng.integers(20,60), rng.integers(20,60), 3), dtype=np.uint8)
+                Image.fromarray(pixels if j else pixels[...,0]).save(root/part/folder/(f'{j}.JPEG' if j%2 else f'{j}.png')) # the first is grey
+    (root/'noisy.csv').write_text('not a photo')
+    return root
+
+def test_photos_shapes_classes_and_normalization(photos):
+    dls = imagenette_dls(size=24, bs=4, path=str(photos), num_workers=0)
+    assert (len(dls.train_ds), len(dls.valid_ds), len(dls.train), dls.c) == (19, 5, 4, 2)
+    assert list(dls.vocab)==['tench', 'golf ball']
+    for x,y in dls.train: assert x.shape==(4,3,24,24) and x.dtype==torch.float32
+    x,y = map(torch.cat, zip(*dls.valid))
+    assert x.shape==(5,3,24,24) and y.tolist()==[0, 0, 1, 1, 1]
+    mean, std = (torch.tensor(v)[:,None,None] for v in ([.485,.456,.406], [.229,.224,.225]))
+    back = x.as_subclass(torch.Tensor)*std+mean
+    assert -1e-5<=back.min() and back.max()<=1+1e-5
+    assert abs(back.mean()-.5)<.05
+
+def test_photos_transforms_are_the_recipes(photos):
+    names = {type(t).__name__: t for t in imagenette_dls(size=24, bs=4, path=photos, num_workers=0).train.after_item.fs}
+    assert names['RandomResizedCrop'].min_scale==.35 and tuple(names['RandomResizedCrop'].size)==(24,24)
+    assert names['FlipItem'].p==.5
+
+def test_half_of_the_photos_are_mirrored(tmp_path):
+    "Pictures that are dark on the left: with seeds, as without, about half come out dark on the right"
+    ramp = Image.fromarray(np.tile(np.linspace(0, 255, 32, dtype=np.uint8)[:,None], (32,1,3)))
+    for part in ('train','val'):
+        (tmp_path/part/'a').mkdir(parents=True)
+        for j in range(200 if part=='train' else 20): ramp.save(tmp_path/part/'a'/f'{j}.png')
+    for seed in (None, 5):
+        dls = imagenette_dls(size=16, bs=200, path=tmp_path, seed=seed, num_workers=0)
+        mirrored = lambda x: x[...,0].mean((1,2))>x[...,-1].mean((1,2))
+        assert 65 <= mirrored(dls.one_batch()[0]).sum() <= 135
+        assert not mirrored(dls.valid.one_batch()[0]).any()
+
+@pytest.mark.parametrize('workers', [0, 1, 3])
+def test_photos_same_seed_same_crops(photos, workers):
+    reference = imagenette_dls(16, 4, photos, seed=9, num_workers=0)
+    before = random.getstate()
+    expected = [list(reference.train) for _ in range(2)]
+    assert random.getstate()==before
+    dls = imagenette_dls(16, 4, photos, seed=9, num_workers=workers)
+    for epoch in expected:
+        random.seed(workers); torch.manual_seed(workers)
+        assert same(epoch, list(dls.train))
+    assert not same(*expected)
+    assert not same(expected[0], list(imagenette_dls(16, 4, photos, seed=10, num_workers=0).train))
+    assert same(list(reference.valid), list(dls.valid))
+
+def test_every_epoch_has_crops_of_its_own(photos):
+    dl = imagenette_dls(16, 4, photos, seed=9, num_workers=0).train
+    list(dl)
+    def crop(epoch, i):
+        dl.epoch = epoch
+        return dl.do_item(i)[0]
+    assert torch.equal(crop(1, 5), crop(1, 5))
+    assert not torch.equal(crop(1, 5), crop(2, 5))
+
+def test_photos_without_a_seed_are_fastais(photos):
+    def batches(seed):
+        random.seed(seed)
+        dls = imagenette_dls(16, 4, photos, num_workers=0)
+        assert type(dls.train) is TfmdDL
+        return list(dls.train)
+    assert same(batches(0), batches(0)) and not same(batches(0), batches(1))
+
+def test_photos_train_and_export(photos, tmp_path):
+    net = nn.Sequential(nn.Conv2d(3,4,3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4,2))
+    learn = Learner(imagenette_dls(16, 4, photos, seed=0, num_workers=0), net, metrics=accuracy, path=tmp_path)
+    with learn.no_logging(), learn.no_bar():
+        learn.fit(1)
+        learn.export('net.pkl')
+        loaded = load_learner(tmp_path/'net.pkl')
+        with loaded.no_bar(): assert loaded.predict(photos/'val'/'n03445777'/'1.JPEG')[0] in ('tench', 'golf ball')
+
+@pytest.mark.parametrize('name', ['size', 'bs'])
+@pytest.mark.parametrize('value, error', [(0, ValueError), (-3, ValueError), (64., TypeError), ('64', TypeError), (None, TypeError), (True, TypeError),
+                                          ((64,64), TypeError)])
+def test_photos_bad_arguments(photos, name, value, error):
+    with pytest.raises(error, match=f'{name}=.*expected a whole number of at least 1'): imagenette_dls(path=photos, **{name: value})
+
+@pytest.mark.parametrize('bad, error, message', [
+    (dict(seed=-1), ValueError, 'seed=-1'), (dict(seed='a'), TypeError, "seed='a'"), (dict(num_workers=-1), ValueError, 'num_workers=-1'),
+    (dict(num_workers=.5), TypeError, 'num_workers=0.5'), (dict(path=3), TypeError, 'path=3'), (dict(bs=20), ValueError, 'bs=20: expected at most 19')])
+def test_photos_more_bad_arguments(photos, bad, error, message):
+    with pytest.raises(error, match=message): imagenette_dls(**{'path': photos, **bad})
+
+# --- folders that are not what they should be
+
+def test_no_such_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match='nowhere.*no such folder'): imagenette_dls(path=tmp_path/'nowhere')
+
+@pytest.mark.parametrize('there, message', [((), 'it has no train and no val'), (('train',), 'it has no val'), (('val',), 'it has no train'),
+                                            (('train','val'), 'no images in train')])
+def test_incomplete_folder(tmp_path, there, message):
+    for part in there: (tmp_path/part).mkdir()
+    with pytest.raises(ValueError, match=f'path=.*{message}'): imagenette_dls(path=tmp_path)
+
+def test_a_class_only_for_validation(photos, tmp_path):
+    for part,folders in dict(train=['n01440764'], val=['n01440764','n03445777']).items():
+        for folder in folders:
+            (tmp_path/part/folder).mkdir(parents=True)
+            Image.new('RGB', (20,20)).save(tmp_path/part/folder/'1.png')
+    with pytest.raises(ValueError, match='path=.*in val but not in train: n03445777'): imagenette_dls(16, 1, tmp_path)
+
+def test_no_network(monkeypatch):
+    def unreachable(url): raise OSError('Network is unreachable')
+    monkeypatch.setattr(data, 'untar_data', unreachable)
+    with pytest.raises(FileNotFoundError) as e: imagenette_dls()
+    home = str(fastai_cfg().path('data')/'imagenette2-160')
+    for text in (home, 'OSError: Network is unreachable', URLs.IMAGENETTE_160, 'tar -xf', 'imagenette_dls(path=...)'):
+        assert text in str(e.value)
+    assert isinstance(e.value.__cause__, OSError)
+
+WITHOUT_NETWORK = '''import sys, fastdownload.core
+def unreachable(*args, **kwargs): raise OSError('Network is unreachable')
+fastdownload.core.urlsave = unreachable
+from lottery_nb.data import imagenette_dls
+try: print(len(imagenette_dls(16, 2, num_workers=0).train_ds))
+except FileNotFoundError as e: print(e)
+'''
+def without_network(home):
+    "What a process prints that makes the data with fastai's folder at `home` and no network"
+    return subprocess.run([sys.executable, '-W', 'ignore', '-c', WITHOUT_NETWORK], env={**os.environ, 'FASTAI_HOME': str(home)},
+                          check=True, capture_output=True, text=True).stdout
+
+def test_untar_data_without_network(photos, tmp_path):
+    "What the error says to do is what helps"
+    printed = without_network(tmp_path)
+    assert f'Imagenette is not in {tmp_path}/data/imagenette2-160' in printed and 'Network is unreachable' in printed
+    (tmp_path/'data').mkdir(exist_ok=True)
+    (tmp_path/'data'/'imagenette2-160').symlink_to(photos)
+    assert without_network(tmp_path).strip()=='19'
+
+def test_an_interrupted_download(tmp_path):
+    (tmp_path/'data'/'imagenette2-160'/'train').mkdir(parents=True)
+    with pytest.raises(subprocess.CalledProcessError) as e: without_network(tmp_path)
+    assert f"path='{tmp_path}/data/imagenette2-160': expected a folder with the folders train and val, but it has no val" in e.value.stderr
+
+# --- the real photos
+
+IMAGENETTE = Path(os.getenv('FASTAI_HOME', '~/.fastai')).expanduser()/'data'/'imagenette2-160'
+real = pytest.mark.skipif(not IMAGENETTE.is_dir(), reason=f'no Imagenette in {IMAGENETTE}')
+
+@real
+def test_imagenette_is_found_and_not_downloaded(monkeypatch):
+    def unreachable(*args, **kwargs): raise AssertionError('downloads')
+    monkeypatch.setattr('fastdownload.core.urlsave', unreachable)
+    dls = imagenette_dls(size=32, bs=64, seed=0, num_workers=0)
+    assert (len(dls.train_ds), len(dls.valid_ds), dls.c) == (9469, 3925, 10)
+    assert list(dls.vocab)==list(imagenette_classes.values())
+
+@real
+def test_imagenette_batches():
+    a, b = (imagenette_dls(size=64, bs=32, seed=1, num_workers=n) for n in (0, 2))
+    x,y = a.one_batch()
+    assert same([(x, y)], [b.one_batch()])
+    assert x.shape==(32,3,64,64) and x.mean().abs()<.5 and .7<x.std()<1.4 and len(y.unique())>4
