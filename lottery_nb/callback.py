@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['SparsifyCallback', 'HoldMasks']
 
-# %% ../nbs/05_callback.ipynb #0cace647
+# %% ../nbs/05_callback.ipynb #b7cd6306
 import numpy as np
 from fastai.callback.core import Callback, CancelBatchException
-from fastai.callback.tracker import TrackerCallback
+from fastai.callback.tracker import SaveModelCallback, TrackerCallback
+from fastai.callback.training import GradientAccumulation
 from fastcore.basics import patch
 from fastcore.foundation import L
 from .core import check_choice, check_whole
@@ -68,10 +69,15 @@ def _check_epochs(self:SparsifyCallback):
         raise ValueError(f'schedule={self.schedule}: with lth=True expected one that prunes in rounds (one_shot, iterative, geometric): '
                          'each new mask rewinds the weights, so nothing would ever be trained')
 
-# %% ../nbs/05_callback.ipynb #036d6a04
+# %% ../nbs/05_callback.ipynb #475c5250
 @patch
 def _in_training(self:SparsifyCallback)->bool:
     return not (self.learn.lock.locked() or hasattr(self.learn, 'lr_finder'))
+
+@patch
+def __call__(self:SparsifyCallback, event_name):
+    if event_name=='before_fit': self.run = self._in_training() # decided anew each time: a fit may have been broken off
+    return Callback.__call__(self, event_name)
 
 @patch
 def _say(self:SparsifyCallback, line):
@@ -96,12 +102,11 @@ def _check_length(self:SparsifyCallback):
         if (e:=getattr(self, name))>=n: raise ValueError(f'{name}={e}: the training has only {n} epochs, 0 to {n-1}')
     if self.end_epoch is not None and self.end_epoch>n: raise ValueError(f'end_epoch={self.end_epoch}: the training has only {n} epochs')
 
-# %% ../nbs/05_callback.ipynb #afdf5849
+# %% ../nbs/05_callback.ipynb #f4522ae8
 @patch
 def before_fit(self:SparsifyCallback):
     "Checks the training, puts the sparsifier on the model, and gives the training table its column"
-    self.run = self._in_training()
-    if not self.run: return
+    self.order = SparsifyCallback.order
     self._check_fit()
     known = self.sparsifier is not None and unwrap(self.sparsifier.model) is unwrap(self.model)
     if not known or self._falls or self.sparsifier.asked<self.end_sparsity: self._check_length()
@@ -160,7 +165,7 @@ def _forget_best(self:SparsifyCallback):
         cb.best = float('inf') if cb.comp==np.less else -float('inf')
         if hasattr(cb, 'wait'): cb.wait = 0
 
-# %% ../nbs/05_callback.ipynb #9ff63c1a
+# %% ../nbs/05_callback.ipynb #9c150831
 @patch
 def _prune(self:SparsifyCallback):
     "A new mask at the sparsity that is due. Says whether the weights were rewound"
@@ -170,8 +175,15 @@ def _prune(self:SparsifyCallback):
     if not self.lth or self._position()<0: return False
     self._say(f'Resetting Weights to their epoch {self.rewind_epoch} values')
     self.sparsifier.rewind(self.opt, self.rewind_opt)
-    self.opt.zero_grad() # gradients that were being accumulated are those of other weights
+    self._drop_gradients()
     return True
+
+@patch
+def _drop_gradients(self:SparsifyCallback):
+    "Gradients that were being accumulated are those of other weights"
+    self.opt.zero_grad()
+    for cb in self.learn.cbs:
+        if isinstance(cb, GradientAccumulation): cb.count = 0
 
 # %% ../nbs/05_callback.ipynb #8091e26b
 @patch
@@ -189,14 +201,16 @@ def _overflowed(self:SparsifyCallback):
     grads = [self.sparsifier.weight(k).grad for k in self.sparsifier.layers]
     return not all(g.isfinite().all() for g in grads if g is not None)
 
-# %% ../nbs/05_callback.ipynb #fab4f045
+# %% ../nbs/05_callback.ipynb #d7479ffb
 @patch
 def after_step(self:SparsifyCallback):
     "Pruned weights are exactly 0 again, whatever the optimizer did"
-    self._since += 1
     self.sparsifier.apply()
 
-# %% ../nbs/05_callback.ipynb #297f0b4a
+@patch
+def after_batch(self:SparsifyCallback): self._since += 1
+
+# %% ../nbs/05_callback.ipynb #8aacb326
 @patch(as_prop=True)
 def masks(self:SparsifyCallback)->Masks|None:
     "Which weights are kept; None before the first `fit`"
@@ -209,12 +223,22 @@ def after_validate(self:SparsifyCallback):
 @patch
 def after_epoch(self:SparsifyCallback):
     self._say(f'Sparsity at the end of epoch {self.epoch}: {self.masks.sparsity:.2f}%')
+    if self.epoch==self.n_epoch-1: self._come_last()
 
-# %% ../nbs/05_callback.ipynb #a97617b1
+# %% ../nbs/05_callback.ipynb #d084f756
+@patch
+def _come_last(self:SparsifyCallback): self.order = SaveModelCallback.order+10
+
+@patch
+def after_cancel_fit(self:SparsifyCallback): self._come_last()
+
+# %% ../nbs/05_callback.ipynb #ae96add8
 @patch
 def after_fit(self:SparsifyCallback):
     "Keeps the trained weights, and with `reset_end` gives the ticket back untrained"
+    self.order = SparsifyCallback.order
     if self.sparsifier is None: return
+    self.sparsifier.apply()
     self._say(f'Final Sparsity: {self.masks.sparsity:.2f}')
     self.trained = {k: t.detach().clone() for k,t in named_tensors(self.model).items()}
     if self.reset_end and self.sparsifier.snapshot is not None:

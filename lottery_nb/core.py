@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['Rule', 'keyword_parameters', 'make_rule', 'check_percent', 'check_whole', 'check_choice']
 
-# %% ../nbs/00_core.ipynb #9a30d510
-import numbers
+# %% ../nbs/00_core.ipynb #dde0546f
+import numbers, sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from importlib import import_module
 from fastcore.basics import patch
 
 # %% ../nbs/00_core.ipynb #d89238c0
@@ -54,6 +55,18 @@ def make_rule(fn, cls=Rule, **fields)->Rule:
     "`fn` as a rule of class `cls`, which can be pickled by reference like a plain function"
     fn.__qualname__ = f'{fn.__qualname__}.fn'
     return cls(fn, **fields)
+
+# %% ../nbs/00_core.ipynb #5697745e
+def _imported(module, name, given):
+    "The rule `name` of a module, with these parameters"
+    return replace(getattr(import_module(module), name), given=given)
+
+@patch
+def __reduce__(self:Rule):
+    where = self.fn.__module__,self.name
+    here = getattr(sys.modules.get(where[0]), self.name, None)
+    if where[0]!='__main__' and isinstance(here, Rule) and here.fn is self.fn: return _imported,(*where, self.given)
+    return type(self),tuple(getattr(self, f.name) for f in fields(self))
 
 # %% ../nbs/00_core.ipynb #98202c31
 def check_percent(

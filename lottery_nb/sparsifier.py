@@ -311,16 +311,16 @@ def watch(self:Sparsifier,
     if not any(id(self.weight(k)) in has for k in self.layers): raise ValueError('opt: an optimizer of another model: it has none of the pruned weights')
     return inner.register_step_post_hook(lambda *args: self.apply())
 
-# %% ../nbs/04_sparsifier.ipynb #db1e3f8f
+# %% ../nbs/04_sparsifier.ipynb #8186015b
 def named_tensors(model):
     "Every parameter and every buffer of `model`, by name"
     model = unwrap(model)
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
 
-# %% ../nbs/04_sparsifier.ipynb #776f0cf3
+# %% ../nbs/04_sparsifier.ipynb #2f8679eb
 def _copy_state(opt):
-    "A copy of what an optimizer (torch's or fastai's) remembers of each parameter"
-    return {p: copy.deepcopy(s) for p,s in (_torch_optimizer(opt) or opt).state.items()}
+    "A copy of what an optimizer (torch's or fastai's) remembers"
+    return copy.deepcopy((_torch_optimizer(opt) or opt).state_dict())
 
 @patch
 def save_weights(self:Sparsifier,
@@ -330,18 +330,24 @@ def save_weights(self:Sparsifier,
     weights = {k: t.detach().clone() for k,t in named_tensors(self.model).items()}
     self._snapshot = weights, None if opt is None else _copy_state(opt)
 
-# %% ../nbs/04_sparsifier.ipynb #98120045
+# %% ../nbs/04_sparsifier.ipynb #0abcffa0
 rewind_opts = ('reset', 'restore', 'keep')
 
+def _restore_state(opt, saved):
+    "What `opt` remembers becomes what it was. Its learning rate and the like stay: they follow the training, not the weights"
+    saved = copy.deepcopy(saved)
+    if isinstance(opt, torch.optim.Optimizer): saved['param_groups'] = [{**now, 'params': then['params']} for now,then in zip(opt.param_groups, saved['param_groups'])]
+    else: saved['hypers'] = opt.hypers
+    opt.load_state_dict(saved)
+
+# %% ../nbs/04_sparsifier.ipynb #0e8d64fb
 def _rewind_optimizer(opt, how, saved):
     "Makes `opt` forget, remember or keep its state"
     inner = _torch_optimizer(opt) or opt
     if how=='reset':
         if hasattr(inner, 'clear_state'): inner.clear_state() # fastai's keeps its flags for bias and norm
         else: inner.state.clear()
-    if how=='restore':
-        inner.state.clear()
-        inner.state.update({p: copy.deepcopy(s) for p,s in saved.items()})
+    if how=='restore': _restore_state(inner, saved)
 
 # %% ../nbs/04_sparsifier.ipynb #7f741300
 @patch

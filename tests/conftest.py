@@ -1,0 +1,8 @@
+"What all tests share: the same examples in every run, pictures without a window, one thread"
+import matplotlib, torch
+from hypothesis import HealthCheck, settings
+
+matplotlib.use('Agg')
+torch.set_num_threads(1) # tensors here are small: a second thread costs more than it brings
+settings.register_profile('same', derandomize=True, deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile('same')

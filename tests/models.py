@@ -1,0 +1,96 @@
+"Networks to prune, random ones too, and what to compare tensors with: their bits"
+import torch
+from hypothesis import strategies as st
+from torch import nn
+
+from lottery_nb.granularity import granularities_of
+from lottery_nb.sparsifier import named_tensors, prunable_types
+
+def mlp(): return nn.Sequential(nn.Flatten(), nn.Linear(64,300), nn.ReLU(), nn.Linear(300,100), nn.ReLU(), nn.Linear(100,10))
+
+class ConvNet(nn.Module):
+    "Convs of several kinds, with statistics, a buffer that no `state_dict` has, and a parameter that no layer type owns"
+    def __init__(self, n_in=1, n_out=10):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(n_in,8,3,padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.grouped = nn.Conv2d(8,8,3,groups=4,padding=1)
+        self.up = nn.ConvTranspose2d(8,4,2,stride=2,groups=2)
+        self.norm = nn.GroupNorm(2,4)
+        self.scale = nn.Parameter(torch.ones(4,1,1))
+        self.register_buffer('seen', torch.zeros(()), persistent=False)
+        self.head = nn.Linear(4,n_out)
+
+    def forward(self, x):
+        if self.training: self.seen += len(x)
+        x = self.up(self.grouped(self.stem(x)).relu())
+        return self.head((self.norm(x)*self.scale).mean((2,3)))
+
+def bits(t):
+    "The bytes of a tensor, so that NaN equals NaN and -0. is not 0."
+    return t.detach().cpu().contiguous().flatten().view(torch.uint8)
+
+def same_bits(a, b): return a.shape==b.shape and a.dtype==b.dtype and torch.equal(bits(a), bits(b))
+
+def differing(a, b):
+    "The names under which two dicts of tensors do not have the same bits"
+    return [k for k in {**a, **b} if k not in a or k not in b or not same_bits(a[k], b[k])]
+
+def copied(tensors): return {k: t.detach().clone() for k,t in tensors.items()}
+def everything(model): return copied(named_tensors(model))
+
+def masked(tensors, masks):
+    "The tensors, with exactly +0 where the masks prune"
+    return {k: t.masked_fill(~masks[k], 0) if k in masks else t for k,t in tensors.items()}
+
+def nonzero_pruned(sp):
+    "How many pruned weights are not exactly +0"
+    return sum(int(bits(sp.weight(k)[~m]).count_nonzero()) for k,m in sp.masks.items())
+
+def train_step(model, opt, x, y):
+    loss = nn.functional.cross_entropy(model(x), y)
+    loss.backward()
+    opt.step()
+    opt.zero_grad()
+    return loss.item()
+
+def batch(n=8, size=6, n_in=1, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(n, n_in, size, size, generator=g), torch.randint(0, 10, (n,), generator=g)
+
+# Random networks, to be pruned and not to be run: layers beside each other, with some between that are never pruned
+
+def _conv(kind, n_spatial):
+    @st.composite
+    def layer(draw):
+        groups = draw(st.integers(1, 2))
+        kernel = tuple(draw(st.integers(1, 3)) for _ in range(n_spatial))
+        return kind(groups*draw(st.integers(1, 3)), groups*draw(st.integers(1, 2)), kernel, groups=groups, bias=draw(st.booleans()))
+    return layer()
+
+_layers = {nn.Linear: st.builds(nn.Linear, st.integers(1, 9), st.integers(1, 9)),
+           **{getattr(nn, f'Conv{t}{n}d'): _conv(getattr(nn, f'Conv{t}{n}d'), n) for t in ('','Transpose') for n in (1,2,3)}}
+_have = {kind: set(granularities_of(kind(2,2) if kind is nn.Linear else kind(2,2,2))) for kind in prunable_types}
+dtypes = st.sampled_from([torch.float32, torch.float32, torch.float64, torch.bfloat16, torch.float16])
+
+def _to_channels_last(net):
+    for p in net.parameters():
+        if p.dim()==4: p.data = p.data.contiguous(memory_format=torch.channels_last)
+        if p.dim()==5: p.data = p.data.contiguous(memory_format=torch.channels_last_3d)
+    return net
+
+@st.composite
+def nets(draw, granularity='weight', max_layers=4, ties=True, dtype=dtypes):
+    "A random network whose layers have the granularity; with `ties` its weights are small whole numbers"
+    kinds = [o for o in prunable_types if granularity in _have[o]]
+    layers = draw(st.lists(st.sampled_from(kinds).flatmap(_layers.__getitem__), min_size=1, max_size=max_layers))
+    net = nn.Sequential(*[o for layer in layers for o in ((layer, nn.BatchNorm1d(3)) if draw(st.booleans()) else (layer,))])
+    g = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    spread = draw(st.sampled_from([0, 1, 3, 20])) if ties else None
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randn(p.shape, generator=g) if spread is None else torch.randint(-spread, spread+1, p.shape, generator=g))
+    net.to(draw(dtype))
+    return _to_channels_last(net) if draw(st.booleans()) else net
+
+sparsities = st.one_of(st.sampled_from([0, 1, 25, 33.3, 50, 99, 100]), st.floats(1, 100))
+methods = st.sampled_from(['local', 'global'])

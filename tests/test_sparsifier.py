@@ -1,0 +1,770 @@
+"The Sparsifier on random networks against a slow oracle, held against optimizers, rewound, copied and moved"
+import copy, math, os, pickle, subprocess, sys, warnings
+from fractions import Fraction
+from unittest import mock
+
+import pytest, torch
+from hypothesis import assume, example, given, settings, strategies as st
+from torch import nn
+
+from lottery_nb.criteria import WeightView, criteria, criterion
+from lottery_nb.granularity import all_granularities
+from lottery_nb.masks import Masks
+from lottery_nb.sparsifier import Sparsifier, _chunk, _sort_keys_, keep_highest, named_tensors
+from models import (ConvNet, batch, copied, differing, everything, masked, methods, mlp, nets, nonzero_pruned, same_bits, sparsities,
+                    train_step)
+from test_granularity import unit_labels
+
+names = all_granularities()
+quiet = pytest.mark.filterwarnings('ignore:layer collapse')
+
+# The oracle: exact fractions, Python's stable sort, and one unit after the other
+
+def lowest_first(scores, sizes, budget):
+    "Positions (layer, unit) of what goes: the lowest in a stable sort, until one does not fit"
+    gone = set()
+    for _,i,u in sorted((s, i, u) for i,layer in enumerate(scores) for u,s in enumerate(layer)):
+        if sizes[i]>budget: break
+        budget -= sizes[i]
+        gone.add((i, u))
+    return gone
+
+def exact_units(layer, granularity):
+    "For each weight the number of its unit, in the order in which the units begin, and each unit's mean magnitude as a fraction"
+    number, members = {}, {}
+    for label,w in zip(unit_labels(layer, granularity), layer.weight.flatten().tolist()):
+        members.setdefault(number.setdefault(label, len(number)), []).append(Fraction(w))
+    which = [number[o] for o in unit_labels(layer, granularity)]
+    return which, [sum(map(abs, members[u]))/len(members[u]) for u in range(len(members))]
+
+def slow_masks(sp, sparsity):
+    masks, together = {}, [[k] for k in sp.layers] if sp.method=='local' else [list(sp.layers)]
+    for ks in together:
+        units = [exact_units(sp.layers[k], sp.granularity) for k in ks]
+        sizes = [len(which)//len(means) for which,means in units]
+        gone = lowest_first([means for _,means in units], sizes, round(sparsity/100*sum(len(which) for which,_ in units)))
+        for i,(k,(which,_)) in enumerate(zip(ks, units)):
+            masks[k] = torch.tensor([(i, u) not in gone for u in which]).reshape(sp.weight(k).shape)
+    return Masks(masks)
+
+def kept_units(sp, k):
+    "Which units of a layer are kept, by the oracle's count. A unit that is kept in part is an error"
+    which, means = exact_units(sp.layers[k], sp.granularity)
+    kept = {}
+    for u,o in zip(which, sp.masks[k].flatten().tolist()): kept.setdefault(u, set()).add(o)
+    assert all(len(o)==1 for o in kept.values())
+    return [kept[u]=={True} for u in range(len(means))]
+
+@pytest.mark.parametrize('granularity', names)
+@settings(max_examples=12)
+@given(st.data(), methods, sparsities)
+def test_against_the_slow_oracle(granularity, data, method, sparsity):
+    net = data.draw(nets(granularity))
+    before, layers = copied(net.state_dict()), copied(dict(net.named_parameters()))
+    sp = Sparsifier(net, granularity, method, allow_collapse=True)
+    expected = slow_masks(sp, sparsity)
+    masks = sp.sparsify(sparsity)
+    assert masks==expected==sp.masks
+    assert not differing(net.state_dict(), masked(before, expected))
+    assert layers.keys()==dict(net.named_parameters()).keys() and sp.asked==sparsity
+    report = sp.report()
+    assert list(report.units_kept)==[sum(kept_units(sp, k)) for k in sp.layers] and list(report.kept)==[int(m.sum()) for m in masks.values()]
+
+@given(nets(ties=False), methods, sparsities)
+def test_exact_count_of_single_weights(net, method, sparsity):
+    w = {k: p.detach().clone() for k,p in net.named_parameters()}
+    sp = Sparsifier(net, 'weight', method, allow_collapse=True)
+    masks = sp.sparsify(sparsity)
+    for ks in ([[k] for k in masks] if method=='local' else [list(masks)]):
+        flat = torch.cat([w[k].flatten().double().abs() for k in ks])
+        go = flat.sort(stable=True).indices[:round(sparsity/100*len(flat))]
+        keep = torch.ones(len(flat), dtype=torch.bool)
+        keep[go] = False
+        assert torch.equal(torch.cat([masks[k].flatten() for k in ks]), keep)
+
+@pytest.mark.parametrize('value', [0., -0., 1., -2.])
+@pytest.mark.parametrize('method', ['local', 'global'])
+def test_equal_weights_go_by_position(value, method):
+    net = nn.Sequential(nn.Linear(5,4), nn.Linear(4,10))
+    for p in net.parameters(): nn.init.constant_(p, value)
+    masks = Sparsifier(net, method=method, allow_collapse=True).sparsify(40)
+    gone = torch.cat([~m.flatten() for m in masks.values()])
+    expected = torch.zeros(60, dtype=torch.bool)
+    if method=='global': expected[:24] = True
+    else: expected[:8] = expected[20:36] = True
+    assert torch.equal(gone, expected)
+
+@quiet
+def test_of_equal_weights_a_layer_keeps_the_one_that_would_go_last():
+    "Ties go by position, so the best of a layer of equals is its last: at once as step by step"
+    net = nn.Sequential(nn.Linear(5,4), nn.Linear(4,10))
+    for p in net.parameters(): nn.init.ones_(p)
+    at_once, in_steps = Sparsifier(copy.deepcopy(net)).sparsify(40), Sparsifier(net)
+    for s in (5, 10, 20, 30, 40): in_steps.sparsify(s)
+    assert in_steps.masks['0.weight'].flatten().nonzero().tolist()==[[19]]
+    assert at_once==in_steps.masks
+
+floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
+tricky = st.sampled_from([0., -0., 1e-45, -1e-45, 1., 1+2**-23, -1., -1-2**-23, 3.4e38, -3.4e38, 1.1754944e-38])
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(st.lists(floats | tricky, min_size=1, max_size=12), st.integers(1, 5)), min_size=1, max_size=4), st.floats(0, 1),
+       st.sampled_from([torch.float32, torch.float64]))
+@example([([-0., 0., -0., 0.], 1)], .5, torch.float32)
+@example([([1e-45, 0., -1e-45], 2), ([0.], 3)], .7, torch.float32)
+@example([([1.], 3), ([2.], 1)], .5, torch.float64)
+def test_selection_of_any_floats(layers, share, dtype):
+    scores, sizes = [torch.tensor(s, dtype=dtype) for s,_ in layers], [size for _,size in layers]
+    budget = round(share*sum(len(s)*size for s,size in layers))
+    kept = keep_highest([_sort_keys_(s.clone()) for s in scores], sizes, budget)
+    gone = lowest_first([s.tolist() for s in scores], sizes, budget)
+    assert [k.tolist() for k in kept]==[[(i, u) not in gone for u in range(len(s))] for i,s in enumerate(scores)]
+
+@given(st.integers(0, 2**31), st.integers(1, 3), st.floats(0, 1), st.integers(40, 250))
+def test_selection_over_chunks(seed, n_layers, share, chunk):
+    "However many are counted at a time, also with ties across the border"
+    g = torch.Generator().manual_seed(seed)
+    scores = [torch.randint(-2, 3, (200+i,), generator=g).float() for i in range(n_layers)]
+    flat = torch.cat(scores)
+    keep = torch.ones(len(flat), dtype=torch.bool)
+    budget = round(share*len(flat))
+    keep[flat.sort(stable=True).indices[:budget]] = False
+    with mock.patch('lottery_nb.sparsifier._chunk', chunk): kept = keep_highest([_sort_keys_(s.clone()) for s in scores], [1]*n_layers, budget)
+    assert torch.equal(torch.cat(kept), keep)
+
+def test_a_layer_longer_than_a_chunk():
+    net = nn.Linear(2049, 2049, bias=False)
+    w = net.weight.detach().clone()
+    masks = Sparsifier(net).sparsify(50)
+    keep = torch.ones(w.numel(), dtype=torch.bool)
+    keep[w.flatten().abs().sort(stable=True).indices[:round(w.numel()/2)]] = False
+    assert w.numel()>_chunk and torch.equal(masks['weight'].flatten(), keep) and same_bits(net.weight, w.masked_fill(~masks['weight'], 0))
+
+# In the course of a run
+
+@st.composite
+def rising(draw): return sorted(draw(st.lists(sparsities, min_size=2, max_size=4)))
+
+def shaken(net, seed):
+    "All parameters somewhere else"
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in net.parameters(): p.copy_(torch.randn(p.shape, generator=g))
+
+@quiet
+@pytest.mark.parametrize('granularity', names)
+@settings(max_examples=8)
+@given(st.data(), methods, rising(), st.booleans())
+def test_what_is_pruned_stays_pruned(granularity, data, method, steps, collapse):
+    net = data.draw(nets(granularity, ties=False))
+    sp, before = Sparsifier(net, granularity, method, allow_collapse=collapse), None
+    for i,s in enumerate(steps):
+        shaken(net, i) # pruned weights too: nobody has held them
+        masks = sp.sparsify(s)
+        if before: assert not any((masks[k] & ~before[k]).any() for k in masks)
+        assert nonzero_pruned(sp)==0
+        assert masks.n_weights-masks.n_kept <= (round(s/100*masks.n_weights) if method=='global' else sum(round(s/100*m.numel()) for m in masks.values()))
+        before = masks
+
+@quiet
+@settings(max_examples=60)
+@given(st.sampled_from(names).flatmap(lambda g: st.tuples(st.just(g), nets(g))), methods, sparsities, st.none() | st.integers(1, 4), st.booleans())
+def test_once_more_changes_nothing(case, method, sparsity, round_to, collapse):
+    granularity, net = case
+    sp = Sparsifier(net, granularity, method, allow_collapse=collapse)
+    first = sp.sparsify(sparsity, round_to)
+    weights = everything(net)
+    assert sp.sparsify(sparsity, round_to)==first and not differing(everything(net), weights)
+    sp.apply()
+    assert not differing(everything(net), weights)
+
+@quiet
+@settings(max_examples=60)
+@given(st.sampled_from(names).flatmap(lambda g: st.tuples(st.just(g), nets(g))), methods, sparsities, sparsities)
+def test_falling_sparsity(case, method, a, b):
+    "Weights come back, exactly as many as asked for, at 0, and what was kept is kept"
+    granularity, net = case
+    low, high = sorted((a, b))
+    assume(low<high)
+    other = copy.deepcopy(net)
+    sp = Sparsifier(net, granularity, method, allow_collapse=True)
+    up, weights = sp.sparsify(high), everything(net)
+    down = sp.sparsify(low)
+    for k in up: assert not (up[k] & ~down[k]).any()
+    assert not differing(everything(net), weights)
+    for ks in ([[k] for k in down] if method=='local' else [list(down)]):
+        n, budget = sum(down[k].numel() for k in ks), round(low/100*sum(down[k].numel() for k in ks))
+        gone = n-sum(int(down[k].sum()) for k in ks)
+        assert gone<=budget
+        if granularity=='weight': assert gone==budget
+        assert gone>budget-max(sp.units[k].size for k in ks)
+    again = Sparsifier(other, granularity, method, allow_collapse=True)
+    again.sparsify(high)
+    assert again.sparsify(low)==down
+
+def test_falling_sparsity_still_looks_for_nan():
+    net = mlp()
+    sp = Sparsifier(net)
+    sp.sparsify(80)
+    net[1].weight.data[sp.masks['1.weight']] = math.nan
+    before, masks = everything(net), sp.masks
+    with pytest.raises(ValueError, match='1.weight.*NaN'): sp.sparsify(40)
+    assert not differing(everything(net), before) and sp.masks is masks
+
+def test_a_failed_mask_leaves_the_old_one():
+    net = mlp()
+    sp = Sparsifier(net, method='local')
+    masks = sp.sparsify(30)
+    net[5].weight.data[0,0] = math.inf
+    before = everything(net)
+    with pytest.raises(ValueError, match='5.weight'): sp.sparsify(60)
+    assert sp.masks is masks and sp.asked==30 and not differing(everything(net), before)
+
+# A layer about to lose everything
+
+@st.composite
+def to_collapse(draw):
+    "A network with a layer so small in magnitude that it goes first"
+    granularity = draw(st.sampled_from([o for o in names if o!='layer']))
+    net = draw(nets(granularity, ties=draw(st.booleans())))
+    with torch.no_grad(): net[0].weight.mul_(0 if draw(st.booleans()) else 2**-12)
+    return granularity, net
+
+@quiet
+@settings(max_examples=100)
+@given(to_collapse(), methods, st.sampled_from([50, 80, 95, 99, 100]))
+def test_no_layer_is_emptied(case, method, sparsity):
+    granularity, net = case
+    free = Sparsifier(copy.deepcopy(net), granularity, method, allow_collapse=True)
+    free.sparsify(sparsity)
+    empty = {k for k,m in free.masks.items() if not m.any()}
+    sp = Sparsifier(net, granularity, method)
+    scores = {k: exact_units(m, granularity)[1] for k,m in sp.layers.items()}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        masks = sp.sparsify(sparsity)
+    warned = {k for k in masks if any(f'{k} would lose all its weights' in str(w.message) for w in caught)}
+    assert all(m.any() for m in masks.values()) and empty<=warned and len(warned)==len(caught)
+    assert (method=='global' or empty==warned) and (empty or not warned)
+    if not empty: assert masks==free.masks
+    for k in warned:
+        kept = kept_units(sp, k)
+        assert max(s for s,o in zip(scores[k], kept) if o)==max(scores[k])
+    gone, n = masks.n_weights-masks.n_kept, masks.n_weights
+    if method=='global' and granularity=='weight': assert gone==min(round(sparsity/100*n), n-len(warned))
+    if method=='global': assert gone<=round(sparsity/100*n)
+
+def test_collapse_warns_once_a_layer_and_points_here():
+    net = mlp()
+    nn.init.constant_(net[5].weight, 1e-6)
+    sp = Sparsifier(net)
+    with pytest.warns(UserWarning, match='5.weight would lose all its weights') as caught: sp.sparsify(50)
+    assert caught[0].filename==__file__
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        sp.sparsify(60)
+        Sparsifier(mlp(), 'row', 'local').sparsify(90)
+
+def test_a_layer_that_is_empty_already_stays_empty():
+    "Masks of a collapsed network, found with allow_collapse, then pruned further without"
+    net = mlp()
+    nn.init.constant_(net[5].weight, 1e-6)
+    found = Sparsifier(net, allow_collapse=True).sparsify(50)
+    assert not found['5.weight'].any()
+    sp = Sparsifier(net)
+    sp.put_on(found)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        further = sp.sparsify(70)
+    assert not any((further[k] & ~found[k]).any() for k in found)
+    assert further.n_kept==further.n_weights-round(.7*further.n_weights)
+
+@pytest.mark.parametrize('method', ['local', 'global'])
+def test_whole_layers_may_go_where_layers_were_asked_for(method):
+    net = nn.Sequential(nn.Linear(4,4), nn.Linear(4,4))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert Sparsifier(net, 'layer', method).sparsify(100).n_kept==0
+
+# A multiple of so many
+
+@quiet
+@settings(max_examples=60)
+@given(st.sampled_from(names).flatmap(lambda g: st.tuples(st.just(g), nets(g))), methods, sparsities, st.integers(1, 5), st.booleans())
+def test_round_to(case, method, sparsity, m, collapse):
+    granularity, net = case
+    free = Sparsifier(copy.deepcopy(net), granularity, method, allow_collapse=collapse)
+    sp = Sparsifier(net, granularity, method, allow_collapse=collapse)
+    scores = {k: exact_units(o, granularity)[1] for k,o in sp.layers.items()}
+    plain, rounded = free.sparsify(sparsity), sp.sparsify(sparsity, round_to=m)
+    for k in plain:
+        assert not (plain[k] & ~rounded[k]).any() # never more than asked for
+        before, after = kept_units(free, k), kept_units(sp, k)
+        assert sum(after)==min(-(-sum(before)//m)*m, len(after))
+        kept, gone = [s for s,o in zip(scores[k], after) if o], [s for s,o in zip(scores[k], after) if not o]
+        assert not kept or not gone or min(kept)>=max(gone)
+
+@settings(max_examples=60)
+@given(st.sampled_from(names).flatmap(lambda g: st.tuples(st.just(g), nets(g, ties=False))), methods, rising(), st.integers(1, 5))
+@quiet
+def test_round_to_keeps_the_order(case, method, steps, m):
+    granularity, net = case
+    sp, before = Sparsifier(net, granularity, method), None
+    for i,s in enumerate(steps):
+        shaken(net, i)
+        masks = sp.sparsify(s, round_to=m)
+        if before: assert not any((masks[k] & ~before[k]).any() for k in masks)
+        before = masks
+
+@quiet
+def test_round_to_said_later_brings_nothing_back():
+    "9 of 16 filters are kept; at a higher sparsity the next multiple of 8 above what is left to keep would be 16"
+    net = nn.Conv2d(3,16,3)
+    sp = Sparsifier(net, 'filter')
+    at44 = sp.sparsify(44)
+    assert sp.report().units_kept[0]==9
+    at45 = sp.sparsify(45, round_to=8)
+    assert not (at45['weight'] & ~at44['weight']).any()
+
+# Criteria
+
+@quiet
+@pytest.mark.parametrize('name', list(criteria))
+@pytest.mark.parametrize('method', ['local', 'global'])
+def test_every_criterion_prunes_exactly(name, method):
+    torch.manual_seed(0)
+    net, (x,y) = ConvNet(), batch()
+    sp = Sparsifier(net, 'weight', method, name)
+    opt = torch.optim.SGD(net.parameters(), lr=.1, momentum=.9)
+    sp.watch(opt)
+    before = None
+    for s in (0, 20, 47.5, 60):
+        for _ in range(2): train_step(net, opt, x, y)
+        nn.functional.cross_entropy(net(x), y).backward()
+        expected = {k: criteria[name].scores(view_of(sp, k)) for k in sp.layers}
+        masks = sp.sparsify(s)
+        opt.zero_grad()
+        assert nonzero_pruned(sp)==0
+        for ks in ([[k] for k in masks] if method=='local' else [list(masks)]):
+            n = sum(masks[k].numel() for k in ks)
+            assert n-sum(int(masks[k].sum()) for k in ks)==round(s/100*n)
+            was = {k: before[k] if before else torch.ones_like(masks[k]) for k in ks}
+            kept, gone = [torch.cat([expected[k][was[k] & o] for k,o in which.items()]) for which in
+                          ({k: masks[k] for k in ks}, {k: ~masks[k] for k in ks})]
+            assert not len(gone) or kept.min()>=gone.max()
+        before = masks
+
+def view_of(sp, k):
+    return WeightView(k, sp.weight(k).detach(), grad=sp.weight(k).grad, **{need: at[k] for need,at in sp._remembered.items()})
+
+def test_init_is_the_beginning_and_previous_the_last_mask():
+    seen = {}
+    @criterion(needs=('init', 'previous'))
+    def spy(w):
+        seen[w.name] = w.init.clone(), w.previous.clone()
+        return w.final.abs()
+    try:
+        net = nn.Linear(4,4)
+        at0, sp = net.weight.detach().clone(), Sparsifier(net, criteria=spy)
+        for i in range(3):
+            before = net.weight.detach().clone()
+            shaken(net, i)
+            sp.sparsify(20*i)
+            assert torch.equal(seen['weight'][0], at0) and torch.equal(seen['weight'][1], before)
+    finally: del criteria['spy']
+
+def test_scores_are_asked_for_in_full_precision():
+    "Two bfloat16 weights whose squares are the same bfloat16 are still told apart"
+    net = nn.Linear(2,1, bias=False, dtype=torch.bfloat16)
+    with torch.no_grad(): net.weight.copy_(torch.tensor([[1.0078125, 1.]])*2**-70)
+    assert Sparsifier(net, criteria='squared_final').sparsify(50)['weight'].tolist()==[[True, False]]
+
+def test_layers_of_different_types_compete_fairly():
+    net = nn.Sequential(nn.Linear(10,10, dtype=torch.float64), nn.Linear(10,10, dtype=torch.bfloat16), nn.Linear(10,10, dtype=torch.float16), nn.Linear(10,10))
+    flat = torch.cat([o.weight.detach().double().abs().flatten() for o in net])
+    keep = torch.ones(400, dtype=torch.bool)
+    keep[flat.sort(stable=True).indices[:200]] = False
+    assert torch.equal(torch.cat([m.flatten() for m in Sparsifier(net).sparsify(50).values()]), keep)
+
+# Held against optimizers
+
+makers = dict(
+    sgd=lambda p: torch.optim.SGD(p, lr=.1, momentum=.9, weight_decay=.01, nesterov=True), adamw=lambda p: torch.optim.AdamW(p, lr=.01, weight_decay=.1),
+    amsgrad=lambda p: torch.optim.Adam(p, lr=.01, weight_decay=.1, amsgrad=True), foreach=lambda p: torch.optim.AdamW(p, lr=.01, foreach=True),
+    fused=lambda p: torch.optim.AdamW(p, lr=.01, fused=True), rmsprop=lambda p: torch.optim.RMSprop(p, lr=.01, momentum=.9, centered=True),
+    adagrad=lambda p: torch.optim.Adagrad(p, lr=.1))
+
+@pytest.mark.parametrize('granularity', ['weight', 'filter'])
+@pytest.mark.parametrize('maker', makers)
+def test_pruned_weights_are_zero_after_every_step(maker, granularity):
+    torch.manual_seed(0)
+    net, (x,y) = ConvNet(), batch()
+    opt = makers[maker](net.parameters())
+    for _ in range(3): train_step(net, opt, x, y) # momentum from before the pruning
+    keys, ids = list(net.state_dict()), [id(p) for p in net.parameters()]
+    sp = Sparsifier(net, granularity, layers=nn.Conv2d if granularity=='filter' else None)
+    handle = sp.watch(opt)
+    for s in (30, 60, 60):
+        sp.sparsify(s)
+        for _ in range(4):
+            before = everything(net)
+            train_step(net, opt, x, y)
+            assert nonzero_pruned(sp)==0 and list(net.state_dict())==keys and [id(p) for p in net.parameters()]==ids
+            for k,m in sp.masks.items(): assert (sp.weight(k)[m]!=before[k][m]).any() # the others learn on
+    handle.remove()
+    train_step(net, opt, x, y)
+    assert nonzero_pruned(sp)>0 # nothing of it is left
+    sp.apply()
+    assert nonzero_pruned(sp)==0
+
+def test_kept_weights_take_the_step_that_they_would_have_taken():
+    "One step of a watched optimizer is that of a free one, the pruned weights aside"
+    torch.manual_seed(0)
+    net, (x,y) = ConvNet(), batch()
+    sp = Sparsifier(net)
+    sp.sparsify(50)
+    free = copy.deepcopy(net)
+    opts = [torch.optim.SGD(o.parameters(), lr=.1, momentum=.9, weight_decay=.1) for o in (net, free)]
+    sp.watch(opts[0])
+    for _ in range(3):
+        for o,opt in zip((net, free), opts): train_step(o, opt, x, y)
+        sp.masks.apply_(free)
+        assert not differing(everything(net), everything(free))
+
+@pytest.mark.parametrize('overflow', [False, True])
+def test_grad_scaler(overflow):
+    torch.manual_seed(0)
+    net, (x,y) = ConvNet(), batch()
+    sp, opt = Sparsifier(net), torch.optim.SGD(net.parameters(), lr=.1, momentum=.9, weight_decay=.01)
+    scaler = torch.amp.GradScaler('cpu', init_scale=2.**120 if overflow else 2.**10, growth_interval=2)
+    sp.watch(opt)
+    sp.sparsify(50)
+    scales = set()
+    for i in range(8):
+        if i==4: sp.sparsify(75)
+        with torch.autocast('cpu', dtype=torch.bfloat16): loss = nn.functional.cross_entropy(net(x).float(), y)
+        scaler.scale(loss*(1e9 if overflow else 1)).backward()
+        scaler.unscale_(opt)
+        nn.utils.clip_grad_norm_(net.parameters(), 1.)
+        scaler.step(opt)
+        scaler.update()
+        opt.zero_grad()
+        scales.add(scaler.get_scale())
+        assert nonzero_pruned(sp)==0 and all(torch.isfinite(p).all() for p in net.parameters())
+    assert len(scales)>1
+
+def test_parameter_groups_and_frozen_layers():
+    net, (x,y) = ConvNet(), batch()
+    for p in net.stem.parameters(): p.requires_grad_(False)
+    opt = torch.optim.SGD([dict(params=[*net.grouped.parameters(), *net.up.parameters()], lr=.1), dict(params=net.head.parameters(), lr=.5, weight_decay=.1)])
+    sp = Sparsifier(net)
+    sp.watch(opt)
+    sp.sparsify(50)
+    for _ in range(3):
+        train_step(net, opt, x, y)
+        assert nonzero_pruned(sp)==0 and not net.stem[0].weight.requires_grad
+
+def test_what_wraps_an_optimizer_is_looked_into():
+    class Accelerated:
+        def __init__(self, optimizer): self.optimizer = optimizer
+    net, (x,y) = ConvNet(), batch()
+    opt, sp = torch.optim.SGD(net.parameters(), lr=.1), Sparsifier(net)
+    sp.watch(Accelerated(Accelerated(opt)))
+    sp.sparsify(50)
+    train_step(net, opt, x, y)
+    assert nonzero_pruned(sp)==0
+
+# Rewinding
+
+def odd_buffers(net):
+    with torch.no_grad():
+        net.stem[1].running_mean[:3] = torch.tensor([math.nan, -0., math.inf])
+        net.stem[0].bias[0] = -0.
+
+@settings(max_examples=20)
+@given(st.integers(0, 1000), sparsities, methods, st.sampled_from(['weight', 'layer']), st.sampled_from(['reset', 'restore', 'keep']))
+@quiet
+def test_rewinding_is_exact(seed, sparsity, method, granularity, how):
+    torch.manual_seed(seed)
+    net, (x,y) = ConvNet(), batch(seed=seed)
+    opt = torch.optim.SGD(net.parameters(), lr=.1, momentum=.9, weight_decay=.01)
+    sp = Sparsifier(net, granularity, method)
+    sp.watch(opt)
+    for _ in range(2): train_step(net, opt, x, y)
+    odd_buffers(net)
+    sp.save_weights(opt)
+    at, ids = everything(net), {k: id(t) for k,t in named_tensors(net).items()}
+    then = {p: copied(s) for p,s in opt.state.items()}
+    for _ in range(2):
+        net.stem[1].running_mean.nan_to_num_(0, 0, 0)
+        train_step(net, opt, x, y)
+    assert {'seen', 'stem.1.running_var', 'stem.1.num_batches_tracked', 'scale', 'grouped.weight'} <= set(differing(everything(net), at))
+    assert not differing(sp.snapshot, at) # a copy, and a dense one
+    sp.sparsify(sparsity)
+    now = {p: copied(s) for p,s in opt.state.items()}
+    for _ in range(2): # twice as good as once
+        sp.rewind(opt, how)
+        assert not differing(everything(net), masked(at, sp.masks))
+        assert ids=={k: id(t) for k,t in named_tensors(net).items()}
+        want = dict(reset={}, restore=then, keep=now)[how]
+        assert opt.state.keys()==want.keys() and not [p for p in want if differing(opt.state[p], want[p])]
+    net.stem[1].running_mean.nan_to_num_(0, 0, 0)
+    train_step(net, opt, x, y)
+    assert not differing(sp.snapshot, at) # training on has not written to it
+    if how=='restore':
+        sp.rewind(opt, how)
+        assert not [p for p in then if differing(opt.state[p], then[p])]
+
+def test_rewound_training_is_that_of_a_fresh_optimizer():
+    "After 'reset' a run goes as one that starts from W_t ⊙ m; after 'restore' as one that never left the rewind point"
+    for how in ('reset', 'restore'):
+        torch.manual_seed(0)
+        net, (x,y) = ConvNet(), batch()
+        sp, opt = Sparsifier(net), torch.optim.AdamW(net.parameters(), lr=.01)
+        sp.watch(opt)
+        for _ in range(3): train_step(net, opt, x, y)
+        sp.save_weights(opt)
+        other = copy.deepcopy(net)
+        other_opt = torch.optim.AdamW(other.parameters(), lr=.01)
+        if how=='restore': other_opt.load_state_dict(copy.deepcopy(opt.state_dict()))
+        for _ in range(3): train_step(net, opt, x, y)
+        sp.sparsify(50)
+        sp.rewind(opt, how)
+        sp.masks.apply_(other)
+        for _ in range(3):
+            train_step(net, opt, x, y)
+            train_step(other, other_opt, x, y)
+            sp.masks.apply_(other)
+            assert not differing(everything(net), everything(other))
+
+def test_rewinding_what_has_been_moved():
+    net = ConvNet()
+    sp = Sparsifier(net)
+    sp.save_weights()
+    at = everything(net)
+    net.double()
+    sp.sparsify(50)
+    shaken(net, 0)
+    sp.rewind()
+    expected = {k: t.to(named_tensors(net)[k].dtype) for k,t in masked(at, sp.masks).items()}
+    assert not differing(everything(net), expected)
+
+def test_saving_again_moves_the_point():
+    net = ConvNet()
+    sp = Sparsifier(net)
+    sp.save_weights()
+    shaken(net, 0)
+    sp.save_weights()
+    at = everything(net)
+    shaken(net, 1)
+    sp.rewind()
+    assert not differing(everything(net), at)
+
+# Around it: names, wrappers, copies, types, devices
+
+def test_the_model_stays_the_users():
+    net, (x,y) = ConvNet(), batch()
+    plain = copy.deepcopy(net)
+    def look(o): return list(o.state_dict()), [n for n,_ in o.named_modules()], [n for n,_ in o.named_parameters()], sorted(vars(o)), \
+        [(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks), len(m._state_dict_hooks), type(m)) for m in o.modules()], \
+        [(p.requires_grad, p.is_leaf, p._backward_hooks, type(p)) for p in o.parameters()]
+    sp, opt = Sparsifier(net), torch.optim.SGD(net.parameters(), lr=.1)
+    for act in (lambda: sp.watch(opt), lambda: sp.sparsify(50), lambda: sp.save_weights(opt), lambda: train_step(net, opt, x, y),
+                sp.rewind, sp.apply, sp.report):
+        act()
+        assert look(net)==look(plain)
+    plain.load_state_dict(net.state_dict())
+    assert torch.equal(plain.eval()(x), net.eval()(x))
+
+def test_a_tied_parameter_is_pruned_once():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.emb, self.mid, self.out = nn.Embedding(10,6), nn.Linear(6,6), nn.Linear(6,10, bias=False)
+            self.out.weight = self.emb.weight
+            self.again = nn.ModuleList([self.mid, self.out])
+        def forward(self, x): return self.out(self.mid(self.emb(x)))
+    net = Tied()
+    sp = Sparsifier(net)
+    assert sp.masks.n_weights==60+36 and sp.masks.n_kept==96
+    sp.save_weights()
+    at = everything(net)
+    masks = sp.sparsify(50)
+    assert masks.n_kept==48 and net.out.weight is net.emb.weight
+    assert sum(int((p==0).sum()) for n,p in net.named_parameters() if 'bias' not in n)==48
+    shaken(net, 0)
+    sp.rewind()
+    assert net.out.weight.count_nonzero()+net.mid.weight.count_nonzero()==48 and same_bits(net.mid.bias, at['mid.bias'])
+    assert list(masks)==[k for k in masks if k in dict(net.named_parameters(remove_duplicate=False))]
+
+def test_the_same_layer_twice():
+    layer = nn.Linear(4,4)
+    assert Sparsifier(nn.Sequential(layer, nn.ReLU(), layer)).sparsify(50).n_weights==16
+
+@pytest.mark.parametrize('move', [nn.Module.double, nn.Module.half, nn.Module.bfloat16, lambda o: o.to(memory_format=torch.channels_last),
+                                  lambda o: o.double().half().float(), lambda o: o.load_state_dict(ConvNet().state_dict(), assign=True)])
+@pytest.mark.parametrize('when', ['before', 'between', 'twice'])
+def test_moved_after_construction(move, when):
+    torch.manual_seed(0)
+    net = ConvNet()
+    sp = Sparsifier(net)
+    if when=='before':
+        move(net)
+        sp.sparsify(50)
+    else:
+        sp.sparsify(30)
+        move(net)
+        if when=='twice': net.float()
+    with torch.no_grad():
+        for p in net.parameters(): p.copy_(torch.full_like(p, -math.inf))
+    sp.apply()
+    assert nonzero_pruned(sp)==0
+    for k,m in sp.masks.items(): assert (sp.weight(k)[m]==-math.inf).all() and sp.weight(k) is dict(net.named_parameters())[k]
+    shaken(net, 0)
+    assert sp.sparsify(60).n_kept==sp.masks.n_weights-round(.6*sp.masks.n_weights) and nonzero_pruned(sp)==0
+
+@pytest.mark.parametrize('wrap', [nn.DataParallel, lambda o: torch.compile(o, backend='eager'), lambda o: nn.DataParallel(torch.compile(o, backend='eager')),
+                                  lambda o: o], ids=['DataParallel', 'compile', 'both', 'none'])
+def test_wrapped_models_have_the_names_of_bare_ones(wrap):
+    torch.manual_seed(0)
+    net, (x,y) = ConvNet(), batch()
+    bare = copy.deepcopy(net)
+    model = wrap(net)
+    sp = Sparsifier(model, layers=['stem.0', 'head.weight'])
+    keys = list(model.state_dict())
+    assert list(sp.masks)==['stem.0.weight', 'head.weight']
+    sp.save_weights()
+    opt = torch.optim.SGD(model.parameters(), lr=.1, momentum=.9)
+    sp.watch(opt)
+    masks = sp.sparsify(50)
+    for _ in range(2): train_step(model, opt, x, y)
+    assert nonzero_pruned(sp)==0 and list(model.state_dict())==keys
+    sp.rewind(opt)
+    masks.apply_(bare)
+    assert not differing(everything(net), everything(bare))
+
+@pytest.mark.parametrize('how', [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o)), lambda o: pickle.loads(pickle.dumps(o, 2))],
+                         ids=['deepcopy', 'pickle', 'pickle as torch.save does'])
+def test_copies_are_complete_and_apart(how):
+    torch.manual_seed(0)
+    net, (x,y) = ConvNet(), batch()
+    sp, opt = Sparsifier(net, criteria='updating_movement', method='local'), torch.optim.SGD(net.parameters(), lr=.1, momentum=.9)
+    sp.watch(opt)
+    for _ in range(2): train_step(net, opt, x, y)
+    sp.save_weights(opt)
+    sp.sparsify(30)
+    train_step(net, opt, x, y)
+    before, masks = everything(net), sp.masks
+    twin = how(sp)
+    assert twin.masks==masks and twin.asked==30 and repr(twin)==repr(sp) and twin.criterion==sp.criterion
+    assert all(twin.weight(k) is dict(twin.model.named_parameters())[k] and twin.weight(k) is not sp.weight(k) for k in sp.layers)
+    assert not differing(twin.snapshot, sp.snapshot) and not differing(everything(twin.model), before)
+    expected = copy.deepcopy(sp).sparsify(60)
+    assert twin.sparsify(60)==expected and nonzero_pruned(twin)==0
+    twin.rewind()
+    assert not differing(everything(twin.model), masked(sp.snapshot, expected))
+    assert sp.masks==masks and not differing(everything(net), before) and sp.asked==30
+    assert sp.sparsify(60)==expected
+
+def test_a_copy_of_the_model_takes_nothing_along():
+    net = ConvNet()
+    sp = Sparsifier(net)
+    sp.sparsify(50)
+    twin = pickle.loads(pickle.dumps(net))
+    assert not differing(everything(twin), everything(net)) and vars(twin).keys()==vars(ConvNet()).keys()
+
+def test_new_masks_are_new_objects():
+    "Masks that somebody holds stay as they are when others are made"
+    sp = Sparsifier(mlp())
+    at20 = sp.sparsify(20)
+    digest = at20.digest()
+    sp.sparsify(60)
+    assert at20.digest()==digest and sp.masks is not at20
+
+def test_masks_of_one_on_another():
+    a, b = Sparsifier(mlp(), 'weight'), Sparsifier(mlp(), 'weight')
+    b.put_on(a.sparsify(50))
+    assert b.masks==a.masks and nonzero_pruned(b)==0
+    further = b.sparsify(70)
+    assert not any((further[k] & ~a.masks[k]).any() for k in further) and a.masks.sparsity==50
+
+def test_two_on_one_model():
+    torch.manual_seed(0)
+    net, (x,y) = ConvNet(), batch()
+    a, b = Sparsifier(net, 'filter', layers=nn.Conv2d), Sparsifier(net, layers=nn.Linear)
+    opt = torch.optim.SGD(net.parameters(), lr=.1, momentum=.9)
+    for sp in (a, b):
+        sp.watch(opt)
+        sp.sparsify(50)
+    train_step(net, opt, x, y)
+    assert nonzero_pruned(a)==nonzero_pruned(b)==0 and not set(a.layers) & set(b.layers)
+
+@pytest.mark.parametrize('layers, expected', [
+    (nn.Linear, ['head.weight']), ([nn.Conv2d, nn.Linear], ['stem.0.weight', 'grouped.weight', 'head.weight']), ((nn.ConvTranspose2d,), ['up.weight']),
+    ('head', ['head.weight']), ('head.weight', ['head.weight']), ({'up', 'stem.0'}, ['stem.0.weight', 'up.weight']), (nn.BatchNorm2d, ['stem.1.weight']),
+    (lambda n,m: n.startswith('stem'), ['stem.0.weight']), (lambda n,m: isinstance(m, nn.Linear), ['head.weight']),
+    (None, ['stem.0.weight', 'grouped.weight', 'up.weight', 'head.weight'])])
+def test_choosing_layers(layers, expected):
+    net = ConvNet()
+    before = everything(net)
+    sp = Sparsifier(net, layers=layers)
+    assert list(sp.layers)==list(sp.masks)==expected
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        sp.sparsify(50)
+    assert set(differing(everything(net), before))<=set(expected)
+
+def test_same_seed_same_masks():
+    def digest():
+        torch.manual_seed(0)
+        net, (x,y) = ConvNet(), batch()
+        sp, opt = Sparsifier(net, criteria='random'), torch.optim.AdamW(net.parameters())
+        for s in (30, 60, 40):
+            train_step(net, opt, x, y)
+            sp.sparsify(s)
+        return sp.masks.digest()
+    state = torch.random.get_rng_state()
+    assert digest()==digest()
+    torch.random.set_rng_state(state)
+    Sparsifier(mlp(), criteria='random').sparsify(50)
+    torch.random.set_rng_state(state)
+    expected = torch.rand(1)
+    torch.random.set_rng_state(state)
+    net = nn.Linear(4,4, device='meta').to_empty(device='cpu')
+    nn.init.zeros_(net.weight), nn.init.zeros_(net.bias)
+    sp = Sparsifier(net, criteria='random')
+    sp.sparsify(50), sp.sparsify(20)
+    assert torch.equal(torch.rand(1), expected) # the user's random numbers are left alone
+
+# Memory
+
+MEASURE = '''
+import gc, psutil, torch
+from torch import nn
+from lottery_nb.sparsifier import Sparsifier
+
+def peak(): return int(next(o for o in open('/proc/self/status') if o.startswith('VmHWM')).split()[1])*1024
+
+def extra(n, granularity='weight', method='global', steps=(40, 80), dtype=torch.float32):
+    "Bytes of extra memory for a byte of weights, in a network of 5 n² weights"
+    model = nn.Sequential(*[nn.Linear(n, n, bias=False, dtype=dtype) for _ in range(5)])
+    sp = Sparsifier(model, granularity, method)
+    gc.collect() # of the network before this one
+    before = psutil.Process().memory_info().rss
+    open('/proc/self/clear_refs', 'w').write('5') # the peak is now from here on
+    for s in steps: sp.sparsify(s)
+    return (peak()-before)/sum(p.numel()*p.element_size() for p in model.parameters())
+
+for _ in range(2): extra(300)
+print(extra(2450)) # 30 million
+print(extra(1500, method='local'), extra(1500, 'row'), extra(1500, steps=(80, 50)), extra(1500, dtype=torch.float64))
+'''
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='reads the peak memory from /proc')
+def test_extra_memory():
+    "At most 3 bytes for each byte of weights; less than the masks alone take would be a mistake in the measurement"
+    returns_at_once = os.environ | dict(MALLOC_MMAP_THRESHOLD_='65536') # what is freed no longer counts
+    done = subprocess.run([sys.executable, '-c', MEASURE], capture_output=True, text=True, env=returns_at_once)
+    assert done.returncode==0, done.stderr
+    ratios = [float(o) for o in done.stdout.split()]
+    assert len(ratios)==5 and min(ratios)>=.125 and max(ratios)<=3, ratios
