@@ -19,7 +19,7 @@ from .schedules import Schedule, schedules
 from .masks import Masks, unwrap
 from .sparsifier import Sparsifier, check_sparsity, find_layers, named_tensors, rewind_opts
 
-# %% ../nbs/05_callback.ipynb #ff1c6ca0
+# %% ../nbs/05_callback.ipynb #19b4824d
 class SparsifyCallback(Callback):
     "Prunes the model while it trains, and for a lottery ticket rewinds what is left; source: Frankle & Carbin 2019, Frankle et al. 2020"
     order,run_valid = 55,False # after the Recorder (50), whose table gets a column, and before the ProgressCallback (60), which prints it
@@ -38,7 +38,7 @@ class SparsifyCallback(Callback):
         layers=None, # module types, names of layers, or a function (name, module) -> bool; None: every conv and linear layer
         round_to:int|None=None, # keep a multiple of so many units in every layer
         rewind_opt:str='reset', # the optimizer's state after a rewind: 'reset': empty; 'restore': of the rewind point; 'keep': as it is
-        update_every:int|None=None, # batches between two masks while the sparsity rises gradually; None: 16
+        update_every:int|None=None, # batches between two masks while the sparsity rises gradually; None: 16, in a short phase down to 4
         verbose:bool=True, # print what happens? The column of the table stays
         allow_collapse:bool=False # may a layer lose all its weights?
     ):
@@ -133,28 +133,31 @@ def before_epoch(self:SparsifyCallback):
     if self.lth or self.reset_end: self._say(f'Saving Weights at epoch {self.epoch}')
     self.sparsifier.save_weights(self.opt)
 
-# %% ../nbs/05_callback.ipynb #4e9c27ff
+# %% ../nbs/05_callback.ipynb #4432da5a
 @patch
 def _position(self:SparsifyCallback)->float:
     "How much of the pruning phase has passed: negative before it, 0 at its first batch, 1 at its last and after"
-    end = self.n_epoch if self.end_epoch is None else self.end_epoch
-    batch = (self.epoch-self.start_epoch)*self.n_iter + self.iter
-    n_batches = (end-self.start_epoch)*self.n_iter
-    return 1. if batch>=n_batches-1 else batch/n_batches
+    batch,n = (self.epoch-self.start_epoch)*self.n_iter + self.iter,self._n_batches()
+    return 1. if batch>=n-1 else batch/n
+
+@patch
+def _n_batches(self:SparsifyCallback)->int:
+    "How many batches the pruning phase has"
+    return ((self.n_epoch if self.end_epoch is None else self.end_epoch) - self.start_epoch)*self.n_iter
 
 @patch
 def _target(self:SparsifyCallback)->float:
     "The sparsity that the schedule asks for now, in percent"
     return self.schedule.at(self._position(), self.start_sparsity, self.end_sparsity)
 
-# %% ../nbs/05_callback.ipynb #2ec57fe6
+# %% ../nbs/05_callback.ipynb #5a1c2576
 @patch
 def _due(self:SparsifyCallback)->bool:
     "Whether it is time for another mask"
     target = self._target()
     if target==self._aimed or (not self._falls and target<=self.sparsifier.asked): return False
     if self._in_rounds or self.iter==0 or self._position()>=1: return True
-    return self._since>=(self.update_every or 16)
+    return self._since>=(self.update_every or min(16, max(4, self._n_batches()//50)))
 
 # %% ../nbs/05_callback.ipynb #e219c1b5
 @patch
@@ -165,12 +168,12 @@ def _forget_best(self:SparsifyCallback):
         cb.best = float('inf') if cb.comp==np.less else -float('inf')
         if hasattr(cb, 'wait'): cb.wait = 0
 
-# %% ../nbs/05_callback.ipynb #9c150831
+# %% ../nbs/05_callback.ipynb #b624b415
 @patch
 def _prune(self:SparsifyCallback):
     "A new mask at the sparsity that is due. Says whether the weights were rewound"
     self._aimed,self._since = self._target(),0
-    self.sparsifier.sparsify(self._aimed, self.round_to)
+    self.sparsifier._make_masks(self._aimed, self.round_to)
     self._forget_best()
     if not self.lth or self._position()<0: return False
     self._say(f'Resetting Weights to their epoch {self.rewind_epoch} values')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['prunable_types', 'rewind_opts', 'find_layers', 'keep_highest', 'Sparsifier', 'check_sparsity', 'named_tensors']
 
-# %% ../nbs/04_sparsifier.ipynb #0d9642a0
+# %% ../nbs/04_sparsifier.ipynb #831c5bbd
 import copy, difflib, math, warnings
 import pandas as pd, torch
 from fastcore.basics import patch
@@ -13,12 +13,12 @@ from torch import nn
 from .core import check_choice, check_percent, check_whole
 from .granularity import units_of
 from .criteria import Criterion, WeightView, criteria as all_criteria, large_final, random_scores
-from .masks import Masks, _differences, _int_of, keep_bits, unwrap, zero_once_, zero_pruned_
+from .masks import Masks, _differences, _int_of, check_weight, keep_bits, unwrap, zero_once_, zero_pruned_
 
 # %% ../nbs/04_sparsifier.ipynb #18852be8
 prunable_types = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 
-# %% ../nbs/04_sparsifier.ipynb #ed0c8cf3
+# %% ../nbs/04_sparsifier.ipynb #0789707c
 def _chooser(layers, names):
     "A function (name, module) -> bool that says which layers `layers` means"
     if layers is None: return lambda n,m: isinstance(m, prunable_types)
@@ -31,23 +31,15 @@ def _chooser(layers, names):
                 near = difflib.get_close_matches(o, names, 3) or names[:3]
                 raise ValueError(f'layers={o!r}: the model has no such layer; it has {", ".join(near)}, …')
             return lambda n,m: n in wanted
-    elif callable(layers): return lambda n,m: isinstance(m, prunable_types) and layers(n, m)
+    elif callable(layers) and not isinstance(layers, nn.Module): return lambda n,m: isinstance(m, prunable_types) and layers(n, m)
     raise TypeError(f'layers={layers!r}: expected module types, names of layers, or a function of name and module')
 
-# %% ../nbs/04_sparsifier.ipynb #a9c3ce58
-def _check_weight(name, w):
-    "Raises an error if `w` is a weight that cannot be pruned"
-    if isinstance(w, nn.parameter.UninitializedParameter): raise ValueError(f'{name}: not initialised yet: send a batch through the model first')
-    if w.is_meta: raise ValueError(f'{name}: on the meta device, so it has no values to rank: load or initialise the model first')
-    if w.dtype not in _int_of: raise TypeError(f'{name}: weights of type {w.dtype} cannot be pruned; float16, bfloat16, float32 and float64 can')
-
-# %% ../nbs/04_sparsifier.ipynb #2b06cf48
+# %% ../nbs/04_sparsifier.ipynb #a8219f0f
 def find_layers(
     model:nn.Module, # the network; wrappers (DDP, `torch.compile`) are looked through
     layers=None # module types, names of layers, or a function (name, module) -> bool; None: every conv and linear layer
 )->dict: # parameter name -> module
     "The layers to prune, by the name of their weight. Raises `ValueError` or `TypeError` if there are none or they cannot be pruned"
-    if not isinstance(model, nn.Module): raise TypeError(f'model={type(model).__name__}: expected an nn.Module')
     modules = {n:m for n,m in unwrap(model).named_modules() if 'weight' in m._parameters or hasattr(m, 'weight')}
     choose = _chooser(layers, list(modules))
     found, seen = {}, set()
@@ -56,7 +48,7 @@ def find_layers(
         w,name = m._parameters.get('weight'), f'{n}.weight' if n else 'weight'
         if w is None: warnings.warn(f'{name} is computed from other parameters (by a parametrization?) and is not pruned', stacklevel=3)
         elif id(w) not in seen:
-            _check_weight(name, w)
+            check_weight(name, w)
             seen.add(id(w))
             found[name] = m
     if not found and layers is None: raise ValueError('the model has no prunable weights: no conv and no linear layer')
@@ -183,16 +175,16 @@ def _check_finite(name, t, what):
     lo,hi = t.aminmax() if t.numel() else (torch.zeros(1),)*2
     if not (torch.isfinite(lo) and torch.isfinite(hi)): raise ValueError(f'{name}: {what} NaN or infinity, so it cannot be ranked; nothing was pruned')
 
-# %% ../nbs/04_sparsifier.ipynb #2ac73292
+# %% ../nbs/04_sparsifier.ipynb #fc8153f2
 @patch
-def _unit_scores(self:Sparsifier, name):
+def _unit_scores(self:Sparsifier, name, criterion):
     "The score of every unit of a layer, flat"
     w = self.weight(name)
     kept = {need: at[name] for need,at in self._remembered.items()}
     _check_finite(name, w.detach(), 'the weight holds')
-    scores = self.criterion.scores(WeightView(name, w.detach(), grad=w.grad, **kept))
+    scores = criterion.scores(WeightView(name, w.detach(), grad=w.grad, **kept))
     scores = self.units[name].reduce(scores)
-    _check_finite(name, scores, f'its scores by {self.criterion} hold')
+    _check_finite(name, scores, f'its scores by {criterion} hold')
     return scores
 
 # %% ../nbs/04_sparsifier.ipynb #4bd7e720
@@ -204,72 +196,82 @@ def _kept_units(self:Sparsifier, name):
     m = self._masks[name].to(self.weight(name).device).reshape(u.shape)
     return (m.any(u.dims) if u.dims else m).flatten()
 
-# %% ../nbs/04_sparsifier.ipynb #281fd7cf
-def _fill_(keys, where, value):
-    "`keys.masked_fill_(where, value)`, by the bits and a chunk at a time: several times as fast, in no memory"
-    for k,w in zip(keys.split(_chunk), where.split(_chunk)):
-        bits = w.to(k.dtype).neg_()
-        k.bitwise_and_(~bits).bitwise_or_(bits & value)
+# %% ../nbs/04_sparsifier.ipynb #325bedd8
+def _bound_(
+    keys, # flat integers, changed in place
+    keep, # flat bool
+    pick # `torch.minimum`: what is not kept comes before everything; `torch.maximum`: what is kept comes after everything
+):
+    "Takes some keys to one end of the ranking, a chunk at a time"
+    lowest = torch.iinfo(keys.dtype).min
+    for k,o in zip(keys.split(_chunk), keep.split(_chunk)): pick(k, o.to(k.dtype).neg_().bitwise_xor_(lowest), out=k)
 
-# %% ../nbs/04_sparsifier.ipynb #4961a2c9
+# %% ../nbs/04_sparsifier.ipynb #19e9b31e
+@patch
+def _is_empty(self:Sparsifier, name):
+    "Whether a layer has lost everything already"
+    kept = self._kept_units(name)
+    return kept is not None and not kept.count_nonzero()
+
+# %% ../nbs/04_sparsifier.ipynb #d3d875a1
 @patch
 def _ranking(self:Sparsifier, names, budget):
     "The keys of the units of `names`, such that pruned ones go first, or, if the budget has shrunk, kept ones go last"
     kept = [self._kept_units(k) for k in names]
     gone = sum((len(o)-int(o.count_nonzero()))*self.units[k].size for k,o in zip(names, kept) if o is not None)
-    if gone>budget: scores = [self.units[k].reduce(random_scores.scores(WeightView(k, self.weight(k)))) for k in names]
-    else: scores = [self._unit_scores(k) for k in names]
+    scores = [self._unit_scores(k, random_scores if gone>budget else self.criterion) for k in names]
     if len({s.dtype for s in scores})>1: scores = [s.double() for s in scores]
     keys = [_sort_keys_(s) for s in scores]
-    limits = torch.iinfo(keys[0].dtype)
     for k,o in zip(keys, kept):
-        if o is None: continue
-        if gone>budget: _fill_(k, o, limits.max)
-        else: _fill_(k, ~o, limits.min)
+        if o is not None: _bound_(k, o, torch.maximum if gone>budget else torch.minimum)
     return keys
 
-# %% ../nbs/04_sparsifier.ipynb #d7359a34
+# %% ../nbs/04_sparsifier.ipynb #373c70b1
 @patch
 def _select(self:Sparsifier, names, sparsity):
     "Which units of `names` stay at a `sparsity` in percent: exact, and with no layer left empty"
     sizes,total = [self.units[k].size for k in names],sum(self.weight(k).numel() for k in names)
     budget = round(sparsity/100*total)
     keys = self._ranking(names, budget)
-    saved,guard = set(),not self.allow_collapse and self.granularity!='layer'
+    guarded = set() if self.allow_collapse or self.granularity=='layer' else {i for i,k in enumerate(names) if not self._is_empty(k)}
+    saved = []
     while True:
         kept = keep_highest(keys, sizes, min(budget, total - sum(sizes[i] for i in saved)))
-        empty = [i for i,o in enumerate(kept) if guard and i not in saved and not o.count_nonzero()]
+        empty = [i for i in sorted(guarded) if not kept[i].count_nonzero()]
         if not empty: return kept
         for i in empty:
-            saved.add(i)
-            keys[i][keys[i].argmax()] = torch.iinfo(keys[i].dtype).max
+            guarded.remove(i)
+            saved.append(i)
+            keys[i][-1-keys[i].flip(0).argmax()] = torch.iinfo(keys[i].dtype).max # of equal ones the last, as ever
             self._warn_collapse(names[i], sparsity)
 
-# %% ../nbs/04_sparsifier.ipynb #d33fe050
+# %% ../nbs/04_sparsifier.ipynb #c32102ad
 @patch
 def _warn_collapse(self:Sparsifier, name, sparsity):
     "Says once for every layer that it would have been emptied"
     if name in self._warned: return
     self._warned.add(name)
     warnings.warn(f'layer collapse: at {sparsity:g} % sparsity {name} would lose all its weights, so the best {self.granularity} '
-                  f'of it is kept (allow_collapse=True lets it go)', stacklevel=5)
+                  f'of it is kept (allow_collapse=True lets it go)', stacklevel=6)
 
-# %% ../nbs/04_sparsifier.ipynb #4503226b
-def _round_up(keys, kept, round_to):
-    "Keeps some more units, the best of those that would go, so that their number is a multiple of `round_to` where it can be"
-    n = min(math.ceil(int(kept.sum())/round_to)*round_to, len(kept))
-    return keep_highest([keys], [1], len(kept)-n)[0]
+# %% ../nbs/04_sparsifier.ipynb #09177c31
+@patch
+def _round_up(self:Sparsifier, name, kept, round_to):
+    "Keeps some more units, the best of those that would go, so that their number is a multiple of `round_to`; none that was gone before comes back"
+    before,n = self._kept_units(name),int(kept.count_nonzero())
+    most = len(kept) if before is None else max(n, int(before.count_nonzero()))
+    keys, = self._ranking([name], self.weight(name).numel())
+    return keep_highest([keys], [1], len(kept) - min(math.ceil(n/round_to)*round_to, most))[0]
 
-# %% ../nbs/04_sparsifier.ipynb #2ad431cd
+# %% ../nbs/04_sparsifier.ipynb #856a6a15
 def check_sparsity(name:str, value:float)->float:
     "`value` as a float. Raises `TypeError` or `ValueError` if it is not a percentage from 0 to 100; warns if it looks like a fraction"
     value = check_percent(name, value)
-    if 0<value<1: warnings.warn(f'{name}={value:g} means {value:g} percent; for {value:.0%} say {name}={100*value:g}', stacklevel=3)
+    if 0<value<1: warnings.warn(f'{name}={value:g} means {value:g} percent; for {100*value:g} percent say {name}={100*value:g}', stacklevel=3)
     return value
 
-# %% ../nbs/04_sparsifier.ipynb #169630a3
+# %% ../nbs/04_sparsifier.ipynb #698a294d
 @patch
-@torch.no_grad()
 def sparsify(self:Sparsifier,
     sparsity:float, # percent of the prunable weights, 0 to 100
     round_to:int|None=None # keep a multiple of so many units in every layer
@@ -277,10 +279,15 @@ def sparsify(self:Sparsifier,
     "Makes new masks at this sparsity, puts them on the model and gives them back. Raises `ValueError` for a bad sparsity, or for NaN or infinity in a weight"
     sparsity = check_sparsity('sparsity', sparsity)
     if round_to is not None: check_whole('round_to', round_to, 1)
+    return self._make_masks(sparsity, round_to)
+
+@patch
+@torch.no_grad()
+def _make_masks(self:Sparsifier, sparsity, round_to=None):
     kept = {}
     for names in ([[k] for k in self.layers] if self.method=='local' else [list(self.layers)]):
         kept.update(zip(names, self._select(names, sparsity)))
-    if round_to: kept = {k: _round_up(self._ranking([k], self.weight(k).numel())[0], o, round_to) for k,o in kept.items()}
+    if round_to: kept = {k: self._round_up(k, o, round_to) for k,o in kept.items()}
     self.put_on(Masks({k: self.units[k].spread(o).reshape(self.weight(k).shape) for k,o in kept.items()}))
     self.asked = sparsity
     self._remember_previous()
@@ -317,39 +324,46 @@ def named_tensors(model):
     model = unwrap(model)
     return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
 
-# %% ../nbs/04_sparsifier.ipynb #2f8679eb
+# %% ../nbs/04_sparsifier.ipynb #f9cdd56b
+def _with_memory(opt):
+    "`opt` itself if it is fastai's, or the torch optimizer inside it. Raises `TypeError` if there is none"
+    inner = _torch_optimizer(opt)
+    if inner is None and not hasattr(opt, 'clear_state'): raise TypeError(f'opt={type(opt).__name__}: expected an optimizer, PyTorch\'s or fastai\'s')
+    return opt if inner is None else inner
+
 def _copy_state(opt):
     "A copy of what an optimizer (torch's or fastai's) remembers"
-    return copy.deepcopy((_torch_optimizer(opt) or opt).state_dict())
+    return copy.deepcopy(_with_memory(opt).state_dict())
 
 @patch
 def save_weights(self:Sparsifier,
     opt=None # an optimizer, torch's or fastai's, whose state is saved too
 ):
     "Remembers the whole model as it is now, as the point to `rewind` to"
-    weights = {k: t.detach().clone() for k,t in named_tensors(self.model).items()}
-    self._snapshot = weights, None if opt is None else _copy_state(opt)
+    state = None if opt is None else _copy_state(opt)
+    self._snapshot = {k: t.detach().clone() for k,t in named_tensors(self.model).items()},state
 
-# %% ../nbs/04_sparsifier.ipynb #0abcffa0
+# %% ../nbs/04_sparsifier.ipynb #5268658c
 rewind_opts = ('reset', 'restore', 'keep')
 
 def _restore_state(opt, saved):
     "What `opt` remembers becomes what it was. Its learning rate and the like stay: they follow the training, not the weights"
     saved = copy.deepcopy(saved)
-    if isinstance(opt, torch.optim.Optimizer): saved['param_groups'] = [{**now, 'params': then['params']} for now,then in zip(opt.param_groups, saved['param_groups'])]
+    if isinstance(opt, torch.optim.Optimizer):
+        saved['param_groups'] = [{**now, 'params': then['params']} for now,then in zip(opt.param_groups, saved['param_groups'])]
     else: saved['hypers'] = opt.hypers
     opt.load_state_dict(saved)
 
-# %% ../nbs/04_sparsifier.ipynb #0e8d64fb
+# %% ../nbs/04_sparsifier.ipynb #0fc8913e
 def _rewind_optimizer(opt, how, saved):
     "Makes `opt` forget, remember or keep its state"
-    inner = _torch_optimizer(opt) or opt
+    inner = _with_memory(opt)
     if how=='reset':
         if hasattr(inner, 'clear_state'): inner.clear_state() # fastai's keeps its flags for bias and norm
         else: inner.state.clear()
     if how=='restore': _restore_state(inner, saved)
 
-# %% ../nbs/04_sparsifier.ipynb #7f741300
+# %% ../nbs/04_sparsifier.ipynb #3596c83a
 @patch
 @torch.no_grad()
 def rewind(self:Sparsifier,
@@ -362,6 +376,7 @@ def rewind(self:Sparsifier,
     (weights,state),now = self._snapshot,named_tensors(self.model)
     shapes = [{k: t.shape for k,t in o.items()} for o in (weights,now)]
     if diff:=_differences(*shapes, 'the snapshot', 'the model'): raise ValueError(f'rewind: the model has changed since save_weights(): {diff}')
+    if opt is not None: _with_memory(opt)
     if opt is not None and how=='restore' and state is None: raise ValueError("rewind_opt='restore': the optimizer was not saved: call save_weights(opt) first")
     for k,t in weights.items(): now[k].copy_(t)
     self.apply()

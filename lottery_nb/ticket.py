@@ -5,21 +5,21 @@
 # %% auto #0
 __all__ = ['FORMAT', 'Ticket', 'TicketError']
 
-# %% ../nbs/06_ticket.ipynb #5c8d9a82
-import json, os, platform
+# %% ../nbs/06_ticket.ipynb #83a31e2b
+import hashlib, json, os, platform
 from importlib.metadata import version
 from pathlib import Path
 from uuid import uuid4
 import torch
 from fastcore.basics import patch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as _to_bytes
+from safetensors import SafetensorError
+from safetensors.torch import load as _from_bytes, save as _to_bytes
 from torch import nn
 from .callback import SparsifyCallback
 from .masks import Masks, _differences
 from .sparsifier import Sparsifier, named_tensors
 
-# %% ../nbs/06_ticket.ipynb #295b37ad
+# %% ../nbs/06_ticket.ipynb #ef21c3dd
 class Ticket:
     "A sparse subnetwork that can be trained again: `masks`, the `state` at the rewind point, the `trained` weights, and `meta`, how it was made"
     def __init__(self,
@@ -29,9 +29,10 @@ class Ticket:
         meta:dict|None=None # how it was made: anything that JSON can hold
     ):
         if not isinstance(masks, Masks): raise TypeError(f'masks={type(masks).__name__}: expected Masks')
-        for what,tensors in dict(state=state, trained=trained or {}).items():
+        for what,tensors in dict(state=state, trained=trained).items():
+            if what=='trained' and trained is None: continue
             shapes = {k: tensors[k].shape for k in masks if k in tensors}
-            if tensors and (diff:=_differences(masks.shapes(), shapes, 'the masks', what)): raise ValueError(f'{what} of another model than the masks: {diff}')
+            if (diff:=_differences(masks.shapes(), shapes, 'the masks', what)): raise ValueError(f'{what} of another model than the masks: {diff}')
         self.masks,self.state,self.trained,self.meta = masks,dict(state),None if trained is None else dict(trained),dict(meta or {})
 
     def __repr__(self):
@@ -111,7 +112,17 @@ def _write_atomically(path, data):
         os.replace(beside, path)
     finally: beside.unlink(missing_ok=True)
 
-# %% ../nbs/06_ticket.ipynb #c6a94229
+# %% ../nbs/06_ticket.ipynb #5356a689
+def _digest(tensors):
+    "SHA-256 over the names, types, shapes and bits of tensors"
+    h = hashlib.sha256()
+    for k in sorted(tensors):
+        t = tensors[k].contiguous()
+        h.update(f'{k} {t.dtype} {tuple(t.shape)}\n'.encode())
+        h.update(t.flatten().view(torch.uint8).numpy().tobytes())
+    return h.hexdigest()
+
+# %% ../nbs/06_ticket.ipynb #c6579563
 @patch
 def save(self:Ticket,
     path:str|Path # the file, usually `….safetensors`; what was there is replaced
@@ -119,25 +130,31 @@ def save(self:Ticket,
     "Writes the ticket to a safetensors file, atomically"
     parts = dict(mask=self.masks, state=self.state, trained=self.trained or {})
     tensors = {f'{part}/{k}': t.detach().cpu().contiguous().clone() for part,d in parts.items() for k,t in d.items()}
-    note = dict(format=FORMAT, digest=self.masks.digest(), meta=json.dumps(self.meta))
+    note = dict(format=FORMAT, digest=_digest(tensors), names={part: list(d) for part,d in parts.items()}, meta=self.meta)
+    note = dict(lottery_nb=json.dumps(note)) # in one piece: safetensors keeps no order, and the same ticket should be the same file
     _write_atomically(path, _to_bytes(tensors, metadata=note))
     return Path(path)
 
-# %% ../nbs/06_ticket.ipynb #68274138
+# %% ../nbs/06_ticket.ipynb #54169eb7
+def _note(data):
+    "The note in the header of a safetensors file, a dict; empty if it has none of ours"
+    header = json.loads(data[8:8+int.from_bytes(data[:8], 'little')])
+    note = json.loads(header.get('__metadata__', {}).get('lottery_nb', '{}'))
+    return note if isinstance(note, dict) else {}
+
+# %% ../nbs/06_ticket.ipynb #124d610c
 @patch(cls_method=True)
 def load(cls:Ticket,
     path:str|Path # a file that `save` wrote
 )->Ticket:
     "Reads a ticket. Raises `TicketError` if the file is not a whole ticket of this format, `FileNotFoundError` if there is none"
-    if not Path(path).exists(): raise FileNotFoundError(f'{path}: no such file')
-    try:
-        with safe_open(path, 'pt') as f:
-            note,tensors = f.metadata() or {},{k: f.get_tensor(k) for k in f.keys()}
-    except SafetensorError as e: raise TicketError(f'{path}: not a whole safetensors file: {e}') from e
+    data = Path(path).read_bytes() # all of it at once: somebody may put another file in its place meanwhile
+    try: tensors,note = _from_bytes(data),_note(data)
+    except (SafetensorError,ValueError) as e: raise TicketError(f'{path}: not a whole safetensors file: {e}') from e
     if note.get('format')!=FORMAT: raise TicketError(f"{path}: expected the format {FORMAT!r}, got {note.get('format')!r}")
-    parts = {part: {k.removeprefix(part): t for k,t in tensors.items() if k.startswith(part)} for part in ('mask/','state/','trained/')}
     try:
-        ticket = cls(Masks(parts['mask/']), parts['state/'], parts['trained/'] or None, json.loads(note.get('meta', '')))
-    except (TypeError,ValueError) as e: raise TicketError(f'{path}: damaged: {e}') from e
-    if ticket.masks.digest()!=note.get('digest'): raise TicketError(f'{path}: damaged: the masks are not those that were saved')
+        parts = {part: {k: tensors[f'{part}/{k}'] for k in names} for part,names in note['names'].items()}
+        ticket = cls(Masks(parts['mask']), parts['state'], parts['trained'] or None, dict(note['meta']))
+    except (KeyError,TypeError,ValueError,AttributeError) as e: raise TicketError(f'{path}: damaged: {e}') from e
+    if _digest({f'{part}/{k}': t for part,d in parts.items() for k,t in d.items()})!=note.get('digest'): raise TicketError(f'{path}: damaged: it is not what was saved')
     return ticket
