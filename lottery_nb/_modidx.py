@@ -325,6 +325,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'lottery_nb.ticket.Ticket.trained_into': ('ticket.html#ticket.trained_into', 'lottery_nb/ticket.py'),
                                    'lottery_nb.ticket.TicketError': ('ticket.html#ticketerror', 'lottery_nb/ticket.py'),
                                    'lottery_nb.ticket._digest': ('ticket.html#_digest', 'lottery_nb/ticket.py'),
+                                   'lottery_nb.ticket._flat': ('ticket.html#_flat', 'lottery_nb/ticket.py'),
                                    'lottery_nb.ticket._load': ('ticket.html#_load', 'lottery_nb/ticket.py'),
                                    'lottery_nb.ticket._note': ('ticket.html#_note', 'lottery_nb/ticket.py'),
                                    'lottery_nb.ticket._versions': ('ticket.html#_versions', 'lottery_nb/ticket.py'),

@@ -112,7 +112,11 @@ def _write_atomically(path, data):
         os.replace(beside, path)
     finally: beside.unlink(missing_ok=True)
 
-# %% ../nbs/06_ticket.ipynb #5356a689
+# %% ../nbs/06_ticket.ipynb #2d499dbc
+def _flat(parts):
+    "The tensors of all parts in one dict, by `part/name`"
+    return {f'{part}/{k}': t for part,d in parts.items() for k,t in d.items()}
+
 def _digest(tensors):
     "SHA-256 over the names, types, shapes and bits of tensors"
     h = hashlib.sha256()
@@ -122,14 +126,14 @@ def _digest(tensors):
         h.update(t.flatten().view(torch.uint8).numpy().tobytes())
     return h.hexdigest()
 
-# %% ../nbs/06_ticket.ipynb #c6579563
+# %% ../nbs/06_ticket.ipynb #05f20453
 @patch
 def save(self:Ticket,
     path:str|Path # the file, usually `….safetensors`; what was there is replaced
 )->Path: # `path`
     "Writes the ticket to a safetensors file, atomically"
     parts = dict(mask=self.masks, state=self.state, trained=self.trained or {})
-    tensors = {f'{part}/{k}': t.detach().cpu().contiguous().clone() for part,d in parts.items() for k,t in d.items()}
+    tensors = {k: t.detach().cpu().contiguous().clone() for k,t in _flat(parts).items()}
     note = dict(format=FORMAT, digest=_digest(tensors), names={part: list(d) for part,d in parts.items()}, meta=self.meta)
     note = dict(lottery_nb=json.dumps(note)) # in one piece: safetensors keeps no order, and the same ticket should be the same file
     _write_atomically(path, _to_bytes(tensors, metadata=note))
@@ -142,7 +146,7 @@ def _note(data):
     note = json.loads(header.get('__metadata__', {}).get('lottery_nb', '{}'))
     return note if isinstance(note, dict) else {}
 
-# %% ../nbs/06_ticket.ipynb #124d610c
+# %% ../nbs/06_ticket.ipynb #4ffaab64
 @patch(cls_method=True)
 def load(cls:Ticket,
     path:str|Path # a file that `save` wrote
@@ -156,5 +160,5 @@ def load(cls:Ticket,
         parts = {part: {k: tensors[f'{part}/{k}'] for k in names} for part,names in note['names'].items()}
         ticket = cls(Masks(parts['mask']), parts['state'], parts['trained'] or None, dict(note['meta']))
     except (KeyError,TypeError,ValueError,AttributeError) as e: raise TicketError(f'{path}: damaged: {e}') from e
-    if _digest({f'{part}/{k}': t for part,d in parts.items() for k,t in d.items()})!=note.get('digest'): raise TicketError(f'{path}: damaged: it is not what was saved')
+    if _digest(_flat(parts))!=note.get('digest'): raise TicketError(f'{path}: damaged: it is not what was saved')
     return ticket
