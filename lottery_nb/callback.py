@@ -19,9 +19,12 @@ from .schedules import Schedule, schedules
 from .masks import Masks, unwrap
 from .sparsifier import Sparsifier, check_sparsity, find_layers, named_tensors, rewind_opts
 
-# %% ../nbs/05_callback.ipynb #19b4824d
+# %% ../nbs/05_callback.ipynb #e4e3f658
 class SparsifyCallback(Callback):
-    "Prunes the model while it trains, and for a lottery ticket rewinds what is left; source: Frankle & Carbin 2019, Frankle et al. 2020"
+    """Prunes the model while it trains, and for a lottery ticket rewinds what is left.
+
+    Raises `TypeError` or `ValueError` for arguments that cannot be right, here or, where it depends on the training, when `fit` begins.
+    Source: Frankle & Carbin 2019, section 1; rewinding: Frankle et al. 2020, section 3"""
     order,run_valid = 55,False # after the Recorder (50), whose table gets a column, and before the ProgressCallback (60), which prints it
     def __init__(self,
         end_sparsity:float, # percent of the prunable weights that are pruned in the end, 0 to 100
@@ -54,14 +57,16 @@ class SparsifyCallback(Callback):
         self.update_every = None if update_every is None else check_whole('update_every', update_every, 1)
         self.lth,self.reset_end,self.layers,self.verbose,self.allow_collapse = lth,reset_end,layers,verbose,allow_collapse
         self._in_rounds,self._falls = self.schedule.stepwise,self.schedule.falls # found by trying, so only once
-        self._check_epochs()
+        self._check_order()
         self.sparsifier,self.trained,self._aimed,self._since = None,None,0.,0
 
-# %% ../nbs/05_callback.ipynb #7c2d9adf
+# %% ../nbs/05_callback.ipynb #58efb958
 @patch
-def _check_epochs(self:SparsifyCallback):
-    "Raises `ValueError` where the epochs contradict each other"
-    if (self.lth or self.reset_end) and self.rewind_epoch>self.start_epoch:
+def _check_order(self:SparsifyCallback):
+    "Raises `ValueError` where the arguments contradict each other"
+    if self.start_sparsity>self.end_sparsity:
+        raise ValueError(f'start_sparsity={self.start_sparsity:g}: expected at most end_sparsity={self.end_sparsity:g}')
+    if self.rewind_epoch>self.start_epoch:
         raise ValueError(f'rewind_epoch={self.rewind_epoch}: expected at most start_epoch={self.start_epoch}, a point before the pruning')
     if self.end_epoch is not None and self.end_epoch<=self.start_epoch:
         raise ValueError(f'end_epoch={self.end_epoch}: expected more than start_epoch={self.start_epoch}')
@@ -69,15 +74,10 @@ def _check_epochs(self:SparsifyCallback):
         raise ValueError(f'schedule={self.schedule}: with lth=True expected one that prunes in rounds (one_shot, iterative, geometric): '
                          'each new mask rewinds the weights, so nothing would ever be trained')
 
-# %% ../nbs/05_callback.ipynb #475c5250
+# %% ../nbs/05_callback.ipynb #036d6a04
 @patch
 def _in_training(self:SparsifyCallback)->bool:
     return not (self.learn.lock.locked() or hasattr(self.learn, 'lr_finder'))
-
-@patch
-def __call__(self:SparsifyCallback, event_name):
-    if event_name=='before_fit': self.run = self._in_training() # decided anew each time: a fit may have been broken off
-    return Callback.__call__(self, event_name)
 
 @patch
 def _say(self:SparsifyCallback, line):
@@ -102,13 +102,19 @@ def _check_length(self:SparsifyCallback):
         if (e:=getattr(self, name))>=n: raise ValueError(f'{name}={e}: the training has only {n} epochs, 0 to {n-1}')
     if self.end_epoch is not None and self.end_epoch>n: raise ValueError(f'end_epoch={self.end_epoch}: the training has only {n} epochs')
 
-# %% ../nbs/05_callback.ipynb #f4522ae8
+# %% ../nbs/05_callback.ipynb #4652cf48
+@patch
+def __call__(self:SparsifyCallback, event_name):
+    if event_name=='before_fit': self.run = self._in_training() # decided anew each time: a fit may have been broken off
+    return Callback.__call__(self, event_name)
+
+# %% ../nbs/05_callback.ipynb #aeb03413
 @patch
 def before_fit(self:SparsifyCallback):
     "Checks the training, puts the sparsifier on the model, and gives the training table its column"
     self.order = SparsifyCallback.order
     self._check_fit()
-    known = self.sparsifier is not None and unwrap(self.sparsifier.model) is unwrap(self.model)
+    known = self.sparsifier is not None and self.sparsifier.has_pruned and unwrap(self.sparsifier.model) is unwrap(self.model)
     if not known or self._falls or self.sparsifier.asked<self.end_sparsity: self._check_length()
     if not known:
         self.sparsifier = Sparsifier(self.model, self.granularity, self.method, self.criterion, self.layers, self.allow_collapse)
@@ -168,12 +174,13 @@ def _forget_best(self:SparsifyCallback):
         cb.best = float('inf') if cb.comp==np.less else -float('inf')
         if hasattr(cb, 'wait'): cb.wait = 0
 
-# %% ../nbs/05_callback.ipynb #b624b415
+# %% ../nbs/05_callback.ipynb #495c9fb9
 @patch
 def _prune(self:SparsifyCallback):
     "A new mask at the sparsity that is due. Says whether the weights were rewound"
-    self._aimed,self._since = self._target(),0
-    self.sparsifier._make_masks(self._aimed, self.round_to)
+    target = self._target()
+    self.sparsifier._make_masks(target, self.round_to)
+    self._aimed,self._since = target,0
     self._forget_best()
     if not self.lth or self._position()<0: return False
     self._say(f'Resetting Weights to their epoch {self.rewind_epoch} values')

@@ -36,8 +36,10 @@ class Rule:
         given = ', '.join(f'{k}={v!r}' for k,v in self.given)
         return f'{self.name}({given})' if given else self.name
 
-# %% ../nbs/00_core.ipynb #00365283
-def keyword_parameters(fn)->dict:
+# %% ../nbs/00_core.ipynb #32ee898f
+def keyword_parameters(
+    fn:callable # any function
+)->dict: # name -> default
     "The keyword-only parameters of `fn`, with their defaults"
     return {k: fn.__kwdefaults__[k] for k in fn.__kwdefaults__} if fn.__kwdefaults__ else {}
 
@@ -50,8 +52,12 @@ def __call__(self:Rule, **params)->Rule:
         if k not in known: raise TypeError(f"{self.name} has no parameter {k!r}: it takes {', '.join(known) or 'none'}")
     return replace(self, given=tuple(sorted({**self.params, **params}.items())))
 
-# %% ../nbs/00_core.ipynb #e13a0d39
-def make_rule(fn, cls=Rule, **fields)->Rule:
+# %% ../nbs/00_core.ipynb #46210627
+def make_rule(
+    fn:callable, # the function; its keyword-only parameters are those of the rule
+    cls:type=Rule, # `Rule` or a subclass
+    **fields # further fields of `cls`
+)->Rule:
     "`fn` as a rule of class `cls`, which can be pickled by reference like a plain function"
     fn.__qualname__ = f'{fn.__qualname__}.fn'
     return cls(fn, **fields)

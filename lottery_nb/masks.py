@@ -107,8 +107,10 @@ def iou(self:Masks,
     either = self.n_kept + other.n_kept - both
     return both/either if either else 1.
 
-# %% ../nbs/03_masks.ipynb #f7404a79
-def unwrap(model:nn.Module)->nn.Module:
+# %% ../nbs/03_masks.ipynb #968000e8
+def unwrap(
+    model:nn.Module # wrapped or not
+)->nn.Module:
     "`model` itself, out of what `torch.compile`, `DataParallel` and `DistributedDataParallel` put around it. Raises `TypeError` if it is no module"
     if not isinstance(model, nn.Module): raise TypeError(f'model={type(model).__name__}: expected an nn.Module')
     while True:
@@ -137,10 +139,10 @@ def zero_pruned_(
     weight.detach().view(bits.dtype).bitwise_and_(bits)
     return weight
 
-# %% ../nbs/03_masks.ipynb #de3b0bb5
+# %% ../nbs/03_masks.ipynb #afb3c689
 def check_weight(
     name:str, # the parameter's name, for the error
-    w:nn.Parameter
+    w:nn.Parameter # of any shape
 ):
     "Raises `ValueError` or `TypeError` if `w` cannot be pruned: not initialised, on the meta device, whole or complex numbers"
     if isinstance(w, nn.parameter.UninitializedParameter): raise ValueError(f'{name}: not initialised yet: send a batch through the model first')

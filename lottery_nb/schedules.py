@@ -66,15 +66,19 @@ def _between(
     "The sparsity that lies the given `share` of the way from `start` to `end`"
     return start + (end-start)*share if share<.5 else end - (end-start)*(1-share)
 
-# %% ../nbs/02_schedules.ipynb #9c76beb5
+# %% ../nbs/02_schedules.ipynb #d1eff9d5
 @schedule
-def iterative(start, end, pos, *, n_steps=3):
+def iterative(start, end, pos, *,
+    n_steps:int=3 # rounds, at least 1
+):
     "`n_steps` equal steps, the first of them at once"
     return _between(start, end, _rounds_begun(pos, n_steps)/n_steps)
 
-# %% ../nbs/02_schedules.ipynb #0b2974ce
+# %% ../nbs/02_schedules.ipynb #73b944f6
 @schedule
-def geometric(start, end, pos, *, n_steps=3):
+def geometric(start, end, pos, *,
+    n_steps:int=3 # rounds, at least 1
+):
     "`n_steps` rounds, each of which prunes the same share of what is left (Frankle & Carbin 2019, section 1)"
     share = _rounds_begun(pos, n_steps)/n_steps
     return end if share==1 else 100 - (100-start)**(1-share) * (100-end)**share
@@ -90,19 +94,24 @@ def cosine(start, end, pos):
     "Along half a cosine: slow, fast, slow"
     return _between(start, end, (1-math.cos(math.pi*pos))/2)
 
-# %% ../nbs/02_schedules.ipynb #64e264f4
+# %% ../nbs/02_schedules.ipynb #886240a1
 def _check_positive(name, value):
     if not value>0: raise ValueError(f'{name}={value!r}: expected a number greater than 0')
 
 @schedule
-def agp(start, end, pos, *, power=3):
+def agp(start, end, pos, *,
+    power:float=3 # how much faster at first, greater than 0; 1 is `linear`
+):
     "Automated gradual pruning, fast first and slow later (Zhu & Gupta 2017, equation 1)"
     _check_positive('power', power)
     return _between(start, end, 1 - (1-pos)**power)
 
-# %% ../nbs/02_schedules.ipynb #74eeb9be
+# %% ../nbs/02_schedules.ipynb #7e3eb721
 @schedule
-def one_cycle(start, end, pos, *, alpha=14, beta=6):
+def one_cycle(start, end, pos, *,
+    alpha:float=14, # how steep the S is, greater than 0
+    beta:float=6 # where it is: the middle at `beta/alpha` of the phase
+):
     "Along an S, most of it in the middle (Hubens et al. 2022, One-Cycle Pruning)"
     _check_positive('alpha', alpha)
     return _between(start, end, (1+math.exp(beta-alpha))/(1+math.exp(beta-alpha*pos)))

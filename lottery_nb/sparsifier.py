@@ -109,9 +109,9 @@ def keep_highest(
         if n<len(tied): break
     return kept
 
-# %% ../nbs/04_sparsifier.ipynb #2ab346fd
+# %% ../nbs/04_sparsifier.ipynb #516e48e1
 class Sparsifier:
-    "Prunes `model`: makes the masks, holds them against any optimizer, and rewinds"
+    "Prunes `model`: makes the masks, holds them against any optimizer, and rewinds. Raises `TypeError` or `ValueError` for arguments that cannot be right"
     def __init__(self,
         model:nn.Module, # the network, on any device; float weights
         granularity:str='weight', # which weights go together: `weight`, `kernel`, `filter`, … (`all_granularities()`)
@@ -129,10 +129,10 @@ class Sparsifier:
         self._masks,self._bits,self._snapshot,self._warned = None,{},None,set()
         self._remembered = {need: self._clone_weights() for need in self.criterion.needs if need!='grad'}
 
-# %% ../nbs/04_sparsifier.ipynb #ba14fde5
+# %% ../nbs/04_sparsifier.ipynb #8bced148
 @patch
 def weight(self:Sparsifier,
-    name:str # a parameter's name, as in `model.named_parameters()`
+    name:str # a parameter's name, one of `layers`
 )->nn.Parameter:
     "The weight of that name, as the model has it now"
     return self.layers[name]._parameters['weight']
@@ -169,6 +169,12 @@ def apply(self:Sparsifier):
         if bits is None or bits.device!=w.device or bits.element_size()!=w.element_size():
             bits = self._bits[k] = keep_bits(self._masks[k], w)
         zero_pruned_(w, bits)
+
+# %% ../nbs/04_sparsifier.ipynb #1add57a3
+@patch(as_prop=True)
+def has_pruned(self:Sparsifier)->bool:
+    "Whether it has had masks at all"
+    return self._masks is not None
 
 # %% ../nbs/04_sparsifier.ipynb #9362de15
 def _check_finite(name, t, what):
@@ -263,8 +269,11 @@ def _round_up(self:Sparsifier, name, kept, round_to):
     keys, = self._ranking([name], self.weight(name).numel())
     return keep_highest([keys], [1], len(kept) - min(math.ceil(n/round_to)*round_to, most))[0]
 
-# %% ../nbs/04_sparsifier.ipynb #856a6a15
-def check_sparsity(name:str, value:float)->float:
+# %% ../nbs/04_sparsifier.ipynb #f95925d0
+def check_sparsity(
+    name:str, # the argument's name, for the error
+    value:float # percent, 0 to 100
+)->float: # percent
     "`value` as a float. Raises `TypeError` or `ValueError` if it is not a percentage from 0 to 100; warns if it looks like a fraction"
     value = check_percent(name, value)
     if 0<value<1: warnings.warn(f'{name}={value:g} means {value:g} percent; for {100*value:g} percent say {name}={100*value:g}', stacklevel=3)
@@ -318,8 +327,10 @@ def watch(self:Sparsifier,
     if not any(id(self.weight(k)) in has for k in self.layers): raise ValueError('opt: an optimizer of another model: it has none of the pruned weights')
     return inner.register_step_post_hook(lambda *args: self.apply())
 
-# %% ../nbs/04_sparsifier.ipynb #8186015b
-def named_tensors(model):
+# %% ../nbs/04_sparsifier.ipynb #81b20b3a
+def named_tensors(
+    model:nn.Module # wrappers (DDP, `torch.compile`) are looked through
+)->dict: # name -> tensor; a shared one under each of its names
     "Every parameter and every buffer of `model`, by name"
     model = unwrap(model)
     return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
@@ -363,14 +374,16 @@ def _rewind_optimizer(opt, how, saved):
         else: inner.state.clear()
     if how=='restore': _restore_state(inner, saved)
 
-# %% ../nbs/04_sparsifier.ipynb #3596c83a
+# %% ../nbs/04_sparsifier.ipynb #3c8ecb7b
 @patch
 @torch.no_grad()
 def rewind(self:Sparsifier,
     opt=None, # an optimizer, torch's or fastai's, to be taken along
     rewind_opt:str='reset' # what its state becomes: 'reset': empty; 'restore': as it was at `save_weights(opt)`; 'keep': as it is
 ):
-    "Takes every parameter and buffer back to `save_weights`, bit for bit, then puts the masks on. Raises `ValueError` without a snapshot"
+    """Takes every parameter and buffer back to `save_weights`, bit for bit, then puts the masks on.
+
+    Raises `ValueError` without a snapshot, or of a model that has changed since; `TypeError` for what is no optimizer. Then nothing is changed"""
     how = check_choice('rewind_opt', rewind_opt, {o:o for o in rewind_opts})
     if self._snapshot is None: raise ValueError('rewind: nothing to go back to: call save_weights() first')
     (weights,state),now = self._snapshot,named_tensors(self.model)

@@ -133,6 +133,8 @@ cases = [
     ('end_epoch at start_epoch', ConvNet, lambda net: fit(net, 4, start_epoch=2, end_epoch=2), V, 'end_epoch=2: .*start_epoch=2'),
     ('end_epoch past the fit', ConvNet, lambda net: fit(net, 4, end_epoch=5), V, 'end_epoch=5: .*4 epochs'),
     ('start_epoch past the fit', ConvNet, lambda net: fit(net, 4, start_epoch=4), V, 'start_epoch=4: .*4 epochs'),
+    ('rewind_epoch after start_epoch, no lth', ConvNet, lambda net: fit(net, 4, rewind_epoch=1), V, 'rewind_epoch=1: .*start_epoch=0'),
+    ('start_sparsity above end_sparsity', ConvNet, lambda net: fit(net, start_sparsity=80), V, 'start_sparsity=80: .*end_sparsity=50'),
     ('rewind_epoch past the fit', ConvNet, lambda net: fit(net, 4, start_epoch=5, rewind_epoch=5, lth=True), V, '_epoch=5: .*4 epochs'),
     # other numbers
     *[(f'{name}={v!r}', ConvNet, lambda net, name=name, v=v: fit(net, **{name: v}), e, f'{name}={v!r}')

@@ -429,6 +429,19 @@ def test_an_interrupted_fit(event, lth, added):
     assert nonzero_pruned(sp_cb.sparsifier)==0 and not differing(sp_cb.ticket.state, masked(before, sp_cb.masks))
     assert not differing(sp_cb.ticket.trained, everything(learn.model))
 
+def test_after_a_mask_that_could_not_be_made_the_next_fit_makes_it():
+    "The weights are mended in between; the rewind point of the broken fit is forgotten with it"
+    learn = conv_learner()
+    learn.model.head.weight.data[0,0] = np.nan
+    sp_cb = make(50, lth=True)
+    with pytest.raises(ValueError, match='head.weight: the weight holds NaN'): learn.fit(2, cbs=sp_cb)
+    assert sp_cb.masks.sparsity==0
+    nn.init.normal_(learn.model.head.weight)
+    learn.opt.clear_state()
+    learn.fit(2, cbs=sp_cb)
+    assert sp_cb.masks.sparsity==pytest.approx(50, abs=.2)
+    assert all(t.isfinite().all() for t in sp_cb.ticket.state.values())
+
 def test_an_interrupted_fall():
     "Half way through dsd: the next fit goes on with the masks that there are, or says so; the count is exact in every case"
     learn = conv_learner()

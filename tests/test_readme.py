@@ -1,8 +1,11 @@
 "What the script that writes README.md makes of a notebook's cells"
-import base64, importlib.util
+import base64, importlib.util, re
 from pathlib import Path
 from fastcore.nbio import mk_cell, new_nb, write_nb
-import pytest
+import pytest, torch, torchvision.models
+import lottery_nb.all
+from lottery_nb.criteria import criteria
+from models import mlp
 
 path = Path(__file__).resolve().parent.parent/'tools/readme.py'
 spec = importlib.util.spec_from_file_location('readme', path)
@@ -66,3 +69,18 @@ def test_a_picture_that_is_no_longer_shown_is_removed(project):
     old.write_bytes(b'old')
     readme.write(project)
     assert not old.exists()
+
+def test_the_code_in_the_readme_runs(tmp_path, monkeypatch):
+    "Every block of Python, one after the other as they stand, with digits for Imagenette and a small network for the ResNet"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torchvision.models, 'resnet18', lambda num_classes: mlp())
+    monkeypatch.setattr(lottery_nb.all, 'imagenette_dls', lottery_nb.all.digits_dls)
+    model = mlp()
+    space = dict(model=model, opt=torch.optim.Adam(model.parameters()))
+    blocks = re.findall(r'^```python\n(.*?)^```', (path.parent.parent/'README.md').read_text(), flags=re.M|re.S)
+    assert len(blocks)>=3
+    try:
+        for o in blocks: exec(o, space)
+    finally: criteria.pop('growth', None)
+    assert lottery_nb.all.Ticket.load(tmp_path/'ticket.safetensors').masks==space['sp_cb'].masks
+    assert space['sp_cb'].masks.n_kept==25100 and space['sp'].masks.n_kept==25100

@@ -1,0 +1,63 @@
+"What the README says of others, looked at on the versions that are installed"
+from functools import partial
+import pytest, torch
+from fastai.basics import Callback, CrossEntropyLossFlat, Learner
+from torch import nn
+from torch.nn.utils import prune
+from lottery_nb.all import HoldMasks, Sparsifier, SparsifyCallback, iterative, large_final
+from models import mlp
+from test_callback import few_batches, quiet
+
+def equal_weights(layer):
+    nn.init.ones_(layer.weight)
+    return layer
+
+def net(): return nn.Sequential(nn.Conv2d(1,4,3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4,10))
+
+class Watch(Callback):
+    "At every batch: the keys of the `state_dict`, BatchNorm's mean, and how many steps the optimizer remembers"
+    order,run_valid = 100,False
+    def __init__(self): self.keys,self.means,self.steps = set(),{},{}
+    def look(self, when):
+        self.keys |= set(self.model.state_dict())
+        self.means[when] = self.model[1].running_mean.clone()
+        self.steps[when] = max([s.get('step', 0) for s in self.opt.state.values()], default=0)
+    def before_batch(self): self.look(('before', self.epoch, self.iter))
+    def after_batch(self): self.look(('after', self.epoch, self.iter))
+
+def watched(callback):
+    torch.manual_seed(0)
+    learn,watch = quiet(Learner(few_batches(), net(), loss_func=CrossEntropyLossFlat())),Watch()
+    learn.fit(6, cbs=[callback, watch])
+    return watch
+
+def test_ours():
+    layer = equal_weights(nn.Linear(10,10))
+    Sparsifier(layer).sparsify(50)
+    assert layer.weight.count_nonzero()==50
+    watch = watched(SparsifyCallback(50, 'weight', 'global', large_final, iterative, start_epoch=3, lth=True, rewind_epoch=1, verbose=False))
+    assert watch.keys==set(net().state_dict())
+    assert torch.equal(watch.means['before',3,0], watch.means['before',1,0]) and watch.steps['before',3,0]==0
+
+def test_torch_prune():
+    layer = equal_weights(nn.Linear(10,10))
+    prune.global_unstructured([(layer,'weight')], prune.L1Unstructured, amount=.5)
+    assert layer.weight.count_nonzero()==50
+    assert set(layer.state_dict())=={'bias', 'weight_orig', 'weight_mask'}
+
+def test_fasterai():
+    peer = pytest.importorskip('fasterai.sparse.all', reason='fasterai is not installed: what the README says of it is not looked at')
+    criteria,schedule = (pytest.importorskip(f'fasterai.core.{o}') for o in ('criteria','schedule'))
+    conv,linear = nn.Sequential(equal_weights(nn.Conv2d(1,4,5))), mlp()
+    for model in (conv, linear): peer.Sparsifier(model, 'weight', 'global', criteria.large_final).sparsify_model(.5)
+    assert all((m.weight!=0).all() for model in (conv, linear) for m in model if hasattr(m, 'weight'))
+    in_rounds = schedule.Schedule(schedule.sched_iterative, start_pct=.5)
+    callback = partial(peer.SparsifyCallback, .5, 'weight', 'global', criteria.large_final, in_rounds)
+    watch = watched(callback(lth=True, rewind_epoch=1))
+    assert watch.keys-set(net().state_dict())
+    after = [when for when in watch.means if when[0]=='after' and when[1]==3]
+    assert torch.equal(watch.means[after[0]], torch.zeros(4)) and watch.steps[after[0]]>4
+
+def test_held_masks_need_their_model():
+    learn = quiet(Learner(few_batches(), net(), loss_func=CrossEntropyLossFlat()))
+    with pytest.raises(ValueError, match='another model'): learn.fit(1, cbs=HoldMasks(Sparsifier(net())))
