@@ -195,13 +195,15 @@ def _drop_gradients(self:SparsifyCallback):
     for cb in self.learn.cbs:
         if isinstance(cb, GradientAccumulation): cb.count = 0
 
-# %% ../nbs/05_callback.ipynb #8091e26b
+# %% ../nbs/05_callback.ipynb #38aae0c8
 @patch
 def before_batch(self:SparsifyCallback):
+    "Prunes if it is time to, unless a gradient is needed for it"
     if 'grad' not in self.criterion.needs and self._due(): self._prune()
 
 @patch
 def after_backward(self:SparsifyCallback):
+    "Prunes if it is time to and a gradient was needed for it"
     if 'grad' in self.criterion.needs and self._due() and not self._overflowed() and self._prune(): raise CancelBatchException
 
 @patch
@@ -211,16 +213,18 @@ def _overflowed(self:SparsifyCallback):
     grads = [self.sparsifier.weight(k).grad for k in self.sparsifier.layers]
     return not all(g.isfinite().all() for g in grads if g is not None)
 
-# %% ../nbs/05_callback.ipynb #d7479ffb
+# %% ../nbs/05_callback.ipynb #32bf3e31
 @patch
 def after_step(self:SparsifyCallback):
     "Pruned weights are exactly 0 again, whatever the optimizer did"
     self.sparsifier.apply()
 
 @patch
-def after_batch(self:SparsifyCallback): self._since += 1
+def after_batch(self:SparsifyCallback):
+    "Counts the batches since the last mask"
+    self._since += 1
 
-# %% ../nbs/05_callback.ipynb #8aacb326
+# %% ../nbs/05_callback.ipynb #c327cf75
 @patch(as_prop=True)
 def masks(self:SparsifyCallback)->Masks|None:
     "Which weights are kept; None before the first `fit`"
@@ -228,19 +232,23 @@ def masks(self:SparsifyCallback)->Masks|None:
 
 @patch
 def after_validate(self:SparsifyCallback):
+    "Writes the sparsity into its column"
     if self._in_training() and hasattr(self.learn, 'recorder'): self.recorder.log.append(self.masks.sparsity)
 
 @patch
 def after_epoch(self:SparsifyCallback):
+    "Says how sparse the network is"
     self._say(f'Sparsity at the end of epoch {self.epoch}: {self.masks.sparsity:.2f}%')
     if self.epoch==self.n_epoch-1: self._come_last()
 
-# %% ../nbs/05_callback.ipynb #d084f756
+# %% ../nbs/05_callback.ipynb #60f4c4c7
 @patch
 def _come_last(self:SparsifyCallback): self.order = SaveModelCallback.order+10
 
 @patch
-def after_cancel_fit(self:SparsifyCallback): self._come_last()
+def after_cancel_fit(self:SparsifyCallback):
+    "A fit that is stopped early has a last event too"
+    self._come_last()
 
 # %% ../nbs/05_callback.ipynb #ae96add8
 @patch
