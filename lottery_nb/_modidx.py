@@ -321,6 +321,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'lottery_nb.ticket.Ticket': ('ticket.html#ticket', 'lottery_nb/ticket.py'),
                                    'lottery_nb.ticket.Ticket.__init__': ('ticket.html#ticket.__init__', 'lottery_nb/ticket.py'),
                                    'lottery_nb.ticket.Ticket.__repr__': ('ticket.html#ticket.__repr__', 'lottery_nb/ticket.py'),
+                                   'lottery_nb.ticket.Ticket._into': ('ticket.html#ticket._into', 'lottery_nb/ticket.py'),
                                    'lottery_nb.ticket.Ticket.apply_to': ('ticket.html#ticket.apply_to', 'lottery_nb/ticket.py'),
                                    'lottery_nb.ticket.Ticket.load': ('ticket.html#ticket.load', 'lottery_nb/ticket.py'),
                                    'lottery_nb.ticket.Ticket.save': ('ticket.html#ticket.save', 'lottery_nb/ticket.py'),

@@ -62,7 +62,7 @@ def ticket(self:SparsifyCallback)->Ticket|None:
     for k,m in sp.masks.items(): state[k][~m.to(state[k].device)] = 0
     return Ticket(sp.masks, state, self.trained, dict(sparsity=sp.masks.sparsity, layers=list(sp.layers), **self.settings(), versions=_versions()))
 
-# %% ../nbs/06_ticket.ipynb #558c8536
+# %% ../nbs/06_ticket.ipynb #5497c1ea
 def _load(model, tensors):
     "Copies `tensors` into the parameters and buffers of `model`. Raises `ValueError`, and changes nothing, if they do not fit"
     now = named_tensors(model)
@@ -71,16 +71,21 @@ def _load(model, tensors):
     with torch.no_grad():
         for k,t in tensors.items(): now[k].copy_(t)
 
-# %% ../nbs/06_ticket.ipynb #bb082d63
+@patch
+def _into(self:Ticket, model, tensors):
+    sp = Sparsifier(model, layers=list(self.masks))
+    _load(model, tensors)
+    sp.put_on(self.masks)
+    sp.asked = self.masks.sparsity
+    return sp
+
+# %% ../nbs/06_ticket.ipynb #fb35a8f4
 @patch
 def apply_to(self:Ticket,
     model:nn.Module # of the ticket's architecture, on any device. Raises `ValueError`, and changes nothing, if it is another
 )->Sparsifier: # it holds the masks; `watch` an optimizer with it
     "Makes `model` the ticket, W_t ⊙ m"
-    sp = Sparsifier(model, layers=list(self.masks))
-    _load(model, self.state)
-    sp.put_on(self.masks)
-    return sp
+    return self._into(model, self.state)
 
 @patch
 def trained_into(self:Ticket,
@@ -88,10 +93,7 @@ def trained_into(self:Ticket,
 )->Sparsifier:
     "Makes `model` the trained ticket, W_T ⊙ m"
     if self.trained is None: raise ValueError('this ticket holds no trained weights')
-    sp = Sparsifier(model, layers=list(self.masks))
-    _load(model, self.trained)
-    sp.put_on(self.masks)
-    return sp
+    return self._into(model, self.trained)
 
 # %% ../nbs/06_ticket.ipynb #c65f2ddf
 _format = 'lottery_nb ticket 1'
