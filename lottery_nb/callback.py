@@ -83,12 +83,14 @@ def _in_training(self:SparsifyCallback)->bool:
 def _say(self:SparsifyCallback, line):
     if self.verbose: print(line)
 
-# %% ../nbs/05_callback.ipynb #425809f3
+# %% ../nbs/05_callback.ipynb #b64766e9
 @patch
 def _check_fit(self:SparsifyCallback):
     "Raises `ValueError` where the training and the callback do not go together"
     others = [cb for cb in self.learn.cbs if isinstance(cb, SparsifyCallback)]
     if sum(cb is self for cb in others)>1: raise ValueError('the same SparsifyCallback was added twice')
+    if len(others)>1 and any(cb.lth for cb in others):
+        raise ValueError('lth=True: expected a single SparsifyCallback: its rewind takes the whole network back, also what another one has not scored yet')
     mine = set(find_layers(self.model, self.layers))
     for cb in others:
         if cb is not self and (both:=mine & set(find_layers(self.model, cb.layers))):

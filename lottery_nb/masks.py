@@ -51,10 +51,10 @@ def density(self:Masks)->float:
     "The percentage of the weights that is kept, 0 to 100"
     return 100-self.sparsity
 
-# %% ../nbs/03_masks.ipynb #f682f25f
+# %% ../nbs/03_masks.ipynb #c9333cb1
 @patch
 def __repr__(self:Masks):
-    return f'Masks({len(self)} layers, {self.n_weights-self.n_kept:,} of {self.n_weights:,} weights pruned: {self.sparsity:.2f} %)'
+    return f'Masks({len(self)} layer{"s"*(len(self)!=1)}, {self.n_weights-self.n_kept:,} of {self.n_weights:,} weights pruned: {self.sparsity:.2f} %)'
 
 # %% ../nbs/03_masks.ipynb #b06670a2
 @patch

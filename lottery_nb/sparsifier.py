@@ -109,7 +109,7 @@ def keep_highest(
         if n<len(tied): break
     return kept
 
-# %% ../nbs/04_sparsifier.ipynb #516e48e1
+# %% ../nbs/04_sparsifier.ipynb #f497b78d
 class Sparsifier:
     "Prunes `model`: makes the masks, holds them against any optimizer, and rewinds. Raises `TypeError` or `ValueError` for arguments that cannot be right"
     def __init__(self,
@@ -125,7 +125,7 @@ class Sparsifier:
         self.layers = find_layers(model, layers)
         self.units = {k: units_of(m, granularity) for k,m in self.layers.items()}
         self.model,self.granularity,self.allow_collapse = model,granularity,allow_collapse
-        self.asked = 0. # percent, what the last call of `sparsify` was asked for
+        self.asked = 0. # percent, what the last call of `sparsify` was asked for, or the sparsity of the masks that were put on
         self._masks,self._bits,self._snapshot,self._warned = None,{},None,set()
         self._remembered = {need: self._clone_weights() for need in self.criterion.needs if need!='grad'}
 
@@ -140,7 +140,7 @@ def weight(self:Sparsifier,
 @patch
 def _clone_weights(self:Sparsifier): return {k: self.weight(k).detach().clone() for k in self.layers}
 
-# %% ../nbs/04_sparsifier.ipynb #d18ce610
+# %% ../nbs/04_sparsifier.ipynb #9096cd17
 @patch(as_prop=True)
 def masks(self:Sparsifier)->Masks:
     "Which weights are kept; all of them before the first `sparsify`"
@@ -155,7 +155,7 @@ def put_on(self:Sparsifier,
     if not isinstance(masks, Masks): raise TypeError(f'masks={type(masks).__name__}: expected Masks')
     shapes = {k: self.weight(k).shape for k in self.layers}
     if diff:=_differences(masks.shapes(), shapes, 'the masks', 'the model'): raise ValueError(f'masks of another model: {diff}')
-    self._masks,self._bits = masks,{}
+    self._masks,self._bits,self.asked = masks,{},masks.sparsity
     for k in self.layers: zero_once_(self.weight(k), masks[k])
 
 # %% ../nbs/04_sparsifier.ipynb #bdd3c17f

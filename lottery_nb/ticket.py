@@ -62,7 +62,7 @@ def ticket(self:SparsifyCallback)->Ticket|None:
     for k,m in sp.masks.items(): state[k][~m.to(state[k].device)] = 0
     return Ticket(sp.masks, state, self.trained, dict(sparsity=sp.masks.sparsity, layers=list(sp.layers), **self.settings(), versions=_versions()))
 
-# %% ../nbs/06_ticket.ipynb #5497c1ea
+# %% ../nbs/06_ticket.ipynb #89dec51c
 def _load(model, tensors):
     "Copies `tensors` into the parameters and buffers of `model`. Raises `ValueError`, and changes nothing, if they do not fit"
     now = named_tensors(model)
@@ -76,7 +76,6 @@ def _into(self:Ticket, model, tensors):
     sp = Sparsifier(model, layers=list(self.masks))
     _load(model, tensors)
     sp.put_on(self.masks)
-    sp.asked = self.masks.sparsity
     return sp
 
 # %% ../nbs/06_ticket.ipynb #fb35a8f4
