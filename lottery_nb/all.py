@@ -14,6 +14,7 @@ from .masks import *
 from .sparsifier import *
 from .callback import *
 from .ticket import *
+from .search import *
 from .data import *
 
 # %% ../nbs/12_all.ipynb #4a7a1581

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['SparsifyCallback', 'HoldMasks']
 
-# %% ../nbs/05_callback.ipynb #b7cd6306
-import numpy as np
+# %% ../nbs/05_callback.ipynb #3fa9520c
+import math
+import numpy as np, torch
 from fastai.callback.core import Callback, CancelBatchException
 from fastai.callback.tracker import SaveModelCallback, TrackerCallback
 from fastai.callback.training import GradientAccumulation
@@ -19,7 +20,7 @@ from .schedules import Schedule, schedules
 from .masks import Masks, unwrap
 from .sparsifier import Sparsifier, check_sparsity, find_layers, named_tensors, rewind_opts
 
-# %% ../nbs/05_callback.ipynb #e4e3f658
+# %% ../nbs/05_callback.ipynb #ab7fa934
 class SparsifyCallback(Callback):
     """Prunes the model while it trains, and for a lottery ticket rewinds what is left.
 
@@ -59,6 +60,9 @@ class SparsifyCallback(Callback):
         self._in_rounds,self._falls = self.schedule.stepwise,self.schedule.falls # found by trying, so only once
         self._check_order()
         self.sparsifier,self.trained,self._aimed,self._since = None,None,0.,0
+        self.history = [] # a dict for every round: round, density (percent), and epoch and metrics of its last epoch
+        self.origin = {} # what is known of the data and the seeds of the last training
+        self._new_round = True
 
 # %% ../nbs/05_callback.ipynb #58efb958
 @patch
@@ -110,7 +114,21 @@ def __call__(self:SparsifyCallback, event_name):
     if event_name=='before_fit': self.run = self._in_training() # decided anew each time: a fit may have been broken off
     return Callback.__call__(self, event_name)
 
-# %% ../nbs/05_callback.ipynb #aeb03413
+# %% ../nbs/05_callback.ipynb #ff40d3f4
+def _n_items(dl):
+    "How many items a `DataLoader` has; None if it does not know"
+    try: return len(dl.dataset)
+    except (AttributeError,TypeError): return None
+
+@patch
+def _origin(self:SparsifyCallback):
+    "What is known of the data and the seeds, as JSON can hold it"
+    train,valid = (getattr(self.dls, o, None) for o in ('train','valid'))
+    seed = getattr(train, 'seed', None)
+    data = dict(loader=type(train).__name__, n_train=_n_items(train), n_valid=_n_items(valid))
+    return dict(data=data, seeds=dict(torch=torch.initial_seed(), data=seed if isinstance(seed, int) else None))
+
+# %% ../nbs/05_callback.ipynb #b45e089f
 @patch
 def before_fit(self:SparsifyCallback):
     "Checks the training, puts the sparsifier on the model, and gives the training table its column"
@@ -120,8 +138,8 @@ def before_fit(self:SparsifyCallback):
     if not known or self._falls or self.sparsifier.asked<self.end_sparsity: self._check_length()
     if not known:
         self.sparsifier = Sparsifier(self.model, self.granularity, self.method, self.criterion, self.layers, self.allow_collapse)
-        self._aimed = 0.
-    self.trained,self._since = None,0
+        self._aimed,self.history,self._new_round = 0.,[],True
+    self.trained,self._since,self.origin = None,0,self._origin()
     self.sparsifier.apply()
     self._say(f'Pruning of {self.granularity} until a sparsity of {self.end_sparsity:g}%')
     if hasattr(self.learn, 'recorder'): self._add_column()
@@ -176,13 +194,13 @@ def _forget_best(self:SparsifyCallback):
         cb.best = float('inf') if cb.comp==np.less else -float('inf')
         if hasattr(cb, 'wait'): cb.wait = 0
 
-# %% ../nbs/05_callback.ipynb #495c9fb9
+# %% ../nbs/05_callback.ipynb #891f341c
 @patch
 def _prune(self:SparsifyCallback):
     "A new mask at the sparsity that is due. Says whether the weights were rewound"
     target = self._target()
     self.sparsifier._make_masks(target, self.round_to)
-    self._aimed,self._since = target,0
+    self._aimed,self._since,self._new_round = target,0,True
     self._forget_best()
     if not self.lth or self._position()<0: return False
     self._say(f'Resetting Weights to their epoch {self.rewind_epoch} values')
@@ -226,7 +244,7 @@ def after_batch(self:SparsifyCallback):
     "Counts the batches since the last mask"
     self._since += 1
 
-# %% ../nbs/05_callback.ipynb #c327cf75
+# %% ../nbs/05_callback.ipynb #763ac2ef
 @patch(as_prop=True)
 def masks(self:SparsifyCallback)->Masks|None:
     "Which weights are kept; None before the first `fit`"
@@ -239,8 +257,9 @@ def after_validate(self:SparsifyCallback):
 
 @patch
 def after_epoch(self:SparsifyCallback):
-    "Says how sparse the network is"
+    "Says how sparse the network is, and notes what the round has come to"
     self._say(f'Sparsity at the end of epoch {self.epoch}: {self.masks.sparsity:.2f}%')
+    self._note_round()
     if self.epoch==self.n_epoch-1: self._come_last()
 
 # %% ../nbs/05_callback.ipynb #60f4c4c7
@@ -264,6 +283,30 @@ def after_fit(self:SparsifyCallback):
     if self.reset_end and self.sparsifier.snapshot is not None:
         self._say(f'Resetting Weights to their epoch {self.rewind_epoch} values')
         self.sparsifier.rewind(self.opt, self.rewind_opt)
+
+# %% ../nbs/05_callback.ipynb #27942ad1
+def _number(value):
+    "`value` as a number that JSON can hold; None if it is none, or not finite"
+    try: value = float(value)
+    except (TypeError,ValueError,RuntimeError): return None
+    return value if math.isfinite(value) else None
+
+@patch
+def _measured(self:SparsifyCallback):
+    "What the recorder measured in this epoch, by name; empty if it did not measure all of it"
+    if not hasattr(self.learn, 'recorder'): return {}
+    names,values = self.recorder.metric_names[1:],self.recorder.values[-1]
+    if len(values)!=len(names)-self.recorder.add_time: return {}
+    return {k: _number(v) for k,v in zip(names, values) if k!='sparsity'}
+
+# %% ../nbs/05_callback.ipynb #d5dd1751
+@patch
+def _note_round(self:SparsifyCallback):
+    "The epoch becomes the last one of its round"
+    if not self._new_round: self.history.pop()
+    self._new_round = False
+    told = dict(round=len(self.history), density=self.masks.density, epoch=self.epoch)
+    self.history.append({**told, **self._measured(), **told})
 
 # %% ../nbs/05_callback.ipynb #10e1d034
 class HoldMasks(Callback):

@@ -197,8 +197,9 @@ cases = [
      r"masks\['stem.0.weight'\]: expected a bool tensor"),
     ('masks of lists', ConvNet, lambda net: Masks({'head.weight': [True]*40}), T, r"masks\['head.weight'\]: expected a bool tensor, got list"),
     ('masks without names', ConvNet, lambda net: Masks({0: torch.ones(2).bool()}), T, r'masks\[0\]: expected the name'),
-    ('a ticket of another model', ConvNet, lambda net: ticket_of_another().apply_to(net), V, "layers='0'"),
-    ('the trained ticket of another model', ConvNet, lambda net: ticket_of_another().trained_into(net), V, "layers='0'"),
+    ('a ticket of another model', ConvNet, lambda net: ticket_of_another().apply_to(net), V, r'0.weight: \(10, 4\) in the ticket, missing in the model'),
+    ('the trained ticket of another model', ConvNet, lambda net: ticket_of_another().trained_into(net), V,
+     r'0.weight: \(10, 4\) in the ticket, missing in the model'),
     ('a ticket for a model with another head', ConvNet, lambda net: Ticket(Masks({'stem.0.weight': torch.zeros(8,1,3,3).bool()}), everything(ConvNet(n_out=7)))
      .apply_to(net), V, r'head.weight: \(7, 4\) in the ticket, \(10, 4\) in the model'),
     ('a ticket of masks that are none', ConvNet, lambda net: Ticket({}, everything(net)), T, 'masks=dict'),

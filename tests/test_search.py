@@ -1,0 +1,749 @@
+"Searches: every round's counts and rewinds to the bit, stopped and killed and gone on with, and what comes back"
+import errno, functools, json, math, os, random, re, shutil, signal, subprocess, sys, tempfile, time
+from pathlib import Path
+
+import numpy as np, pandas as pd, pytest, torch
+from fastai.basics import CrossEntropyLossFlat, Learner
+from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.schedule import * # noqa: F403, it gives `Learner` its `fit_one_cycle`, `fine_tune` and `lr_find`
+from fastai.callback.tracker import SaveModelCallback
+from fastai.data.core import DataLoaders
+from fastai.data.load import DataLoader
+from fastai.metrics import accuracy
+from torch import nn
+
+import lottery_nb.search
+from lottery_nb.callback import SparsifyCallback
+from lottery_nb.criteria import large_final, large_init_large_final
+from lottery_nb.search import Search, SearchError, _Folder, _locked, _told, find_ticket
+from lottery_nb.sparsifier import Sparsifier, named_tensors
+from lottery_nb.ticket import Ticket, TicketError
+from models import ConvNet, differing, everything, masked
+
+def items(n, seed):
+    g = torch.Generator().manual_seed(seed)
+    return list(zip(torch.randn(n, 1, 6, 6, generator=g), torch.randint(0, 10, (n,), generator=g)))
+
+train, valid = items(32, 0), items(16, 1)
+
+def dls(cls=DataLoader): return DataLoaders(DataLoader(train, bs=8, shuffle=True), DataLoader(valid, bs=8))
+
+class Noisy(ConvNet):
+    "What it computes in training depends on PyTorch's random numbers too"
+    def forward(self, x): return super().forward(nn.functional.dropout(x, .2, self.training))
+
+def learner(**kwargs): return Learner(dls(), Noisy(), loss_func=CrossEntropyLossFlat(), metrics=accuracy, lr=1e-2, **kwargs)
+
+def fit(learn): learn.fit_one_cycle(2, 1e-2)
+
+def search(learner=learner, fit=fit, rounds=3, prune=20, **kwargs): return find_ticket(learner, fit, rounds, prune, **{'progress': False, **kwargs})
+
+def different(a, b):
+    "What two searches do not have in common, bit for bit"
+    if len(a.tickets)!=len(b.tickets): return [f'{len(a.tickets)} rounds and {len(b.tickets)}']
+    found = [] if a.table.equals(b.table) else ['table']
+    for r,(s,t) in enumerate(zip(a.tickets, b.tickets)):
+        found += [f'{r} {k}' for part in ('state','trained','whole') for k in differing(getattr(s, part), getattr(t, part))]
+        found += [f'{r} {k}' for k in ('masks','meta') if getattr(s, k)!=getattr(t, k)]
+    return found
+
+def files(folder): return {o.name: o.read_bytes() for o in Path(folder).iterdir()}
+
+class Watch(Callback):
+    "Notes everything at the beginning of every batch, and what else a round can be told apart by"
+    order, run_valid = -100, False
+    def __init__(self): self.began, self.lrs, self.nonzero, self.opt_state, self.batches = [], [], 0, None, []
+    def before_fit(self): self.opt_state = self.opt_state or [len(o) for o in map(dict, self.opt.state.values()) if set(o)-{'do_wd','force_train'}]
+    def before_batch(self):
+        self.began.append(everything(self.model))
+        self.lrs.append(self.opt.hypers[-1]['lr'])
+        self.batches.append(self.xb[0].sum().item())
+    def after_batch(self): self.nonzero = max(self.nonzero, *(int((p==0).logical_not().sum()) for p in [self.model.head.weight]))
+
+def watched(fit=fit):
+    "A `fit` that keeps a `Watch` of every round"
+    seen = []
+    def fit_and_watch(learn):
+        seen.append(Watch())
+        learn.add_cb(seen[-1])
+        fit(learn)
+    return fit_and_watch, seen
+
+# How much is pruned
+
+@pytest.mark.parametrize('prune', [20, 33.3, 50, 70])
+def test_counts_under_global_are_exact(prune):
+    found = search(prune=prune, fit=lambda learn: learn.fit(1))
+    left = [found.tickets[0].masks.n_weights]
+    for _ in range(3): left.append(left[-1]-round(prune/100*left[-1]))
+    assert [t.masks.n_kept for t in found.tickets]==left and found.tickets[0].masks.n_kept==left[0]
+    assert list(found.summary().density)==[t.masks.density for t in found.tickets]
+
+@pytest.mark.parametrize('rate', [None, 0, 10, 40])
+def test_counts_under_local_are_exact_and_the_last_layer_has_its_rate(rate):
+    found = search(method='local', final_layer_rate=rate, fit=lambda learn: learn.fit(1))
+    for k in found.tickets[0].masks:
+        n, r = found.tickets[0].masks[k].numel(), 20 if rate is None or k!='head.weight' else rate
+        for t in found.tickets:
+            assert int(t.masks[k].sum())==n, (k, t.meta['round'])
+            n -= round(r/100*n)
+
+def test_layers_may_collapse_where_that_is_allowed():
+    with pytest.warns(UserWarning, match='layer collapse'): kept = search(prune=90).tickets[3].masks
+    assert min(int(m.sum()) for m in kept.values())==1
+    assert search(prune=90, rounds=2, allow_collapse=True).tickets[2].masks.n_kept==round(.1*round(.1*kept.n_weights))
+
+def test_a_list_of_sparsities():
+    found = search(prune=(30, 60.5, 90), rounds=None)
+    n = found.tickets[0].masks.n_weights
+    assert [n-t.masks.n_kept for t in found.tickets]==[0, round(.3*n), round(.605*n), round(.9*n)]
+    assert [t.meta['prune'] for t in found.tickets]==[[], [30.], [30.,60.5], [30.,60.5,90.]]
+
+def test_one_shot_is_a_search_of_one_round():
+    found = search(rounds=1, prune=80)
+    n = found.tickets[0].masks.n_weights
+    assert [t.masks.n_kept for t in found.tickets]==[n, n-round(.8*n)]
+
+def test_units_add_up_over_the_rounds():
+    "Of 8 filters 20 % are 1.6: what does not make a whole filter in one round is not forgotten in the next"
+    def conv(): return Learner(dls(), nn.Sequential(nn.Conv2d(1,8,6), nn.Flatten(), nn.Linear(8,10)), loss_func=CrossEntropyLossFlat())
+    found = search(conv, lambda learn: learn.fit(1), rounds=6, granularity='filter', method='local', layers=['0'])
+    kept = [int(t.masks['0.weight'].flatten(1).any(1).sum()) for t in found.tickets]
+    asked = [288]
+    for _ in range(6): asked.append(asked[-1]-round(.2*asked[-1]))
+    assert kept==[math.ceil(o/36) for o in asked] and kept[-1]<4
+
+def test_pruned_stays_pruned():
+    tickets = search(rounds=4, criteria='movement').tickets
+    for a,b in zip(tickets, tickets[1:]):
+        for k in a.masks: assert not (b.masks[k] & ~a.masks[k]).any()
+
+# Where the weights go back to
+
+@pytest.mark.parametrize('rewind, step', [(0, 0), ('0', 0), ('0it', 0), (1, 4), ('1', 4), ('4it', 4), ('3it', 3), ('7it', 7)])
+def test_rewinding_bit_for_bit(rewind, step):
+    fit_, seen = watched()
+    tickets = search(fit=fit_, rewind=rewind).tickets
+    w_t = seen[0].began[step]
+    for r,t in enumerate(tickets):
+        assert not differing(t.state, masked(w_t, t.masks)) and not differing(t.whole, {k: w_t[k] for k in t.masks})
+        if r: assert not differing(seen[r].began[0], t.state)
+    assert w_t['stem.1.running_mean'].any()==(step>0) and w_t['seen']==step*8 # buffers, too
+    assert len({tuple(w.lrs) for w in seen})==1 and not any(w.opt_state for w in seen) # a schedule and an optimizer of its own
+
+def test_learning_rate_rewinding_keeps_the_weights():
+    fit_, seen = watched()
+    tickets = search(fit=fit_, rewind='lr').tickets
+    assert not differing(tickets[0].state, seen[0].began[0])
+    for r in range(1, 4):
+        before, now = tickets[r-1].trained, tickets[r]
+        assert not differing(now.state, masked(before, now.masks)) and not differing(seen[r].began[0], now.state)
+    assert now.state['seen']==3*2*32
+    assert len({tuple(w.lrs) for w in seen})==1 and not any(w.opt_state for w in seen)
+
+def test_rounds_are_trained_under_their_masks():
+    fit_, seen = watched()
+    for t,w in zip(search(fit=fit_, prune=60).tickets, seen):
+        assert not differing(t.trained, masked(t.trained, t.masks))
+        for state in w.began: assert not differing(state, masked(state, t.masks))
+
+@pytest.mark.parametrize('rewind, said', [(2, 'rewind=2: the training of a round has only 2 epochs'),
+    ('8it', "rewind='8it': the training of a round has only 8 steps")])
+def test_a_rewind_point_beyond_the_training(rewind, said):
+    fit_, seen = watched()
+    with pytest.raises(ValueError, match=said): search(fit=fit_, rewind=rewind)
+    assert not seen[0].began # nothing was trained
+
+def test_a_rewind_point_that_is_never_reached():
+    class Stop(Callback):
+        def after_epoch(self): raise CancelFitException
+    with pytest.raises(ValueError, match="rewind='6it': the training of a round has only 4 steps"): search(lambda: learner(cbs=Stop), rewind='6it')
+    found = search(lambda: learner(cbs=Stop), rewind='3it') # stopped before the recorder comes to it
+    assert [(o['epoch'], o['step']) for o in found.tickets[3].meta['rounds']]==[(0,4)]*4 and not len(found.table)
+
+# Criteria that need more than the trained weights
+
+def scored(criterion, r, tickets, init):
+    "The scores of round `r+1`, as the papers have them"
+    at = {'init': init, 'previous': tickets[r].state if r else init}
+    w = {k: tickets[r].trained[k] for k in tickets[r].masks}
+    if criterion=='movement': return {k: (t-at['init'][k]).abs() for k,t in w.items()}
+    if criterion=='updating_movement': return {k: (t-at['previous'][k]).abs() for k,t in w.items()}
+    return {k: t.abs() for k,t in w.items()}
+
+@pytest.mark.parametrize('rewind', [0, 1, 'lr'])
+@pytest.mark.parametrize('criterion', ['large_final', 'movement', 'updating_movement'])
+def test_the_lowest_scores_go(criterion, rewind):
+    fit_, seen = watched()
+    tickets = search(fit=fit_, criteria=criterion, rewind=rewind, prune=30).tickets
+    for r in range(3):
+        scores = scored(criterion, r, tickets, seen[0].began[0])
+        left = torch.cat([s[tickets[r].masks[k] & tickets[r+1].masks[k]] for k,s in scores.items()])
+        gone = torch.cat([s[tickets[r].masks[k] & ~tickets[r+1].masks[k]] for k,s in scores.items()])
+        assert gone.max()<=left.min() and len(gone)==round(.3*tickets[r].masks.n_kept)
+
+def test_a_criterion_that_needs_gradients(tmp_path):
+    a = search(criteria='taylor', dir=tmp_path/'a')
+    assert [t.masks.n_kept for t in a.tickets]==[t.masks.n_kept for t in search().tickets]
+    assert a.tickets[1].masks!=search().tickets[1].masks
+    search(criteria='taylor', rounds=1, dir=tmp_path/'b')
+    assert not different(a, search(criteria='taylor', dir=tmp_path/'b'))
+
+def test_rules_with_parameters_are_told_by_what_they_print():
+    assert search(rounds=1, criteria=large_init_large_final(alpha=2.)).tickets[1].meta['criterion']=='large_init_large_final(alpha=2.0)'
+
+# The same call, the same bits
+
+def test_the_same_seed_gives_the_same_bits_and_another_one_others():
+    a = search()
+    torch.manual_seed(99), np.random.seed(99), random.seed(99)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    b = search()
+    assert torch.equal(torch.get_rng_state(), before[0]) and (np.random.get_state()[1].tolist(), random.getstate())==before[1:]
+    assert not different(a, b)
+    assert differing(a.tickets[0].state, search(seed=1, rounds=1).tickets[0].state)
+
+def test_rounds_have_other_random_numbers():
+    fit_, seen = watched()
+    search(fit=fit_)
+    assert len({tuple(w.batches) for w in seen})==4
+
+def test_learners_that_share_their_data():
+    shared = dls()
+    a, b = [search(lambda: Learner(shared, Noisy(), loss_func=CrossEntropyLossFlat())) for _ in range(2)]
+    assert not different(a, b)
+
+def test_learners_that_share_seeded_data():
+    from lottery_nb.data import digits_dls
+    shared = digits_dls(bs=512).cpu()
+    def small(): return Learner(shared, nn.Sequential(nn.Flatten(), nn.Linear(64,10)))
+    a, b = [search(small, rounds=2) for _ in range(2)]
+    assert not different(a, b) and a.tickets[1].meta['data']==dict(loader='WholeDL', seed=0, n_train=1437, n_valid=360)
+
+# Stopped, and gone on with
+
+def grown(dir, **kwargs):
+    "The same search in calls for one more round each"
+    for r in range(1, 4): found = search(rounds=r, dir=dir, **kwargs)
+    return found
+
+@pytest.mark.parametrize('kwargs', [{}, dict(rewind='3it', criteria='movement'), dict(rewind='lr', criteria='updating_movement'),
+    dict(rewind=1, criteria='updating_movmag'),
+                                    dict(method='local', final_layer_rate=10, granularity='row', layers=nn.Linear), dict(seed=7, prune=60)], ids=str)
+def test_gone_on_with_is_never_stopped(kwargs, tmp_path):
+    whole = search(dir=tmp_path/'whole', **kwargs)
+    assert not different(whole, search(**kwargs)) # with a folder and without
+    assert not different(whole, grown(tmp_path/'grown', **kwargs)) and files(tmp_path/'whole')==files(tmp_path/'grown')
+    assert not different(whole, Search.load(tmp_path/'grown'))
+    before = files(tmp_path/'whole')
+    assert len(search(rounds=1, dir=tmp_path/'whole', **kwargs).tickets)==2 and files(tmp_path/'whole')==before
+
+def test_a_list_goes_on_with_a_longer_one(tmp_path):
+    whole = search(rounds=None, prune=[30,50,70], dir=tmp_path/'a')
+    search(rounds=None, prune=[30,50], dir=tmp_path/'b')
+    assert not different(whole, search(rounds=None, prune=[30,50,70], dir=tmp_path/'b')) and files(tmp_path/'a')==files(tmp_path/'b')
+    assert not different(whole, search(rounds=None, prune=[30,50,70], dir=tmp_path/'b'))
+    with pytest.raises(SearchError, match=r'prune: \[30.0, 50.0, 70.0\] → \[30.0, 60.0\]'): search(rounds=None, prune=[30,60], dir=tmp_path/'b')
+
+class Say(Callback):
+    "Tells a parent that waits for it how far it is, and does not hurry"
+    def after_batch(self):
+        if 'SEARCH_TOLD' in os.environ:
+            print(len(os.listdir(os.environ['SEARCH_TOLD'])), self.train_iter, flush=True)
+            time.sleep(.05)
+
+def telling(): return learner(cbs=Say)
+
+KILLED = '''
+import os, sys, torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[1])
+import test_search as t
+t.search(t.telling, rewind='3it', dir=os.environ['SEARCH_TOLD'])
+'''
+
+@pytest.mark.skipif(not hasattr(signal, 'SIGKILL'), reason='kills a process')
+def test_a_killed_process(tmp_path):
+    "Killed in the middle of a round, in a process of its own; what goes on, does so in this one"
+    child = subprocess.Popen([sys.executable, '-c', KILLED, str(Path(__file__).parent)], stdout=subprocess.PIPE, text=True,
+                             env={**os.environ, 'SEARCH_TOLD': str(tmp_path)})
+    try:
+        for line in child.stdout:
+            have, step = map(int, line.split())
+            if have>=4 and step==5: break # settings, table and two rounds
+        child.send_signal(signal.SIGKILL)
+    finally:
+        child.kill()
+        child.wait()
+    assert child.returncode==-signal.SIGKILL and _Folder(tmp_path).stored()==2
+    assert not different(search(telling, rewind='3it', dir=tmp_path), search(telling, rewind='3it'))
+
+def forked(f):
+    "Runs `f` in a child of this process, which has loaded everything already. Gives its process id"
+    pid = os.fork()
+    if pid: return pid
+    try: f()
+    finally: os._exit(0)
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='forks')
+@pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
+def test_killed_at_random_moments(tmp_path):
+    never, moments = search(rounds=4, dir=tmp_path/'never'), random.Random(0)
+    folder, kills = tmp_path/'killed', 0
+    start = time.monotonic()
+    search(rounds=4)
+    takes = time.monotonic()-start
+    for _ in range(60):
+        pid = forked(lambda: search(rounds=4, dir=folder))
+        time.sleep(moments.uniform(0, .7*takes))
+        os.kill(pid, signal.SIGKILL)
+        kills += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])==-signal.SIGKILL
+        if folder.exists() and _Folder(folder).stored()==5: break
+    assert kills
+    assert not different(search(rounds=4, dir=folder), never) and files(folder)==files(tmp_path/'never')
+
+def test_killed_while_a_file_is_written(tmp_path):
+    "Half written files of a process that is gone are swept away by the next"
+    search(rounds=1, dir=tmp_path/'d')
+    for name in ('round_02.safetensors', 'settings.json', 'table.csv'): (tmp_path/'d'/f'.{name}.{"0"*32}').write_bytes(b'half')
+    (tmp_path/'d'/'.notes').write_text('mine')
+    search(dir=tmp_path/'d')
+    search(dir=tmp_path/'e')
+    assert files(tmp_path/'d')==files(tmp_path/'e') | {'.notes': b'mine'}
+
+@pytest.fixture
+def ctrl_c():
+    "Ctrl-C as it is in a terminal: a shell's background jobs ignore it"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+def test_ctrl_c_leaves_the_finished_rounds(ctrl_c, tmp_path):
+    never = search()
+    class Interrupt(Callback):
+        def after_batch(self):
+            if self.train_iter==6 and len(calls)==3: os.kill(os.getpid(), signal.SIGINT)
+    calls = []
+    def interrupted(learn):
+        calls.append(learn)
+        learn.add_cb(Interrupt())
+        fit(learn)
+    for dir in (None, tmp_path):
+        calls.clear()
+        with pytest.raises(KeyboardInterrupt) as e: search(fit=interrupted, dir=dir)
+        assert len(e.value.search.tickets)==2 and '2 finished rounds' in e.value.__notes__[0] and (dir is None or str(dir) in e.value.__notes__[0])
+        assert e.value.search.table.equals(never.table[never.table['round']<2])
+    assert not different(e.value.search, Search.load(tmp_path))
+    assert not different(search(fit=interrupted, dir=tmp_path), never) # the fourth call and those after it are let alone
+
+def test_any_other_error_leaves_the_finished_rounds_too(tmp_path):
+    calls = []
+    def failing(learn):
+        calls.append(learn)
+        if len(calls)==3: raise RuntimeError('out of memory')
+        fit(learn)
+    with pytest.raises(RuntimeError, match='out of memory') as e: search(fit=failing, dir=tmp_path)
+    assert len(e.value.search.tickets)==2
+    assert not different(search(fit=failing, dir=tmp_path), search())
+
+def test_weights_that_are_not_finite_are_said(tmp_path):
+    def diverging(learn): learn.fit(1, lr=1e30)
+    with pytest.raises(ValueError, match='NaN or infinity') as e: search(fit=diverging, dir=tmp_path)
+    assert len(e.value.search.tickets)==1
+    values = Search.load(tmp_path).table.set_index('metric').value
+    assert not math.isfinite(values['valid_loss']) and Search.load(tmp_path).table.equals(e.value.search.table)
+
+# Other settings
+
+def one_more(learn): learn.fit_one_cycle(3, 1e-2)
+def bigger():
+    learn = learner()
+    learn.model.head = nn.Linear(4,12)
+    return learn
+
+changes = [(dict(prune=30), 'prune: 20.0 → 30.0'), (dict(prune=[20,30,40], rounds=None), r'prune: 20.0 → \[20.0, 30.0, 40.0\]'),
+    (dict(seed=1), 'seed: 0 → 1'),
+    (dict(rewind=1), 'rewind: 0 → 1'), (dict(rewind='1it'), 'rewind: 0 → 1it'), (dict(rewind='lr'), 'rewind: 0 → lr'),
+    (dict(method='local'), 'method: global → local'),
+    (dict(granularity='layer'), 'granularity: weight → layer'), (dict(criteria='random'), 'criteria: large_final → random_scores'),
+    (dict(layers=nn.Linear), r'layers: .*grouped'), (dict(allow_collapse=True), 'allow_collapse: false → true'),
+    (dict(method='local', final_layer_rate=10), 'final_layer_rate: null → 10.0'),
+    (dict(fit=one_more), 'fit: fit_one_cycle 2 0.01 → fit_one_cycle 3 0.01'),
+    (dict(fit=lambda learn: learn.fit(2, 1e-2)), 'fit: fit_one_cycle 2 0.01 → fit 2 0.01'),
+    (dict(fit=functools.partial(Learner.fit, n_epoch=2)), 'fit: fit_one_cycle'),
+    (dict(learner=bigger), r'model: head.weight: \(10, 4\) in the stored one, \(12, 4\)')]
+
+@pytest.fixture(scope='module')
+def stored(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('search')/'stored'
+    search(dir=folder)
+    return folder
+
+@pytest.mark.parametrize('changed, said', changes, ids=[said for _,said in changes])
+def test_other_settings_are_refused(changed, said, stored):
+    before = files(stored)
+    never = changed.get('fit') or (lambda learn: pytest.fail('trained'))
+    with pytest.raises(SearchError, match=said) as e: search(**{'dir': stored, 'fit': fit, **changed, **({'fit': never} if 'fit' in changed else {})})
+    assert 'holds 4 rounds of a search with other settings' in str(e.value) and 'force=True' in str(e.value)
+    assert files(stored)==before
+
+def test_all_differences_are_shown_and_only_these(stored):
+    with pytest.raises(SearchError) as e: search(dir=stored, seed=3, rewind=1)
+    assert str(e.value).splitlines()[1:-1]==['  rewind: 0 → 1', '  seed: 0 → 3'] or str(e.value).splitlines()[1:-1]==['  seed: 0 → 3', '  rewind: 0 → 1']
+
+def test_the_numbers_that_a_function_takes_from_outside(tmp_path):
+    def make(epochs): return lambda learn: learn.fit(epochs)
+    search(fit=make(1), rounds=1, dir=tmp_path)
+    with pytest.raises(SearchError, match='fit: fit epochs epochs=1 → fit epochs epochs=2'): search(fit=make(2), rounds=1, dir=tmp_path)
+    search(fit=make(1), rounds=2, dir=tmp_path)
+
+def test_functions_of_every_kind_can_be_told_apart():
+    class Maker:
+        n = 2
+        def make(self, learn): learn.fit(3)
+        def __call__(self, learn): learn.fit(1)
+    def wait(learn): return later(learn)
+    assert _told(Maker().make)=='fit 3' and _told(Maker())==_told(Maker) and 'Maker' in _told(Maker) and _told(print)=='print' and _told(wait)=='later'
+    later = None # noqa: F841
+    assert _told(functools.partial(Learner.fit, n_epoch=2))!=_told(functools.partial(Learner.fit, n_epoch=3))
+    assert _told(lambda learn: learn.fit(1, lr=.1))!=_told(lambda learn: learn.fit(1, wd=.1))
+    assert _told(lambda learn: learn in {'a','b'})==_told(lambda learn: learn in {'b','a'})
+    assert 'at 0x' not in _told(lambda learn: (lambda o: o.fit(7))(learn)) and 'fit 7' in _told(lambda learn: (lambda o: o.fit(7))(learn))
+
+def test_force_begins_anew_and_deletes_nothing_else(tmp_path):
+    search(dir=tmp_path, criteria='movement')
+    for o in ('mine.txt', 'round_mine.safetensors'): (tmp_path/o).write_text('mine')
+    new = search(rounds=1, prune=50, dir=tmp_path, force=True)
+    assert sorted(os.listdir(tmp_path))==['mine.txt', 'round_00.safetensors', 'round_01.safetensors', 'round_mine.safetensors', 'settings.json', 'table.csv']
+    assert not different(new, search(rounds=1, prune=50)) and not different(new, Search.load(tmp_path))
+
+def test_settings_of_which_nothing_came_are_replaced(tmp_path):
+    with pytest.raises(ValueError, match='rewind=9'): search(rewind=9, dir=tmp_path)
+    assert len(Search.load(tmp_path).tickets)==0
+    assert not different(search(dir=tmp_path), search())
+
+def test_other_versions_are_warned_of(tmp_path, monkeypatch):
+    search(rounds=1, dir=tmp_path)
+    now = lottery_nb.search._versions()
+    monkeypatch.setattr(lottery_nb.search, '_versions', lambda: {**now, 'torch': '9.9'})
+    search(rounds=1, dir=tmp_path) # nothing is trained, so there is nothing to warn of
+    with pytest.warns(UserWarning, match=f"torch {re.escape(now['torch'])} → 9.9"): search(rounds=2, dir=tmp_path)
+
+# Damaged folders
+
+@pytest.fixture
+def copied(stored, tmp_path): return Path(shutil.copytree(stored, tmp_path/'copied'))
+
+@pytest.mark.parametrize('how', ['cut', 'empty', 'flipped', 'foreign'])
+@pytest.mark.parametrize('name', ['round_00.safetensors', 'round_02.safetensors', 'round_03.safetensors', 'settings.json'])
+def test_damaged_files_are_named(name, how, copied):
+    data = (copied/name).read_bytes()
+    flipped = bytes([*data[:1], data[1] ^ 255, *data[2:]]) if name=='settings.json' else data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]
+    (copied/name).write_bytes(dict(cut=data[:len(data)//2], empty=b'', flipped=flipped, foreign=b'[1, 2]')[how])
+    before = files(copied)
+    for load in (lambda: search(dir=copied), lambda: search(dir=copied, rounds=5), lambda: Search.load(copied)):
+        with pytest.raises((SearchError, TicketError), match=name): load()
+    assert files(copied)==before
+
+def test_a_damaged_or_lost_table_is_written_anew(copied):
+    before = files(copied)
+    for data in (b'', b'\xff\x00'):
+        (copied/'table.csv').write_bytes(data)
+        search(dir=copied)
+        assert files(copied)==before
+    (copied/'table.csv').unlink()
+    search(dir=copied)
+    assert files(copied)==before
+
+def test_missing_files_are_named(copied):
+    (copied/'round_01.safetensors').rename(copied/'kept')
+    with pytest.raises(SearchError, match='round_01.safetensors: missing, but there are later rounds'): search(dir=copied)
+    (copied/'kept').rename(copied/'round_01.safetensors')
+    (copied/'settings.json').unlink()
+    with pytest.raises(SearchError, match='settings.json: missing'): search(dir=copied)
+    with pytest.raises(FileNotFoundError): Search.load(copied/'nothing')
+
+def test_the_first_weights_are_missed_and_checked_where_they_are_needed(tmp_path):
+    never = search(criteria='movement', dir=tmp_path/'d')
+    search(criteria='movement', rounds=1, dir=tmp_path/'e')
+    first = tmp_path/'e'/'init.safetensors'
+    data = first.read_bytes()
+    sp = Sparsifier(bigger().model)
+    for spoil in (lambda: first.write_bytes(data[:-1]), first.unlink, lambda: Ticket(sp.masks, everything(sp.model)).save(first)):
+        spoil()
+        with pytest.raises((SearchError, TicketError), match='init.safetensors'): search(criteria='movement', dir=tmp_path/'e')
+    first.write_bytes(data)
+    assert not different(search(criteria='movement', dir=tmp_path/'e'), never)
+
+@pytest.mark.parametrize('other', [dict(seed=1), dict(prune=30), dict(fit=lambda learn: learn.fit(1)),
+    dict(learner=bigger)], ids=['seed', 'prune', 'fit', 'learner'])
+def test_a_round_of_another_search_is_found_out(other, copied, tmp_path):
+    search(dir=tmp_path/'other', **other)
+    shutil.copy(tmp_path/'other'/'round_02.safetensors', copied)
+    with pytest.raises(SearchError, match='round_02.safetensors: a ticket of another search'): search(dir=copied)
+
+def test_a_ticket_of_another_making_is_no_round(copied):
+    sp = Sparsifier(Noisy())
+    Ticket(sp.masks, everything(sp.model)).save(copied/'round_03.safetensors')
+    with pytest.raises(SearchError, match='round_03.safetensors: a ticket of another search'): search(dir=copied)
+
+# Folders that cannot be written to
+
+@pytest.fixture
+def readonly():
+    "Makes a folder read-only, also for root, who then is nobody for a while"
+    made = Path(tempfile.mkdtemp())
+    made.chmod(0o755)
+    yield made
+    if os.geteuid()!=os.getuid(): os.seteuid(os.getuid())
+    for o in [made, *made.rglob('*')]: o.chmod(0o755)
+    shutil.rmtree(made)
+
+def lock_out(folder):
+    for o in [*folder.rglob('*'), folder]: o.chmod(0o555 if o.is_dir() else 0o444)
+    if os.getuid()==0: os.seteuid(65534)
+
+@pytest.mark.skipif(not hasattr(os, 'seteuid'), reason='changes the user')
+def test_a_read_only_folder_is_said_at_the_start(readonly):
+    search(rounds=1, dir=readonly/'old')
+    (readonly/'new').mkdir()
+    lock_out(readonly)
+    def never(learn): pytest.fail('trained')
+    for dir in (readonly/'new', readonly/'none'):
+        with pytest.raises(PermissionError, match=str(dir)): search(fit=never, dir=dir)
+    with pytest.raises(PermissionError, match='old'): search(rounds=2, dir=readonly/'old')
+    assert len(search(rounds=1, dir=readonly/'old').tickets)==2 and len(Search.load(readonly/'old').tickets)==2 # what is there can be read
+
+@pytest.fixture
+def limit():
+    "A function that limits the size of files"
+    resource = pytest.importorskip('resource')
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda n: resource.setrlimit(resource.RLIMIT_FSIZE, (limits[0] if n is None else n, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+linux = pytest.mark.skipif(not sys.platform.startswith('linux'), reason='sets a limit to the size of files')
+
+@linux
+def test_too_little_room_is_said_at_the_start(limit, tmp_path):
+    def never(learn): pytest.fail('trained')
+    limit(10_000)
+    with pytest.raises(OSError, match=f'cannot be stored here.*{tmp_path}'): search(fit=never, dir=tmp_path)
+    assert os.listdir(tmp_path)==[]
+
+def test_a_disk_that_is_too_full_is_said_at_the_start(tmp_path, monkeypatch):
+    def never(learn): pytest.fail('trained')
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(10**6, 10**6, 1000))
+    with pytest.raises(OSError, match='the rounds to come need') as e: search(fit=never, dir=tmp_path)
+    assert e.value.errno==errno.ENOSPC and os.listdir(tmp_path)==[]
+
+@linux
+def test_a_disk_that_fills_up_loses_no_finished_round(limit, tmp_path):
+    calls = []
+    def filling(learn):
+        calls.append(learn)
+        fit(learn)
+        if len(calls)==3: limit(1000)
+    with pytest.raises(OSError) as e: search(fit=filling, dir=tmp_path)
+    limit(None)
+    assert len(e.value.search.tickets)==3 and len(Search.load(tmp_path).tickets)==2 # the one that could not be stored is not lost either
+    assert not any(o.startswith('.') for o in os.listdir(tmp_path))
+    assert not different(search(fit=filling, dir=tmp_path), search())
+
+def test_one_search_in_a_folder(tmp_path):
+    pytest.importorskip('fcntl')
+    with _locked(tmp_path):
+        with pytest.raises(SearchError, match='another search is running in this folder'):
+            with _locked(tmp_path, patience=.2): pass
+    with _locked(tmp_path): pass
+
+# Bad input
+
+def shared():
+    model = Noisy()
+    return lambda: Learner(dls(), model, loss_func=CrossEntropyLossFlat())
+
+def pruning(): return learner(cbs=SparsifyCallback(50, 'weight', 'global', large_final, 'one_shot'))
+def empty(): return Learner(DataLoaders(DataLoader(train[:4], bs=8, drop_last=True), DataLoader(valid)), Noisy(), loss_func=CrossEntropyLossFlat())
+def without_layers(): return Learner(dls(), nn.BatchNorm2d(1), loss_func=CrossEntropyLossFlat())
+
+bad = [(dict(rounds=0), ValueError, 'rounds=0: expected a whole number of at least 1'), (dict(rounds=1.5), TypeError, 'rounds=1.5'),
+    (dict(rounds='3'), TypeError, "rounds='3'"),
+    (dict(prune=0), ValueError, 'prune=0: expected more than 0'), (dict(prune=100), ValueError, 'prune=100'), (dict(prune=-5), ValueError, 'prune=-5'),
+    (dict(prune='20'), TypeError, "prune='20'"), (dict(prune=None), TypeError, 'prune=None'), (dict(prune=math.nan), ValueError, 'prune=nan'),
+    (dict(prune=[], rounds=None), ValueError, 'prune='), (dict(prune=[50,40,60]), ValueError, 'expected sparsities that rise'),
+    (dict(prune=[0,40,60]), ValueError, 'prune='),
+    (dict(prune=[50,120,130]), ValueError, 'prune=120'), (dict(prune=[50,60]), ValueError, 'rounds=3: expected 2'),
+    (dict(prune=[10,True,60]), TypeError, 'prune=True'),
+    (dict(rewind=-1), ValueError, 'rewind=-1: expected an epoch'), (dict(rewind='5 it'), ValueError, "rewind='5 it'"),
+    (dict(rewind=1.), TypeError, 'rewind=1.0'),
+    (dict(rewind=True), TypeError, 'rewind=True'), (dict(rewind=None), TypeError, 'rewind=None'), (dict(rewind='-1it'), ValueError, "rewind='-1it'"),
+    (dict(rewind='٣'), ValueError, 'rewind='), (dict(rewind='9'*30), ValueError, 'rewind='),
+    (dict(granularity='pixel'), ValueError, "granularity='pixel'"), (dict(granularity='filter'), ValueError, "granularity='filter'"),
+    (dict(method='both'), ValueError, "method='both'"),
+    (dict(criteria='largest'), ValueError, "criteria='largest'"), (dict(criteria=abs), TypeError, 'criteria='),
+    (dict(layers='tail'), ValueError, "layers='tail'"),
+    (dict(final_layer_rate=10), ValueError, "final_layer_rate=10: expected method='local'"),
+    (dict(final_layer_rate=100, method='local'), ValueError, 'final_layer_rate=100'),
+    (dict(final_layer_rate='10', method='local'), TypeError, "final_layer_rate='10'"),
+    (dict(seed=-1), ValueError, 'seed=-1'), (dict(seed=1.), TypeError, 'seed=1.0'), (dict(seed=None), TypeError, 'seed=None'),
+    (dict(dir=5), TypeError, 'dir=5'),
+    (dict(fit=5), TypeError, 'fit=5: expected a function of a Learner'), (dict(fit=None), TypeError, 'fit=None'),
+    (dict(learner=None), TypeError, 'learner=NoneType'),
+    (dict(learner=learner()), TypeError, 'learner=Learner: expected a function'),
+    (dict(learner=Noisy), TypeError, 'learner: expected a function that gives a Learner, it gave Noisy'),
+    (dict(learner=shared()), ValueError, 'learner: .* it gave the same one twice'), (dict(learner=pruning), ValueError, 'without a SparsifyCallback'),
+    (dict(learner=empty), ValueError, 'learner: expected training data'), (dict(learner=without_layers), ValueError, 'no prunable weights')]
+
+@pytest.mark.parametrize('given, error, said', bad, ids=[f'{said}' for *_,said in bad])
+def test_bad_input_is_said_before_anything_is_trained(given, error, said, tmp_path):
+    def never(learn): pytest.fail('trained')
+    with pytest.raises(error, match=said): search(**{'fit': never, 'dir': tmp_path/'d', **given})
+    assert not (tmp_path/'d').exists()
+
+def test_a_fraction_is_warned_of():
+    with pytest.warns(UserWarning, match='prune=0.2 means 0.2 percent'): search(prune=.2, rounds=1)
+
+def test_a_fit_that_trains_nothing():
+    with pytest.raises(ValueError, match='fit: .* it has trained nothing'): search(fit=lambda learn: learn.validate())
+
+def test_a_folder_that_is_a_file(tmp_path):
+    (tmp_path/'f').write_text('mine')
+    with pytest.raises(OSError, match='f'): search(dir=tmp_path/'f')
+
+# Any function that trains
+
+def test_a_fit_of_several_trainings():
+    def several(learn):
+        learn.lr_find(num_it=20, show_plot=False)
+        learn.validate()
+        learn.fit(1)
+        learn.get_preds()
+        learn.fit_one_cycle(2)
+    fit_, seen = watched(several)
+    found = search(fit=fit_, rewind=0, rounds=2)
+    assert list(found.summary().epoch)==[3]*3 and list(found.summary().step)==[12]*3
+    w_0 = seen[0].began[0] # that of the first batch, which is the learning-rate finder's; it puts back what a state_dict has
+    assert not differing(*[{k: o[k] for k in Noisy().state_dict()} for o in (found.tickets[0].state, w_0)])
+    for t in found.tickets: assert not differing(t.trained, masked(t.trained, t.masks))
+
+def test_fine_tuning_of_a_part():
+    def split(m): return [list(m.stem.parameters()) + list(m.grouped.parameters()), [*m.up.parameters(), m.scale, *m.head.parameters()]]
+    def frozen():
+        learn = learner(splitter=split)
+        learn.freeze()
+        return learn
+    found = search(frozen, lambda learn: learn.fine_tune(1, freeze_epochs=1), rounds=2)
+    assert list(found.summary().step)==[8]*3
+    for t in found.tickets[1:]: assert not differing(t.state, masked(found.tickets[0].state, t.masks))
+
+def test_callbacks_of_the_learner(tmp_path):
+    "The trained weights are those that the training ends with, here the best ones"
+    def saving(): return learner(path=tmp_path, cbs=SaveModelCallback(monitor='valid_loss'))
+    found = search(saving, lambda learn: learn.fit(4, lr=.3), rounds=2)
+    for t in found.tickets:
+        assert not differing(t.trained, masked(t.trained, t.masks))
+        again = learner()
+        t.trained_into(again.model)
+        with again.no_bar(): loss = again.validate()[0]
+        of = found.table.query(f"metric=='valid_loss' and round=={t.meta['round']}")
+        assert math.isclose(loss, of.value.min(), rel_tol=1e-5)
+        assert of.early_stop.unique().tolist()==[of.step[of.value.idxmin()]]
+
+def test_a_learner_without_recorder_and_bar():
+    bare = functools.partial(learner, default_cbs=False)
+    from fastai.callback.core import TrainEvalCallback
+    found = search(lambda: bare(cbs=TrainEvalCallback), rounds=1)
+    assert len(found.table)==0 and 'nothing was measured' in repr(found) and found.tickets[1].meta['rounds'][1]['step']==8
+    with pytest.raises(ValueError, match='expected one that was measured: none was'): found.best()
+
+# What comes back
+
+def test_the_table_is_what_the_recorder_measured():
+    values = []
+    def noting(learn):
+        fit(learn)
+        values.append([list(o) for o in learn.recorder.values])
+    found = search(fit=noting)
+    df = found.table
+    assert list(df)==['round','density','epoch','step','metric','value','early_stop'] and not df.isna().any(axis=None)
+    wide = df.pivot(index=['round','epoch','step'], columns='metric', values='value')[['train_loss','valid_loss','accuracy']]
+    assert wide.values.tolist()==[row for rows in values for row in rows] and list(wide.index)==[(r,e,4*e) for r in range(4) for e in (1,2)]
+    for r,rows in enumerate(values):
+        assert (df[df['round']==r].early_stop==4*(1+int(np.argmin([o[1] for o in rows])))).all()
+        note = found.tickets[3].meta['rounds'][r]
+        assert (note['round'], note['epoch'], note['step'], note['accuracy'])==(r, 2, 8, rows[-1][2]) and note['density']==found.tickets[r].masks.density
+
+def test_the_stored_table_reads_as_the_same(stored):
+    df = pd.read_csv(stored/'table.csv', dtype=dict(early_stop='Int64'))
+    pd.testing.assert_frame_equal(df, Search.load(stored).table, check_dtype=False, check_exact=True)
+
+def test_a_ticket_tells_its_search():
+    meta = search(rewind=1, method='local', final_layer_rate=10, layers=nn.Linear).tickets[2].meta
+    told = dict(arm='ticket', round=2, seed=0, prune=20., rewind=1, rewind_epoch=1, final_layer_rate=10., method='local', granularity='weight',
+                criterion='large_final', layers=['head.weight'])
+    assert {k: meta[k] for k in told}==told and len(meta['rounds'])==3 and set(meta['versions'])=={'python','lottery_nb','torch','fastai'}
+    assert meta['shapes']=={k: list(t.shape) for k,t in named_tensors(Noisy()).items()} and json.loads(json.dumps(meta))==meta
+
+def test_tickets_have_their_controls():
+    found = search(rewind=1)
+    t = found.tickets[2]
+    assert t.shuffle(seed=1).masks.n_kept==t.masks.n_kept and t.dense().masks.n_kept==t.masks.n_weights
+    assert not differing({k: v for k,v in t.dense().state.items()}, found.tickets[0].state)
+
+def table(*values, metric='accuracy', rounds=None, density=None):
+    "A search made by hand, whose tickets are texts"
+    rounds, density = rounds or range(len(values)), density or [100*.8**i for i in range(len(values))]
+    rows = [(r, d, e, 4*e, metric, v if e==2 else 0., 4) for r,d,v in zip(rounds, density, values) for e in (1,2)]
+    columns = ['round', 'density', 'epoch', 'step', 'metric', 'value', 'early_stop']
+    return Search([f'ticket {r}' for r in range(max(rounds)+1)], pd.DataFrame(rows, columns=columns))
+
+@pytest.mark.parametrize('values, kwargs, expected', [((.9,.95,.93), {}, 1), ((.95,.95,.93), {}, 1), ((.99,.95,.93), {}, 0), ((.9,math.nan,.93), {}, 2),
+    ((.9,math.nan), {}, 0),
+    ((.5,.2,.3), dict(metric='valid_loss'), 1), ((.5,.2,.2), dict(metric='error_rate'), 2), ((.5,.2,.3), dict(metric='mse', lower_is_better=True), 1),
+    ((.5,.2,.3), dict(metric='mse'), 0),
+    ((.5,.2,.3), dict(metric='valid_loss', lower_is_better=False), 0)])
+def test_the_best(values, kwargs, expected):
+    how = {'metric': 'accuracy', **kwargs}
+    assert table(*values, metric=how['metric']).best(**how)==f'ticket {expected}'
+
+@pytest.mark.parametrize('values, kwargs, expected', [((.9,.95,.93), {}, 2), ((.9,.95,.89), {}, 1), ((.9,.89,.9), {}, 2), ((.9,.89,.88), {}, None),
+    ((.9,), {}, None),
+    ((.9,.89,.88), dict(tolerance=.01), 1), ((.98,.97,.96), dict(tolerance=.02), 2), ((.9,math.nan), dict(tolerance=1), None), ((math.nan,.9), {}, None),
+    ((.9,.5), dict(tolerance=math.inf), 1),
+    ((.3,.2,.31), dict(metric='valid_loss'), 1), ((.3,.31,.4), dict(metric='valid_loss', tolerance=.01), 1), ((3,2,4),
+    dict(metric='mae', lower_is_better=True), 1)])
+def test_the_sparsest_that_matches(values, kwargs, expected):
+    how = {'metric': 'accuracy', **kwargs}
+    assert table(*values, metric=how['metric']).matching(**how)==(None if expected is None else f'ticket {expected}')
+
+def test_the_sparsest_is_the_one_with_the_fewest_weights():
+    assert table(.9, .9, .9, density=[100, 20, 50]).matching()=='ticket 1' and table(.9, .9, .9, density=[100, 20, 20]).best()=='ticket 2'
+
+@pytest.mark.parametrize('tolerance, error', [(-.1, ValueError), (math.nan, ValueError), ('1', TypeError), (None, TypeError), (True, TypeError)])
+def test_bad_tolerances(tolerance, error):
+    with pytest.raises(error, match='tolerance='): table(.9, .9).matching(tolerance=tolerance)
+
+def test_metrics_that_were_not_measured():
+    for f in (Search.best, Search.matching, Search.plot):
+        for metric in ('f1', 'density', 'step'):
+            with pytest.raises(ValueError, match=f"metric='{metric}': expected one that was measured: accuracy"): f(table(.9, .9), metric)
+    with pytest.raises(ValueError, match='NaN in every round'): table(math.nan, math.nan).best()
+    with pytest.raises(ValueError, match='the dense round'): table(.9, .9, rounds=[1,2]).matching()
+    with pytest.raises(ValueError, match='none was'): Search([]).best()
+    assert repr(Search([]))=='Search(no round is finished)' and len(Search([]).table)==0
+
+def test_the_picture():
+    ax = table(.9, .95, .93).plot(color='red', label='mine')
+    assert ax.get_xscale()=='log' and ax.xaxis_inverted() and ax.lines[0].get_label()=='mine'
+    assert list(ax.lines[0].get_ydata())==[.9, .95, .93] and set(ax.lines[1].get_ydata())=={.9}
+    assert table(.8, .7).plot(ax=ax) is ax and len(ax.lines)==4 and ax.xaxis_inverted()
+    assert len(table(*[.9]*40).plot().get_xticks())<=9
+    assert list(table(.9, .8).plot('early_stop').lines[0].get_ydata())==[4, 4]
+
+def test_progress(capfd):
+    search(rounds=1)
+    assert capfd.readouterr().out==''
+    search(rounds=1, progress=True)
+    shown = capfd.readouterr().out
+    assert 'round 0/1, 100.0 % kept' in shown and 'round 1/1, 80.' in shown and 'accuracy 0.' in shown and '[2/4' in shown
