@@ -6,6 +6,7 @@ import inspect, re
 from importlib import import_module
 from pathlib import Path
 import nbformat
+from bs4 import BeautifulSoup
 from fastcore.ansi import strip_ansi
 from fastcore.docments import DocmentTbl, ShowDocRenderer
 from lottery_nb._modidx import d as exported
@@ -19,6 +20,7 @@ from nbdev.showdoc import show_doc
 PROCS = [populate_language, add_show_docs, strip_stream, hide_line, rm_header_dash, rm_export, clean_magics, hide_]
 TEXTS = {'benchmarks/overhead.md': 'benchmarks.md', 'CHANGELOG.md': 'changelog.md', 'CONTRIBUTING.md': 'contributing.md'} # pages that are no notebooks
 CODE = re.compile(r'(^ *```.*?^ *```[^\n]*$|`[^`\n]+`)', re.M | re.S) # blocks and spans of code: they are left as they are
+NAME = re.compile(r'^ *```.*?^ *```[^\n]*$|^#[^\n]*$|\[`[^`\n]+`\]|(?P<name>`[^`\n]+`)', re.M | re.S)
 LINK = re.compile(r'(\]\(|\b(?:src|href)=")(?!\w+:|[#/])([^)\s"#]+)')
 
 def page(
@@ -44,12 +46,8 @@ class Names:
         return f'[{code}]({url})' if url else code
 
     def __call__(self, text):
-        "`text` with links, headings and blocks of code as they are"
-        out = []
-        for i,part in enumerate(CODE.split(text)):
-            heading = out and re.search(r'(^|\n)#[^\n]*$', ''.join(out))
-            out.append(self.link(part) if i%2 and not heading and not part.lstrip().startswith('```') and not ''.join(out).endswith('[') else part)
-        return ''.join(out)
+        "`text` with links; headings, links and blocks of code stay as they are"
+        return NAME.sub(lambda m: self.link(m[0]) if m['name'] else m[0], text)
 
 # What is exported
 
@@ -88,6 +86,7 @@ class Described(ShowDocRenderer):
         table = str(DocmentTbl(self.function))
         rows = [o for o in table.splitlines() if not o.startswith(('| self ','| cls '))]
         if len(rows)<3: return ''
+        if rows[-1].startswith('| **Returns**'): rows[-1] = '| **Returns**' + rows[-1].removeprefix('| **Returns**').replace('**', '')
         text = '\n'.join(rows).replace('| NoneType |', '|  |') # a default of None says nothing about the type
         return re.sub(r'\b(?:lottery_nb|fastai|torch|pandas|numpy|pathlib)\.(?:\w+\.)*(?=\w)', '', text)
 
@@ -123,11 +122,22 @@ def relink(text, names):
         return m[1] + TEXTS.get(target.removeprefix('../'), target)
     return names(''.join(part if i%2 else LINK.sub(moved, part) for i,part in enumerate(CODE.split(text))))
 
+def is_text(cell): return not re.fullmatch(r'[\W\d_]*|nan|None|True|False|.*\d.*', cell.text.strip()) or len(cell.text)>40
+
+def align(table):
+    "Marks the columns that hold words: they are read from the left, the others are numbers"
+    rows = [row.find_all(['th','td'], recursive=False) for row in table.select('thead tr, tbody tr')]
+    for column in zip(*rows) if len({len(o) for o in rows})==1 else []:
+        if any(is_text(o) for o in column if o.name=='td'):
+            for o in column: o['class'] = 'text'
+
 def clean_html(text):
     "A table as the site draws it: without the styles and widths that came with it"
-    text = re.sub(r'<style.*?</style>|<progress.*?</progress>', '', text, flags=re.S)
-    text = re.sub(r' (?:border|style)="[^"]*"', '', text)
-    return text.strip()
+    soup = BeautifulSoup(text, 'html.parser')
+    for o in soup.select('style, progress'): o.decompose()
+    for o in soup.select('[style], [border]'): del o['style'], o['border']
+    for o in soup.select('table'): align(o)
+    return str(soup).strip()
 
 def outputs(cell):
     "What a cell has shown, each output in the one form that reads best"
@@ -145,7 +155,7 @@ def off(cell, name): return cell.directives_.get(name, '').strip().lower()=='fal
 
 def code_cell(cell):
     "A code cell with its directives as tags and metadata"
-    tags = [tag for tag,yes in {'remove-input': off(cell, 'echo'), 'hide-input': cell.directives_.get('code-fold')=='true'}.items() if yes]
+    tags = [tag for tag,yes in {'remove-input': off(cell, 'echo'), 'hide-input': 'code-fold' in cell.directives_ and not off(cell, 'code-fold')}.items() if yes]
     meta = dict(tags=tags)
     if (alt:=cell.directives_.get('fig-alt')): meta['mystnb'] = dict(image=dict(alt=alt.strip().strip('"')))
     return nbformat.v4.new_code_cell(cell.source.strip(), id=cell.id, metadata=meta, outputs=[] if off(cell, 'output') else list(outputs(cell)))
