@@ -16,6 +16,7 @@ extensions = ['myst_nb', 'sphinx.ext.viewcode', 'sphinx_copybutton']
 
 html_theme = 'furo'
 html_title = project
+html_favicon = '_static/mask.svg'
 html_static_path = ['_static']
 html_css_files = ['site.css']
 html_js_files = ['site.js']
