@@ -23,8 +23,9 @@ def test_every_cell_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv('LOTTERY_NB_QUICK', str(out))
     copy = shutil.copytree(folder, tmp_path/'tutorials', ignore=shutil.ignore_patterns('tickets'))/path.name
     tutorials.run(copy, train=True)
-    assert not [c.source for c in cells(copy) for o in c.outputs if o.output_type=='error']
-    assert {o.name for o in (tmp_path/'tutorials').rglob('*')}=={o.name for o in folder.rglob('*') if 'tickets' not in o.parts}, 'files not in LOTTERY_NB_QUICK'
+    before,after = ({o.relative_to(d): o.read_bytes() for o in d.rglob('*') if o.is_file() and 'tickets' not in o.parts and o.name!=path.name}
+                    for d in (folder, tmp_path/'tutorials'))
+    assert after==before, 'files that are not in LOTTERY_NB_QUICK'
 
 @pytest.mark.parametrize('path', notebooks, ids=lambda o: o.stem)
 def test_tutorials_show_what_came_out(path):
@@ -32,6 +33,10 @@ def test_tutorials_show_what_came_out(path):
     for c in cells(path):
         if re.search(r'^learn\.fit\(|plt\.show\(\)$', c.source, re.M) and 'no_bar' not in c.source: assert c.outputs, c.source
         for o in c.outputs: assert o.output_type!='error' and not (o.output_type=='stream' and o.name=='stderr'), c.source
+
+def test_every_training_has_its_record():
+    called = [name for c in cells(folder/'01_imagenette.ipynb') for name in re.findall(r"^record\('(\w+)'", c.source, re.M)]
+    assert sorted(called)==[o.stem for o in records] and called
 
 @pytest.mark.parametrize('path', records, ids=lambda o: o.stem)
 def test_a_record_is_of_the_cell_that_is_shown(path):

@@ -2,7 +2,7 @@
 
 Without --train the cells that are marked `#| eval: false` are left out, which are the long trainings: they keep the outputs of the run that they had.
 With it all cells are run, and what the trainings record goes to nbs/tutorials/results/."""
-import argparse
+import argparse, os
 from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
@@ -38,7 +38,8 @@ def run(
             if cell.cell_type!='code' or (trains(cell) and not train): continue
             client.execute_cell(cell, i)
             cell.outputs = tidy(cell.outputs)
-            nbformat.write(nb, path)
+            nbformat.write(nb, beside:=path.with_suffix('.part'))
+            os.replace(beside, path)
 
 if __name__=='__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

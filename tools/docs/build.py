@@ -57,7 +57,6 @@ def stage(folder):
     contents = CONTENTS.format(**{k: '\n'.join(p.name for p in groups[k]) for k in ('tutorials','api')})
     index = folder/'index.ipynb'
     add_markdown(index, contents)
-    shutil.copytree(nbs/'images', folder/'images', ignore=shutil.ignore_patterns('index'), dirs_exist_ok=True)
     shutil.copy(root/'LICENSE', folder)
     for path,name in TEXTS.items(): shutil.copy(root/path, folder/name)
 
@@ -68,7 +67,8 @@ def add_markdown(path, text):
     nbformat.write(nb, path)
 
 def build(out):
-    "Builds the site into the folder `out`, whose content is replaced. Raises `SystemExit` if Sphinx has anything to complain about"
+    "Builds the site into the folder `out`. Raises `SystemExit` if there is something else than a site in it, or if Sphinx has anything to complain about"
+    if out.exists() and not (out/'.nojekyll').exists(): sys.exit(f'{out}: expected a site, or a folder that does not exist yet')
     with tempfile.TemporaryDirectory() as tmp:
         source,html = Path(tmp)/'source',Path(tmp)/'html'
         source.mkdir()
@@ -77,7 +77,7 @@ def build(out):
         for o in ('.buildinfo', 'objects.inv'): (html/o).unlink()
         shutil.rmtree(html/'_sources')
         (html/'.nojekyll').touch()
-        shutil.rmtree(out, ignore_errors=True)
+        if out.exists(): shutil.rmtree(out)
         shutil.copytree(html, out)
 
 if __name__=='__main__':

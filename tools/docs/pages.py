@@ -119,7 +119,7 @@ def relink(text, names):
     def moved(m):
         target = m[2]
         if target.endswith('.ipynb'): target = page(Path(target)) + '.ipynb'
-        return m[1] + TEXTS.get(target.removeprefix('../'), target)
+        return m[1] + TEXTS.get(re.sub(r'^(\.\./)+', '', target), target)
     return names(''.join(part if i%2 else LINK.sub(moved, part) for i,part in enumerate(CODE.split(text))))
 
 def is_text(cell): return not re.fullmatch(r'[\W\d_]*|nan|None|True|False|.*\d.*', cell.text.strip()) or len(cell.text)>40
