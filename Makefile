@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 FACTS := settings.ini setup.py pyproject.toml
 
-.PHONY: help demo test bench install readme
+.PHONY: help demo test docs tutorials bench install readme
 .NOTPARALLEL:
 
 help: ## what there is to make (this list)
@@ -17,6 +17,12 @@ test: install ## set up .venv for development if need be, then run the notebooks
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --timing
 	$(BIN)/pytest
 
+docs: install ## build the site in docs/ from the notebooks; open docs/index.html
+	$(BIN)/python tools/docs/build.py
+
+tutorials: install ## run the tutorials anew, all but the long trainings (TRAIN=--train runs these too)
+	$(BIN)/python tools/tutorials.py $(TRAIN)
+
 bench: $(VENV)/.bench ## set up .venv with the peers if need be, then measure the overhead side by side
 	$(BIN)/python benchmarks/overhead.py
 
@@ -27,7 +33,7 @@ readme: install ## write README.md from nbs/index.ipynb
 
 # Each stamp says that .venv holds the package with these extras, as the facts of today ask for it
 $(VENV)/.base: extras =
-$(VENV)/.dev: extras = [dev]
+$(VENV)/.dev: extras = [dev,docs]
 $(VENV)/.bench: extras = [bench]
 
 $(VENV)/.base $(VENV)/.dev $(VENV)/.bench: $(FACTS)

@@ -307,10 +307,10 @@ def _remember_previous(self:Sparsifier):
     "The weights as they are now, for criteria that compare with the last time"
     if 'previous' in self._remembered: self._remembered['previous'] = self._clone_weights()
 
-# %% ../nbs/04_sparsifier.ipynb #a216152b
+# %% ../nbs/04_sparsifier.ipynb #22b111c7
 def _torch_optimizer(opt):
     "The torch optimizer inside `opt`, which may be a wrapper of fastai's or Accelerate's; None if there is none"
-    while not isinstance(opt, torch.optim.Optimizer):
+    while not (isinstance(opt, torch.optim.Optimizer) and 'state' in vars(opt)): # Accelerate's wrapper is one too, without any of its own
         opt = getattr(opt, 'opt', None) or getattr(opt, 'optimizer', None)
         if opt is None: return None
     return opt

@@ -464,9 +464,11 @@ def test_parameter_groups_and_frozen_layers():
         train_step(net, opt, x, y)
         assert nonzero_pruned(sp)==0 and not net.stem[0].weight.requires_grad
 
-def test_what_wraps_an_optimizer_is_looked_into():
-    class Accelerated:
+@pytest.mark.parametrize('base', [object, torch.optim.Optimizer])
+def test_what_wraps_an_optimizer_is_looked_into(base):
+    class Accelerated(base): # like Accelerate's, which is a torch optimizer but never calls `super().__init__()`
         def __init__(self, optimizer): self.optimizer = optimizer
+        state,param_groups = (property(lambda self, k=k: getattr(self.optimizer, k)) for k in ('state','param_groups'))
     net, (x,y) = ConvNet(), batch()
     opt, sp = torch.optim.SGD(net.parameters(), lr=.1), Sparsifier(net)
     sp.watch(Accelerated(Accelerated(opt)))

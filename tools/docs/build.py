@@ -1,0 +1,86 @@
+"""Builds the site from the notebooks into docs/: `python tools/docs/build.py [FOLDER]`. Same input, same bytes."""
+import argparse, shutil, sys, tempfile, warnings
+from pathlib import Path
+from sphinx.cmd.build import main as sphinx
+
+here = Path(__file__).resolve().parent
+sys.path.insert(0, str(here))
+warnings.filterwarnings('ignore', category=FutureWarning)
+from pages import TEXTS, Names, Page  # noqa: E402
+
+root = here.parent.parent
+nbs = root/'nbs'
+
+CONTENTS = '''
+```{{toctree}}
+:hidden:
+
+Home <self>
+```
+
+```{{toctree}}
+:hidden:
+:caption: Tutorials
+
+{tutorials}
+```
+
+```{{toctree}}
+:hidden:
+:caption: API
+
+{api}
+```
+
+```{{toctree}}
+:hidden:
+:caption: More
+
+background
+Benchmarks <benchmarks>
+changelog
+contributing
+```
+'''
+
+def notebooks():
+    "The notebooks in reading order: tutorials, modules, the others"
+    def found(pattern): return sorted(nbs.glob(pattern))
+    return dict(tutorials=found('tutorials/[0-9]*.ipynb'), api=found('[0-9]*.ipynb'), more=[nbs/"index.ipynb", nbs/"background.ipynb"])
+
+def stage(folder):
+    "Writes what Sphinx is given to `folder`"
+    groups = {k: [Page(o, nbs) for o in paths] for k,paths in notebooks().items()}
+    pages = [p for group in groups.values() for p in group]
+    names = Names({o for p in pages for o in p.described})
+    for p in pages: p.write(folder, names)
+    contents = CONTENTS.format(**{k: '\n'.join(p.name for p in groups[k]) for k in ('tutorials','api')})
+    index = folder/'index.ipynb'
+    add_markdown(index, contents)
+    shutil.copy(root/'LICENSE', folder)
+    for path,name in TEXTS.items(): shutil.copy(root/path, folder/name)
+
+def add_markdown(path, text):
+    import nbformat
+    nb = nbformat.read(path, 4)
+    nb.cells.append(nbformat.v4.new_markdown_cell(text, id='contents'))
+    nbformat.write(nb, path)
+
+def build(out):
+    "Builds the site into the folder `out`. Raises `SystemExit` if there is something else than a site in it, or if Sphinx has anything to complain about"
+    if out.exists() and not (out/'.nojekyll').exists(): sys.exit(f'{out}: expected a site, or a folder that does not exist yet')
+    with tempfile.TemporaryDirectory() as tmp:
+        source,html = Path(tmp)/'source',Path(tmp)/'html'
+        source.mkdir()
+        stage(source)
+        if code:=sphinx(['-b', 'html', '-q', '-W', '--keep-going', '-c', str(here), '-d', str(Path(tmp)/'doctrees'), str(source), str(html)]): sys.exit(code)
+        for o in ('.buildinfo', 'objects.inv'): (html/o).unlink()
+        shutil.rmtree(html/'_sources')
+        (html/'.nojekyll').touch()
+        if out.exists(): shutil.rmtree(out)
+        shutil.copytree(html, out)
+
+if __name__=='__main__':
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('folder', nargs='?', type=Path, default=root/'docs')
+    build(parser.parse_args().folder)

@@ -1,0 +1,49 @@
+"""Runs the tutorials in nbs/tutorials and keeps their outputs.
+
+Without --train the cells that are marked `#| eval: false` are left out, which are the long trainings: they keep the outputs of the run that they had.
+With it all cells are run, and what the trainings record goes to nbs/tutorials/results/."""
+import argparse, os
+from pathlib import Path
+import nbformat
+from nbclient import NotebookClient
+
+folder = Path(__file__).resolve().parent.parent/'nbs'/'tutorials'
+
+def is_noise(output):
+    "Whether `output` is what is left of a progress bar, or a warning of a library about itself"
+    if output.output_type=='stream': return output.name=='stderr' and 'FutureWarning' in output.text and 'torch.jit' in output.text
+    html = output.get('data', {}).get('text/html')
+    return html is not None and ('progress {' in html or not html.strip()) and '<table' not in html
+
+def tidy(outputs):
+    "The outputs without the noise, neighbouring pieces of one stream put together"
+    kept = []
+    for o in outputs:
+        if is_noise(o): continue
+        if kept and o.output_type=='stream'==kept[-1].output_type and o.name==kept[-1].name: kept[-1].text += o.text
+        else: kept.append(o)
+    return kept
+
+def trains(cell): return any(line.replace(' ', '')=='#|eval:false' for line in cell.source.splitlines())
+
+def run(
+    path:Path, # of the notebook, which is executed in its folder
+    train:bool=False # the cells that are marked `#| eval: false` too?
+):
+    "Executes a notebook. Each cell's output is written as it comes, so that a run that is killed has lost only one cell"
+    nb = nbformat.read(path, 4)
+    client = NotebookClient(nb, timeout=None, kernel_name='python3', resources={'metadata': {'path': path.parent}})
+    with client.setup_kernel():
+        for i,cell in enumerate(nb.cells):
+            if cell.cell_type!='code' or (trains(cell) and not train): continue
+            client.execute_cell(cell, i)
+            cell.outputs = tidy(cell.outputs)
+            nbformat.write(nb, beside:=path.with_suffix('.part'))
+            os.replace(beside, path)
+
+if __name__=='__main__':
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('names', nargs='*', metavar='NAME', help='a notebook in nbs/tutorials, without .ipynb; all of them if none is named')
+    parser.add_argument('--train', action='store_true', help='run the long trainings too')
+    args = parser.parse_args()
+    for path in [folder/f'{o}.ipynb' for o in args.names] or sorted(folder.glob('[0-9]*.ipynb')): run(path, args.train)
