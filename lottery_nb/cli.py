@@ -119,7 +119,7 @@ def train_under(
     with learn.no_bar(), learn.no_logging(): learn.fit(settings.epochs, cbs=[HoldMasks(sp), note])
     return note.rows
 
-# %% ../nbs/11_cli.ipynb #bda8a167
+# %% ../nbs/11_cli.ipynb #22d42386
 def search(
     rewind_epoch:int, # 0 for the arm `ticket`, 1 for `rewound`
     seed:int, # whole number of at least 0
@@ -134,7 +134,7 @@ def search(
     note = NoteEpochs(lambda: sp_cb.masks, tell, arm=arm, seed=seed)
     with learn.no_bar(), learn.no_logging(): learn.fit(settings.n_epochs(arm), cbs=[sp_cb, note])
     found = sp_cb.ticket
-    return note.rows, Ticket(found.masks, found.state, found.trained, dict(found.meta, seed=seed, model='64-300-100-10 MLP', data='digits'))
+    return note.rows, Ticket(found.masks, found.state, found.trained, dict(found.meta, seed=seed, model='64-300-100-10 MLP', data='digits'), found.whole)
 
 # %% ../nbs/11_cli.ipynb #7b685bed
 @contextmanager

@@ -135,8 +135,9 @@ def clean_html(text):
     "A table as the site draws it: without the styles and widths that came with it"
     soup = BeautifulSoup(text, 'html.parser')
     for o in soup.select('style, progress'): o.decompose()
-    for o in soup.select('[style], [border]'): del o['style'], o['border']
-    for o in soup.select('table'): align(o)
+    for table in soup.select('table.dataframe, table.fastprogress, table[id^=T_]'): # others draw with their styles
+        for o in [table, *table.select('[style]')]: del o['style'], o['border']
+        align(table)
     return str(soup).strip()
 
 def outputs(cell):
