@@ -80,7 +80,7 @@ class Described(ShowDocRenderer):
         params = inspect.signature(self.function).parameters.values()
         if isinstance(self.sym, Rule): params = [o.replace(kind=o.POSITIONAL_OR_KEYWORD) for o in params if o.kind==o.KEYWORD_ONLY]
         params = [o.replace(annotation=o.empty) for o in params if o.name not in ('self','cls')]
-        return str(inspect.Signature(params))
+        return re.sub(r'<(?:function )?([\w.<>]+)(?: object)? at 0x\w+>', r'\1', str(inspect.Signature(params))) # an address says nothing
 
     def table(self):
         "A row a parameter"
@@ -98,15 +98,17 @@ class Described(ShowDocRenderer):
         head = f'{{py:{self.kind()}}} {self.name.removeprefix(self.module+".")}{self.signature()}'
         return f'``````{head}\n:module: {self.module}\n\n{names(body)}\n``````'
 
+def is_public(name): return name in OURS and not re.match(r'_(?!_)', name)
+
 def described(cells):
     "The full names of what `show_doc` is called for in `cells`"
     shown = (re.fullmatch(r'show_doc\(([\w.]+)\)', c.source.strip()) for c in cells if c.cell_type=='code')
-    return [OURS[m[1]] for m in shown if m and m[1] in OURS]
+    return [OURS[m[1]] for m in shown if m and is_public(m[1])]
 
 def describe(cell, names):
     "The description that a cell with `show_doc` asks for, or None if there is nothing to be said"
     name = re.fullmatch(r'show_doc\(([\w.]+)\)', cell.source.strip())[1]
-    if name not in OURS: return
+    if not is_public(name): return
     module = next(o for o in exported['syms'] if OURS[name] in exported['syms'][o])
     owner,_,attr = name.rpartition('.')
     space = vars(import_module(module))
