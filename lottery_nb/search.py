@@ -439,11 +439,13 @@ def store(self:_Folder, found):
 
 @patch
 def store_table(self:_Folder, found):
+    "Writes the table of what has been found, unless it is there already"
     data = found.table.to_csv(index=False).encode()
     if not (self.table.exists() and self.table.read_bytes()==data): _write_atomically(self.table, data)
 
 @patch
 def store_settings(self:_Folder, settings):
+    "Writes what the search was asked for, and with which versions"
     _write_atomically(self.settings, json.dumps(dict(format=_format, settings=settings, versions=_versions()), indent=1).encode())
 
 # %% ../nbs/07_search.ipynb #514d2c5e
