@@ -96,16 +96,21 @@ def _working(command, stopped=lambda error: 'stopped'):
         _complain(command, _reason(e))
         raise typer.Exit(1) from e
 
-# %% ../nbs/11_cli.ipynb #fc4e53af
+# %% ../nbs/11_cli.ipynb #0713baa5
 @contextmanager
 def _bar(quiet=False, console=None):
     "A function that moves a progress bar: `description`, `completed`, `total`, `state`"
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     columns = (TextColumn('{task.description}'), BarColumn(20), MofNCompleteColumn(), TextColumn('epochs{task.fields[state]}'), TimeElapsedColumn(),
                TextColumn('left:'), TimeRemainingColumn())
-    with Progress(*columns, console=console or _console(stderr=True), disable=quiet, speed_estimate_period=3600) as bars:
-        task = bars.add_task('', total=None, state='')
-        yield partial(bars.update, task)
+    bars = Progress(*columns, console=console or _console(stderr=True), disable=quiet, speed_estimate_period=3600)
+    task = bars.add_task('', total=None, state='')
+    def move(**now):
+        bars.update(task, **now)
+        bars.start()
+    try: yield move
+    finally:
+        if bars.live.is_started: bars.stop()
 
 # %% ../nbs/11_cli.ipynb #055981fa
 def _follower(tell):
@@ -413,7 +418,7 @@ def _demo(
     if as_json: _print_json(d.summary())
     else: experiment._print_result(d, paths, _console())
 
-# %% ../nbs/11_cli.ipynb #1d0d03b3
+# %% ../nbs/11_cli.ipynb #1ae620a9
 def _stopped(out, error):
     "What to say when a search was stopped"
     n = _stored(out)
@@ -436,7 +441,7 @@ def _find(
     method:Annotated[str, typer.Option(help='`local`: every layer loses the same share; `global`: all compete in one ranking.')]='global',
     criterion:Annotated[str, typer.Option(help='How a weight is scored; the lowest go.')]='large_final',
     seed:Annotated[int, typer.Option(help='Of all random numbers.')]=0,
-    out:Annotated[Path, typer.Option(help='Folder for the rounds; what is there is gone on from.')]=Path('runs/find'),
+    out:Annotated[Path, typer.Option(file_okay=False, help='Folder for the rounds; what is there is gone on from.')]=Path('runs/find'),
     force:Annotated[bool, typer.Option('--force', help='Delete the rounds that are there, and begin anew.')]=False,
     workers:_Workers=None,
     quiet:_Quiet=False,
@@ -455,13 +460,13 @@ def _find(
     if as_json: _print_json(facts)
     else: _print_found(facts, _console())
 
-# %% ../nbs/11_cli.ipynb #c89059f8
+# %% ../nbs/11_cli.ipynb #5290e025
 def _load_ticket(path): return _module('ticket').Ticket.load(path)
 
 @app.command('show', **_example('show runs/digits/ticket.safetensors --png layers.png'))
 def _show(
     ticket:_TicketFile,
-    png:Annotated[Path|None, typer.Option(help='Draw the layers, into this file.', show_default=False)]=None,
+    png:Annotated[Path|None, typer.Option(dir_okay=False, help='Draw the layers, into this PNG file.', show_default=False)]=None,
     as_json:_Json=False
 ):
     "Say what is in a ticket: how sparse it is, layer by layer, and how it was found."
@@ -501,13 +506,12 @@ def _compare(
     if as_json: _print_json(facts)
     else: _print_compared(facts, _console())
 
-# %% ../nbs/11_cli.ipynb #3f9162a2
+# %% ../nbs/11_cli.ipynb #2f2b5089
 def _train_setup(path, ticket, given):
     "How a ticket is to be trained: what is `given`, else what is known of it, else what is usual for the data"
     known,given = _setup_of(path, ticket),{k: v for k,v in given.items() if v is not None}
     data = given.get('data', known.get('data'))
     if data is None: raise typer.BadParameter(f'{path} does not say what it was trained on: digits, imagenette, or a folder?', param_hint='--data')
-    if data!=known.get('data'): known = {k: v for k,v in known.items() if k in ('bs','epochs','lr','seed')} if not given.get('arch') else {}
     return _setup(data, {**known, **given})
 
 # %% ../nbs/11_cli.ipynb #333bc372
@@ -519,7 +523,7 @@ def _print_trained(facts, console):
     _say(console, f"{facts['arm']}, {facts['sparsity']:.2f} % sparse, seed {facts['setup']['seed']}: accuracy {accuracy} after {n} epoch{'s'*(n>1)}.")
     if facts['file']: _say(console, f"Saved: {facts['file']}")
 
-# %% ../nbs/11_cli.ipynb #64dd9bb5
+# %% ../nbs/11_cli.ipynb #fcdea3dd
 @app.command('train', **_example('train runs/digits/round_08.safetensors --arm reinit --seed 1'))
 def _train(
     ticket:_TicketFile,
@@ -532,7 +536,7 @@ def _train(
     bs:Annotated[int|None, typer.Option(help='Images in a batch.', show_default='as it was found')]=None,
     size:Annotated[int|None, typer.Option(help='For photos: pixels, height and width.', show_default='as it was found')]=None,
     seed:Annotated[int|None, typer.Option(help='Of the batches, and of the weights or places of a control.', show_default='as it was found')]=None,
-    out:Annotated[Path|None, typer.Option(help='File for the trained ticket.', show_default=False)]=None,
+    out:Annotated[Path|None, typer.Option(dir_okay=False, help='File for the trained ticket.', show_default=False)]=None,
     workers:_Workers=None,
     quiet:_Quiet=False,
     as_json:_Json=False
@@ -541,8 +545,7 @@ def _train(
 
     With the seed of its search, a ticket that was found on the CPU comes out as it did there."""
     if arm not in _arms: raise typer.BadParameter(f"{arm}: expected one of {', '.join(_arms)}", param_hint='--arm')
-    if out and (out.is_dir() or out.exists() and out.samefile(ticket)):
-        raise typer.BadParameter(f'{out}: expected another file than the ticket, and no folder', param_hint='--out')
+    if out and out.exists() and out.samefile(ticket): raise typer.BadParameter(f'{out}: expected another file than the ticket', param_hint='--out')
     with _working('train'):
         loaded = _load_ticket(ticket)
         setup = _train_setup(ticket, loaded, dict(data=data, arch=arch, epochs=epochs, lr=lr, bs=bs, size=size, seed=seed))
