@@ -105,6 +105,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'lottery_nb.cli._matching_line': ('cli.html#_matching_line', 'lottery_nb/cli.py'),
                                 'lottery_nb.cli._misuse': ('cli.html#_misuse', 'lottery_nb/cli.py'),
                                 'lottery_nb.cli._module': ('cli.html#_module', 'lottery_nb/cli.py'),
+                                'lottery_nb.cli._option': ('cli.html#_option', 'lottery_nb/cli.py'),
                                 'lottery_nb.cli._plain': ('cli.html#_plain', 'lottery_nb/cli.py'),
                                 'lottery_nb.cli._print_compared': ('cli.html#_print_compared', 'lottery_nb/cli.py'),
                                 'lottery_nb.cli._print_found': ('cli.html#_print_found', 'lottery_nb/cli.py'),

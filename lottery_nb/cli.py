@@ -418,30 +418,42 @@ def _demo(
     if as_json: _print_json(d.summary())
     else: experiment._print_result(d, paths, _console())
 
-# %% ../nbs/11_cli.ipynb #1ae620a9
+# %% ../nbs/11_cli.ipynb #c88c545a
+def _option(text, default=None, **kwargs): return typer.Option(help=text, **(dict(show_default=default) if default else {}), **kwargs)
+
+_Data = Annotated[str, typer.Argument(metavar='DATA', show_default=False,
+    help='`digits`, `imagenette`, or a folder of photos with the folders train and val, in these a folder a class.')]
+_Arch = Annotated[str|None, _option("The network, untrained: `digits_mlp` for the digits; for photos one of torchvision's.", 'digits_mlp, resnet18')]
+_Rate = Annotated[float, _option('Percent of the remaining weights that go in each round.')]
+_Rewind = Annotated[str, _option('Where the kept weights go back to: an epoch (`0`, `1`), a step (`100it`), or `lr`: they go on.')]
+_Granularity = Annotated[str, _option('Which weights go together: `weight`, `kernel`, `filter`, …')]
+_Method = Annotated[str, _option('`local`: every layer loses the same share; `global`: all compete in one ranking.')]
+_Criterion = Annotated[str, _option('How a weight is scored; the lowest go.')]
+_Folder = Annotated[Path, _option('Folder for the rounds; what is there is gone on from.', file_okay=False)]
+
+# %% ../nbs/11_cli.ipynb #93d792af
 def _stopped(out, error):
     "What to say when a search was stopped"
     n = _stored(out)
     return f"stopped; {n} finished round{'s'*(n!=1)} in {out}: the same command goes on from there"
 
+# %% ../nbs/11_cli.ipynb #9c4ab610
 @app.command('find', **_example('find digits --rounds 8 --out runs/digits'))
 def _find(
-    data:Annotated[str, typer.Argument(metavar='DATA', show_default=False,
-                                       help='`digits`, `imagenette`, or a folder of photos with the folders train and val, in these a folder a class.')],
-    arch:Annotated[str|None, typer.Option(help="The network, untrained: `digits_mlp` for the digits; for photos one of torchvision's.",
-                                          show_default='digits_mlp, resnet18')]=None,
-    rounds:Annotated[int, typer.Option(help='How often to prune; 1 is one-shot.')]=10,
-    rate:Annotated[float, typer.Option(help='Percent of the remaining weights that go in each round.')]=20.,
-    rewind:Annotated[str, typer.Option(help='Where the kept weights go back to: an epoch (`0`, `1`), a step (`100it`), or `lr`: they go on.')]='0',
+    data:_Data,
+    arch:_Arch=None,
+    rounds:Annotated[int, _option('How often to prune; 1 is one-shot.')]=10,
+    rate:_Rate=20.,
+    rewind:_Rewind='0',
     epochs:_Epochs=None,
-    lr:Annotated[float|None, typer.Option(help='Learning rate of Adam, constant.', show_default='digits: 0.003, photos: 0.001')]=None,
-    bs:Annotated[int, typer.Option(help='Images in a batch.')]=64,
-    size:Annotated[int|None, typer.Option(help='For photos: pixels, height and width.', show_default='128')]=None,
-    granularity:Annotated[str, typer.Option(help='Which weights go together: `weight`, `kernel`, `filter`, …')]='weight',
-    method:Annotated[str, typer.Option(help='`local`: every layer loses the same share; `global`: all compete in one ranking.')]='global',
-    criterion:Annotated[str, typer.Option(help='How a weight is scored; the lowest go.')]='large_final',
-    seed:Annotated[int, typer.Option(help='Of all random numbers.')]=0,
-    out:Annotated[Path, typer.Option(file_okay=False, help='Folder for the rounds; what is there is gone on from.')]=Path('runs/find'),
+    lr:Annotated[float|None, _option('Learning rate of Adam, constant.', 'digits: 0.003, photos: 0.001')]=None,
+    bs:Annotated[int, _option('Images in a batch.')]=64,
+    size:Annotated[int|None, _option('For photos: pixels, height and width.', '128')]=None,
+    granularity:_Granularity='weight',
+    method:_Method='global',
+    criterion:_Criterion='large_final',
+    seed:Annotated[int, _option('Of all random numbers.')]=0,
+    out:_Folder=Path('runs/find'),
     force:Annotated[bool, typer.Option('--force', help='Delete the rounds that are there, and begin anew.')]=False,
     workers:_Workers=None,
     quiet:_Quiet=False,
