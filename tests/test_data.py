@@ -1,5 +1,5 @@
 "Data: the same batches for the same seed, whatever else happens; folders that are not what they should be"
-import copy, os, pickle, random, subprocess, sys
+import copy, json, os, pickle, random, subprocess, sys
 from pathlib import Path
 
 import numpy as np, pytest, torch
@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import lottery_nb.data as data
-from lottery_nb.data import SeededDL, digits_dls, imagenette_classes, imagenette_dls
+from lottery_nb.data import SeededDL, digits_dls, digits_mlp, dls_by_name, imagenette_classes, imagenette_dls, model_by_name
 
 def same(a, b):
     "Whether two lists of batches are equal, bit for bit"
@@ -332,3 +332,71 @@ def test_imagenette_batches():
     x,y = a.one_batch()
     assert same([(x, y)], [b.one_batch()])
     assert x.shape==(32,3,64,64) and x.mean().abs()<.5 and .7<x.std()<1.4 and len(y.unique())>4
+
+# --- by name
+
+@pytest.fixture
+def named(tmp_path):
+    "A folder of tiny photos of three classes"
+    rng = np.random.default_rng(0)
+    for part,n in dict(train=3, val=1).items():
+        for name in 'abc':
+            (tmp_path/'photos'/part/name).mkdir(parents=True)
+            for i in range(n): Image.fromarray(rng.integers(0, 255, (40,40,3), dtype=np.uint8)).save(tmp_path/'photos'/part/name/f'{i}.png')
+    return tmp_path/'photos'
+
+def test_named_data_is_the_data(named):
+    assert same(list(dls_by_name('digits', bs=100, seed=4).train), list(digits_dls(100, 4).train))
+    a,b = dls_by_name(str(named), bs=3, seed=2, size=24, num_workers=0),imagenette_dls(24, 3, named, 2, 0)
+    assert same(list(a.train), list(b.train)) and a.one_batch()[0].shape==(3,3,24,24) and a.c==3
+
+def test_named_data_in_another_process(named):
+    "Words in, the same batches out"
+    code = ('import json, sys, torch; from lottery_nb.data import *; told = json.loads(sys.argv[1]); torch.manual_seed(5); random = torch.rand(1)\n'
+            'dls = dls_by_name(**told["data"]); net = model_by_name(told["arch"], dls); net.eval()\n'
+            'with torch.no_grad(): print(json.dumps([[x.sum().item(), net(x).sum().item(), y.tolist()] for x,y in dls.train]))')
+    photos = dict(data=str(named), bs=4, size=64, num_workers=0)
+    for told in (dict(data=dict(data='digits', bs=500, seed=1), arch='digits_mlp'), dict(data=photos, arch='resnet18')):
+        done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, json.dumps(told)], capture_output=True, text=True)
+        assert done.returncode==0, done.stderr
+        torch.manual_seed(5); torch.rand(1)
+        dls = dls_by_name(**told['data'])
+        net = model_by_name(told['arch'], dls).eval()
+        with torch.no_grad(): assert json.loads(done.stdout)==[[x.sum().item(), net(x).sum().item(), y.tolist()] for x,y in dls.train]
+
+def test_a_folder_of_that_name(named, monkeypatch):
+    "`digits` is the data, `./digits` and a `Path` are the folder"
+    named.rename(named.with_name('digits'))
+    monkeypatch.chdir(named.parent)
+    assert dls_by_name('digits', 3).c==10
+    for o in ('./digits', Path('digits')): assert dls_by_name(o, 3, num_workers=0).c==3
+
+@pytest.mark.parametrize('given,error,says', [
+    (dict(data='digitz'), ValueError, "data='digitz': expected digits, imagenette, or a folder that is there"),
+    (dict(data=None), TypeError, 'data=None: expected digits'),
+    (dict(data='digits', size=8), ValueError, 'size=8: expected None'), (dict(data='digits', bs=0), ValueError, 'bs=0: expected'),
+    (dict(data='digits', seed=None), TypeError, 'seed=None: expected a whole number'),
+    (dict(data='.', seed=None), TypeError, 'seed=None: expected a whole number'),
+    (dict(data='.', seed=-1), ValueError, 'seed=-1: expected'), (dict(data='.', size=0), ValueError, 'size=0: expected'),
+    (dict(data='imagenette', bs=0), ValueError, 'bs=0: expected')])
+def test_wrong_words(given, error, says):
+    with pytest.raises(error, match=says): dls_by_name(**given)
+
+@pytest.mark.parametrize('arch', ['resnet18', 'mobilenet_v3_small', 'googlenet', 'vgg11_bn', 'shufflenet_v2_x0_5', 'densenet121'])
+def test_named_networks(arch, named):
+    "Untrained, with an output for each class, a tensor also while training; weights from the global random numbers"
+    dls = dls_by_name(named, bs=4, size=64, num_workers=0)
+    torch.manual_seed(1)
+    net = model_by_name(arch, dls).train()
+    assert net(dls.one_batch()[0]).shape==(4, 3)
+    torch.manual_seed(1)
+    again = model_by_name(arch, dls).state_dict()
+    assert all(torch.equal(t, again[k]) for k,t in net.state_dict().items() if 'running' not in k and 'tracked' not in k)
+
+def test_wrong_networks(named):
+    dls = dls_by_name(named, bs=4, num_workers=0)
+    unknown = [(o, dls, 'such as') for o in ('resnet', 'fcn_resnet50', '')]
+    for arch,where,says in [('digits_mlp', dls, 'torchvision'), ('resnet18', digits_dls(), 'digits_mlp'), *unknown]:
+        with pytest.raises(ValueError, match=f"arch='{arch}': expected .*{says}"): model_by_name(arch, where)
+    for arch in (None, 18, digits_mlp):
+        with pytest.raises(TypeError, match='expected the name of a network'): model_by_name(arch, dls)
