@@ -1,5 +1,5 @@
 "Searches: every round's counts and rewinds to the bit, stopped and killed and gone on with, and what comes back"
-import errno, functools, json, math, os, random, re, shutil, signal, subprocess, sys, tempfile, time
+import errno, functools, hashlib, json, math, os, random, re, shutil, signal, subprocess, sys, tempfile, time
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, torch
@@ -13,12 +13,13 @@ from fastai.metrics import accuracy
 from torch import nn
 
 import lottery_nb.search
-from lottery_nb.callback import SparsifyCallback
+from lottery_nb.callback import HoldMasks, SparsifyCallback
 from lottery_nb.criteria import large_final, large_init_large_final
+from lottery_nb.data import digits_dls
 from lottery_nb.search import Search, SearchError, _Folder, _locked, _told, find_ticket
 from lottery_nb.sparsifier import Sparsifier, named_tensors
 from lottery_nb.ticket import Ticket, TicketError
-from models import ConvNet, differing, everything, masked
+from models import ConvNet, differing, everything, masked, mlp
 
 def items(n, seed):
     g = torch.Generator().manual_seed(seed)
@@ -214,7 +215,6 @@ def test_learners_that_share_their_data():
     assert not different(a, b)
 
 def test_learners_that_share_seeded_data():
-    from lottery_nb.data import digits_dls
     shared = digits_dls(bs=512).cpu()
     def small(): return Learner(shared, nn.Sequential(nn.Flatten(), nn.Linear(64,10)))
     a, b = [search(small, rounds=2) for _ in range(2)]
@@ -285,22 +285,68 @@ def forked(f):
     try: f()
     finally: os._exit(0)
 
+def digits(): return Learner(digits_dls(bs=128).cpu(), mlp(), metrics=accuracy, lr=1e-2)
+def digits_search(dir=None): return find_ticket(digits, lambda learn: learn.fit(3), rounds=4, prune=50, rewind=1, dir=dir, progress=False)
+def digest(folder): return hashlib.sha256((Path(folder)/'round_04.safetensors').read_bytes()).hexdigest()
+
+def killed_in(dir, moment):
+    "Kills a search that runs in a process of its own after so many seconds. Says whether it was still running"
+    said, say = os.pipe()
+    def child():
+        os.write(say, b'begun ')
+        digits_search(dir)
+        os.write(say, b'ended')
+    pid = forked(child)
+    os.close(say)
+    try:
+        told = os.read(said, 6) # waits until it is there
+        time.sleep(moment)
+        os.kill(pid, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        told += os.read(said, 6)
+    finally: os.close(said)
+    assert told in (b'begun ', b'begun ended') and (told==b'begun ended' or code==-signal.SIGKILL), (told, code)
+    return told==b'begun '
+
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='forks')
 @pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
-def test_killed_at_random_moments(tmp_path):
-    never, moments = search(rounds=4, dir=tmp_path/'never'), random.Random(0)
-    folder, kills = tmp_path/'killed', 0
+def test_killed_at_20_random_moments(tmp_path):
+    "A kill that came too late is none: the search had ended, so another one begins in another folder"
     start = time.monotonic()
-    search(rounds=4)
-    takes = time.monotonic()-start
-    for _ in range(60):
-        pid = forked(lambda: search(rounds=4, dir=folder))
-        time.sleep(moments.uniform(0, .7*takes))
-        os.kill(pid, signal.SIGKILL)
-        kills += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])==-signal.SIGKILL
-        if folder.exists() and _Folder(folder).stored()==5: break
-    assert kills
-    assert not different(search(rounds=4, dir=folder), never) and files(folder)==files(tmp_path/'never')
+    digits_search(tmp_path/'never')
+    takes, moments, kills, n = time.monotonic()-start, random.Random(0), [], 0
+    while len(kills)<20:
+        n += 1
+        assert n<200
+        folder = tmp_path/f'{n-len(kills)}'
+        if killed_in(folder, moments.uniform(0, takes)): kills.append(folder)
+        else: assert digest(folder)==digest(tmp_path/'never')
+    for folder in {*kills}:
+        digits_search(folder)
+        assert files(folder)==files(tmp_path/'never') and digest(folder)==digest(tmp_path/'never')
+
+RETRAIN = '''
+import sys, torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[1])
+import test_search as t
+torch.save(t.retrained(t.Ticket.load(sys.argv[2])), sys.argv[3])
+'''
+
+def retrained(ticket):
+    learn = digits()
+    learn.add_cb(HoldMasks(ticket.apply_to(learn.model)))
+    with learn.no_bar(), learn.no_logging(): learn.fit(2)
+    return everything(learn.model)
+
+def test_a_ticket_that_was_found_is_trained_in_another_process(tmp_path):
+    "The same weights, bit for bit, as without the detour over a file and a process"
+    ticket = digits_search().tickets[-1]
+    args = [str(Path(__file__).parent), ticket.save(tmp_path/'ticket.safetensors'), tmp_path/'out']
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', RETRAIN, *args], check=True)
+    trained = retrained(ticket)
+    assert not differing(torch.load(tmp_path/'out'), trained) and not differing(trained, masked(trained, ticket.masks))
+    assert set(differing(trained, ticket.state))==set(ticket.state)
 
 def test_killed_while_a_file_is_written(tmp_path):
     "Half written files of a process that is gone are swept away by the next"
