@@ -510,11 +510,11 @@ def reinit(self:Ticket,
     state = {k: t.detach().to(self.state[k]) for k,t in named_tensors(fresh).items()}
     return self._control('reinit', self.masks, state, {k: state[k] for k in self.masks}, seed)
 
-# %% ../nbs/06_ticket.ipynb #ad85e14b
+# %% ../nbs/06_ticket.ipynb #825b6692
 @patch
 def _need_whole(self:Ticket, what):
-    if self.whole is None:
-        raise ValueError(f'{what}: this ticket does not know its pruned weights: take it from SparsifyCallback.ticket or from a Search, or save it with whole=True')
+    if self.whole is None: raise ValueError(f'{what}: this ticket does not know its pruned weights: take it from SparsifyCallback.ticket or a Search, '
+                                            'or save it with whole=True')
 
 # %% ../nbs/06_ticket.ipynb #a785c98a
 def _shuffled(masks, seed, within):

@@ -875,7 +875,8 @@ def test_what_repr_tells():
     assert repr(Ticket(ticket.masks, ticket.state)).endswith('in all; not trained)')
 
 @pytest.mark.parametrize('meta, said', [(dict(rewind_epoch=2), 'rewound to epoch 2, '), (dict(rewind_epoch=None), ''),
-    (dict(round=3, rewind=0, rewind_epoch=0), 'round 3, rewound to epoch 0, '), (dict(round=3, rewind='100it', rewind_epoch=None), 'round 3, rewound to step 100, '),
+    (dict(round=3, rewind=0, rewind_epoch=0), 'round 3, rewound to epoch 0, '),
+    (dict(round=3, rewind='100it', rewind_epoch=None), 'round 3, rewound to step 100, '),
     (dict(round=3, rewind='lr', rewind_epoch=None), 'round 3, learning rate rewound, weights not, '),
     (dict(round=0, rewind=1, rewind_epoch=1), 'round 0, weights of epoch 1, '), (dict(round=0, rewind='7it'), 'round 0, weights of step 7, '),
     (dict(round=0, rewind='lr'), 'round 0, ')], ids=str)
