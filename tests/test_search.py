@@ -2,11 +2,11 @@
 import errno, functools, hashlib, json, math, os, random, re, shutil, signal, subprocess, sys, tempfile, time
 from pathlib import Path
 
+import fastai.callback.fp16 # noqa: F401, it gives `Learner` its `to_fp16`
 import numpy as np, pandas as pd, pytest, torch
 from fastai.basics import CrossEntropyLossFlat, Learner
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.schedule import * # noqa: F403, it gives `Learner` its `fit_one_cycle`, `fine_tune` and `lr_find`
-from fastai.callback.fp16 import * # noqa: F403, and its `to_fp16`
 from fastai.callback.mixup import MixUp
 from fastai.callback.progress import ShowGraphCallback
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
@@ -289,9 +289,11 @@ def forked(f):
     try: f()
     finally: os._exit(0)
 
-def digits(): return Learner(digits_dls(bs=128).cpu(), mlp(), metrics=accuracy, lr=1e-2)
-def digits_search(dir=None): return find_ticket(digits, lambda learn: learn.fit(3), rounds=4, prune=50, rewind=1, dir=dir, progress=False)
-def digest(folder): return hashlib.sha256((Path(folder)/'round_04.safetensors').read_bytes()).hexdigest()
+@functools.cache
+def digits_data(): return digits_dls(bs=256).cpu()
+def digits(data=digits_data): return Learner(data(), mlp(), metrics=accuracy, lr=1e-2)
+def digits_search(dir=None): return find_ticket(digits, lambda learn: learn.fit(2), rounds=3, prune=50, rewind=1, dir=dir, progress=False)
+def digest(folder): return hashlib.sha256((Path(folder)/'round_03.safetensors').read_bytes()).hexdigest()
 
 def killed_in(dir, moment):
     "Kills a search that runs in a process of its own after so many seconds. Says whether it was still running"
@@ -316,6 +318,7 @@ def killed_in(dir, moment):
 @pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
 def test_killed_at_20_random_moments(tmp_path):
     "A kill that came too late is none: the search had ended, so another one begins in another folder"
+    digits_search()
     start = time.monotonic()
     digits_search(tmp_path/'never')
     takes, moments, kills, n = time.monotonic()-start, random.Random(0), [], 0
@@ -338,7 +341,7 @@ torch.save(t.retrained(t.Ticket.load(sys.argv[2])), sys.argv[3])
 '''
 
 def retrained(ticket):
-    learn = digits()
+    learn = digits(digits_data.__wrapped__) # at its first epoch
     learn.add_cb(HoldMasks(ticket.apply_to(learn.model)))
     with learn.no_bar(), learn.no_logging(): learn.fit(2)
     return everything(learn.model)
