@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Search', 'SearchError', 'find_ticket']
 
-# %% ../nbs/07_search.ipynb #3e8678e8
+# %% ../nbs/07_search.ipynb #4046a39c
 import dis, errno, functools, hashlib, inspect, json, math, os, random, re, shutil, tempfile, time, types, warnings
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 import matplotlib.pyplot as plt
 from fastai.callback.core import Callback
-from fastai.callback import progress as _progress # noqa: F401, it gives `Learner` its `no_bar`
+from fastai.callback import progress as _progress # it gives `Learner` its `no_bar`, too
 from fastai.imports import progress_bar
 from fastai.learner import Learner
 from fastcore.basics import noop, patch
@@ -234,7 +234,14 @@ def _prune(self:_Recipe, learn, sp, r, found):
     else: found.tickets[0].apply_to(learn.model)
     sp.put_on(masks)
 
-# %% ../nbs/07_search.ipynb #dd3acc25
+# %% ../nbs/07_search.ipynb #130288e0
+@contextmanager
+def _quietly(learn):
+    "Inside, `learn` trains without bars, lines and graphs"
+    graphs = [cb for cb in learn.cbs if isinstance(cb, _progress.ShowGraphCallback)]
+    with learn.removed_cbs(graphs), learn.no_bar(), learn.no_logging(): yield
+
+# %% ../nbs/07_search.ipynb #626bbe04
 @patch
 def train_round(self:_Recipe, r, found, tell=noop):
     "Trains round `r` after the rounds in `found`, and adds its ticket to them"
@@ -244,7 +251,7 @@ def train_round(self:_Recipe, r, found, tell=noop):
     begun = _everything(learn.model)
     follow = _FollowRound(self.point if not r and self.point.unit!='lr' else None, functools.partial(tell, r, sp.masks.density))
     learn.add_cbs([follow, *[HoldMasks(sp)]*(r>0)])
-    with _seeded(self.seed, r, 'fit'), learn.no_bar(), learn.no_logging():
+    with _seeded(self.seed, r, 'fit'), _quietly(learn):
         _begin_data(learn.dls, self.seed, r)
         self.fit(learn)
     follow.check()
@@ -667,13 +674,15 @@ def _check_last(rate, method):
     if method!='local': raise ValueError(f"final_layer_rate={rate:g}: expected method='local'; with {method!r} no layer has a rate of its own")
     return rate
 
-# %% ../nbs/07_search.ipynb #a0c6898f
+# %% ../nbs/07_search.ipynb #9b57e129
 @patch
 def try_out(self:_Recipe):
     "A learner and its sparsifier, not to be trained. Raises `TypeError` or `ValueError` for a learner that cannot be searched"
     one,two = self.new_learner(0),self.new_learner(0)
     if one.model is two.model: raise ValueError('learner: expected a function that makes a new model every time, it gave the same one twice')
-    if not len(one.dls.train): raise ValueError('learner: expected training data of at least one batch')
+    try: n = len(one.dls.train)
+    except TypeError as e: raise TypeError('learner: expected training data whose number of batches is known: fastai asks for it') from e
+    if not n: raise ValueError('learner: expected training data of at least one batch')
     return one, Sparsifier(one.model, **self.how)
 
 @patch
@@ -705,7 +714,7 @@ def _run(recipe, found, rounds, folder, progress):
         raise
     finally: shown.close()
 
-# %% ../nbs/07_search.ipynb #7c868d36
+# %% ../nbs/07_search.ipynb #1b68f8ac
 def find_ticket(
     learner:Callable, # function without arguments that makes a new `Learner`, with a new model; called for every round, and twice before
     fit:Callable, # function of a `Learner` that trains it: a round, with its learning-rate schedule from the beginning
@@ -731,7 +740,7 @@ def find_ticket(
     Raises `TypeError` or `ValueError` for arguments that cannot be right, before anything is trained; `SearchError` or `TicketError` if `dir` holds
     a search with other settings, or a damaged file; `OSError` if it cannot be written to.
 
-    Source: Frankle & Carbin 2019, section 1; rewinding: Frankle et al. 2020; of the learning rate: Renda et al. 2020"""
+    Source: Frankle & Carbin 2019; rewinding: Frankle et al. 2020; of the learning rate: Renda et al. 2020"""
     _check_functions(learner, fit)
     prune,rounds = _check_prune(prune, rounds)
     method = check_choice('method', method, {o:o for o in ('local','global')})

@@ -118,15 +118,24 @@ def _counts(self:Ticket):
     n = sum(t.numel() for t in self.state.values())
     return f'{self.sparsity:.2f} % sparse: {self.masks.n_kept:,} of {self.masks.n_weights:,} prunable weights kept, {n:,} values in all'
 
-# %% ../nbs/06_ticket.ipynb #ec6a8a85
-_told = ('arm','seed','criterion','granularity','method','schedule','round','rewind') # of the note, by `repr`
+# %% ../nbs/06_ticket.ipynb #e7225feb
+def _rewound(meta):
+    "Where the note says that the weights come from: a list of one phrase, or of none"
+    rewind,first = meta.get('rewind'),meta.get('round')==0
+    if rewind is None: rewind = meta.get('rewind_epoch')
+    if rewind is None or (first and rewind=='lr'): return []
+    if rewind=='lr': return ['learning rate rewound, weights not']
+    step = re.fullmatch('([0-9]+)it', str(rewind))
+    return [('weights of ' if first else 'rewound to ') + (f'step {_plain(step[1])}' if step else f'epoch {_plain(rewind)}')]
+
+# %% ../nbs/06_ticket.ipynb #7ae448c0
+_told = ('arm','seed','criterion','granularity','method','schedule','round') # of the note, by `repr`
 
 @patch
 def _facts(self:Ticket):
     "What the note says of how it was found, in a few words each"
     told = [f'{k} {_plain(self.meta[k])}' for k in _told if self.meta.get(k) is not None]
-    if self.meta.get('rewind_epoch') is not None: told.append(f"rewound to epoch {_plain(self.meta['rewind_epoch'])}")
-    return [*told, 'not trained' if self.trained is None else 'trained']
+    return [*told, *_rewound(self.meta), 'not trained' if self.trained is None else 'trained']
 
 # %% ../nbs/06_ticket.ipynb #81c76d79
 @patch
@@ -482,7 +491,7 @@ def _reset(model):
     now = named_tensors(model)
     return [k for k,p in before.items() if torch.equal(now[k], p)]
 
-# %% ../nbs/06_ticket.ipynb #4764c28d
+# %% ../nbs/06_ticket.ipynb #8f92428c
 @patch
 def reinit(self:Ticket,
     model:nn.Module, # any model of the ticket's architecture, in any state; it is left as it is. Raises `ValueError` if it is another
@@ -490,7 +499,7 @@ def reinit(self:Ticket,
 )->Ticket:
     """The same masks on fresh weights, drawn by each module's own `reset_parameters`; parameters that no module draws stay, and a warning names them.
 
-    Source: Frankle & Carbin 2019, section 2"""
+    Source: Frankle & Carbin 2019"""
     seed = _check_seed(seed)
     self._check_fits(model)
     find_layers(model, list(self.masks))
@@ -501,11 +510,11 @@ def reinit(self:Ticket,
     state = {k: t.detach().to(self.state[k]) for k,t in named_tensors(fresh).items()}
     return self._control('reinit', self.masks, state, {k: state[k] for k in self.masks}, seed)
 
-# %% ../nbs/06_ticket.ipynb #ec07445f
+# %% ../nbs/06_ticket.ipynb #825b6692
 @patch
 def _need_whole(self:Ticket, what):
-    if self.whole is None:
-        raise ValueError(f'{what}: this ticket does not know its pruned weights: take it from SparsifyCallback.ticket, or save it with whole=True')
+    if self.whole is None: raise ValueError(f'{what}: this ticket does not know its pruned weights: take it from SparsifyCallback.ticket or a Search, '
+                                            'or save it with whole=True')
 
 # %% ../nbs/06_ticket.ipynb #a785c98a
 def _shuffled(masks, seed, within):
@@ -542,12 +551,12 @@ def _signed(t, mask):
     kept = t[mask.to(t.device)].double()
     return t.sign()*kept.square().mean().sqrt().to(t.dtype) if len(kept) else t
 
-# %% ../nbs/06_ticket.ipynb #227bdfd3
+# %% ../nbs/06_ticket.ipynb #2bd20c3a
 @patch
 def signs(self:Ticket)->Ticket:
     """The kept weights' signs times one magnitude a layer, the root mean square of its kept weights; a weight of 0 stays 0.
 
-    Source: Zhou et al. 2019, section 3, who use the standard deviation of the layer's first weights"""
+    Source: Zhou et al. 2019, who use the standard deviation of the layer's first weights"""
     return self._control('signs', self.masks, {**self.state, **{k: _signed(self.state[k], m) for k,m in self.masks.items()}})
 
 # %% ../nbs/06_ticket.ipynb #8d1b3c6e

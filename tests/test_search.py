@@ -1,24 +1,29 @@
 "Searches: every round's counts and rewinds to the bit, stopped and killed and gone on with, and what comes back"
-import errno, functools, json, math, os, random, re, shutil, signal, subprocess, sys, tempfile, time
+import errno, functools, hashlib, json, math, os, random, re, shutil, signal, subprocess, sys, tempfile, time
 from pathlib import Path
 
+import fastai.callback.fp16 # noqa: F401, it gives `Learner` its `to_fp16`
 import numpy as np, pandas as pd, pytest, torch
 from fastai.basics import CrossEntropyLossFlat, Learner
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.schedule import * # noqa: F403, it gives `Learner` its `fit_one_cycle`, `fine_tune` and `lr_find`
-from fastai.callback.tracker import SaveModelCallback
+from fastai.callback.mixup import MixUp
+from fastai.callback.progress import ShowGraphCallback
+from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
+from fastai.callback.training import GradientAccumulation
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.metrics import accuracy
 from torch import nn
 
 import lottery_nb.search
-from lottery_nb.callback import SparsifyCallback
+from lottery_nb.callback import HoldMasks, SparsifyCallback
 from lottery_nb.criteria import large_final, large_init_large_final
+from lottery_nb.data import digits_dls
 from lottery_nb.search import Search, SearchError, _Folder, _locked, _told, find_ticket
 from lottery_nb.sparsifier import Sparsifier, named_tensors
 from lottery_nb.ticket import Ticket, TicketError
-from models import ConvNet, differing, everything, masked
+from models import ConvNet, differing, everything, masked, mlp
 
 def items(n, seed):
     g = torch.Generator().manual_seed(seed)
@@ -214,7 +219,6 @@ def test_learners_that_share_their_data():
     assert not different(a, b)
 
 def test_learners_that_share_seeded_data():
-    from lottery_nb.data import digits_dls
     shared = digits_dls(bs=512).cpu()
     def small(): return Learner(shared, nn.Sequential(nn.Flatten(), nn.Linear(64,10)))
     a, b = [search(small, rounds=2) for _ in range(2)]
@@ -285,22 +289,71 @@ def forked(f):
     try: f()
     finally: os._exit(0)
 
+@functools.cache
+def digits_data(): return digits_dls(bs=256).cpu()
+def digits(data=digits_data): return Learner(data(), mlp(), metrics=accuracy, lr=1e-2)
+def digits_search(dir=None): return find_ticket(digits, lambda learn: learn.fit(2), rounds=3, prune=50, rewind=1, dir=dir, progress=False)
+def digest(folder): return hashlib.sha256((Path(folder)/'round_03.safetensors').read_bytes()).hexdigest()
+
+def killed_in(dir, moment):
+    "Kills a search that runs in a process of its own after so many seconds. Says whether it was still running"
+    said, say = os.pipe()
+    def child():
+        os.write(say, b'begun ')
+        digits_search(dir)
+        os.write(say, b'ended')
+    pid = forked(child)
+    os.close(say)
+    try:
+        told = os.read(said, 6) # waits until it is there
+        time.sleep(moment)
+        os.kill(pid, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        told += os.read(said, 6)
+    finally: os.close(said)
+    assert told in (b'begun ', b'begun ended') and (told==b'begun ended' or code==-signal.SIGKILL), (told, code)
+    return told==b'begun '
+
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='forks')
 @pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
-def test_killed_at_random_moments(tmp_path):
-    never, moments = search(rounds=4, dir=tmp_path/'never'), random.Random(0)
-    folder, kills = tmp_path/'killed', 0
+def test_killed_at_20_random_moments(tmp_path):
+    "A kill that came too late is none: the search had ended, so another one begins in another folder"
+    digits_search()
     start = time.monotonic()
-    search(rounds=4)
-    takes = time.monotonic()-start
-    for _ in range(60):
-        pid = forked(lambda: search(rounds=4, dir=folder))
-        time.sleep(moments.uniform(0, .7*takes))
-        os.kill(pid, signal.SIGKILL)
-        kills += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])==-signal.SIGKILL
-        if folder.exists() and _Folder(folder).stored()==5: break
-    assert kills
-    assert not different(search(rounds=4, dir=folder), never) and files(folder)==files(tmp_path/'never')
+    digits_search(tmp_path/'never')
+    takes, moments, kills, n = time.monotonic()-start, random.Random(0), [], 0
+    while len(kills)<20:
+        n += 1
+        assert n<200
+        folder = tmp_path/f'{n-len(kills)}'
+        if killed_in(folder, moments.uniform(0, .8*takes)): kills.append(folder)
+        else: assert digest(folder)==digest(tmp_path/'never')
+    for folder in {*kills}:
+        digits_search(folder)
+        assert files(folder)==files(tmp_path/'never') and digest(folder)==digest(tmp_path/'never')
+
+RETRAIN = '''
+import sys, torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[1])
+import test_search as t
+torch.save(t.retrained(t.Ticket.load(sys.argv[2])), sys.argv[3])
+'''
+
+def retrained(ticket):
+    learn = digits(digits_data.__wrapped__) # at its first epoch
+    learn.add_cb(HoldMasks(ticket.apply_to(learn.model)))
+    with learn.no_bar(), learn.no_logging(): learn.fit(2)
+    return everything(learn.model)
+
+def test_a_ticket_that_was_found_is_trained_in_another_process(tmp_path):
+    "The same weights, bit for bit, as without the detour over a file and a process"
+    ticket = digits_search().tickets[-1]
+    args = [str(Path(__file__).parent), ticket.save(tmp_path/'ticket.safetensors'), tmp_path/'out']
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', RETRAIN, *args], check=True)
+    trained = retrained(ticket)
+    assert not differing(torch.load(tmp_path/'out'), trained) and not differing(trained, masked(trained, ticket.masks))
+    assert set(differing(trained, ticket.state))==set(ticket.state)
 
 def test_killed_while_a_file_is_written(tmp_path):
     "Half written files of a process that is gone are swept away by the next"
@@ -566,6 +619,9 @@ def shared():
 
 def pruning(): return learner(cbs=SparsifyCallback(50, 'weight', 'global', large_final, 'one_shot'))
 def empty(): return Learner(DataLoaders(DataLoader(train[:4], bs=8, drop_last=True), DataLoader(valid)), Noisy(), loss_func=CrossEntropyLossFlat())
+class Endless(torch.utils.data.IterableDataset):
+    def __iter__(self): return iter(train)
+def generated(): return Learner(DataLoaders(DataLoader(Endless(), bs=8), DataLoader(valid)), Noisy(), loss_func=CrossEntropyLossFlat())
 def without_layers(): return Learner(dls(), nn.BatchNorm2d(1), loss_func=CrossEntropyLossFlat())
 
 bad = [(dict(rounds=0), ValueError, 'rounds=0: expected a whole number of at least 1'), (dict(rounds=1.5), TypeError, 'rounds=1.5'),
@@ -593,8 +649,11 @@ bad = [(dict(rounds=0), ValueError, 'rounds=0: expected a whole number of at lea
     (dict(learner=None), TypeError, 'learner=NoneType'),
     (dict(learner=learner()), TypeError, 'learner=Learner: expected a function'),
     (dict(learner=Noisy), TypeError, 'learner: expected a function that gives a Learner, it gave Noisy'),
-    (dict(learner=shared()), ValueError, 'learner: .* it gave the same one twice'), (dict(learner=pruning), ValueError, 'without a SparsifyCallback'),
-    (dict(learner=empty), ValueError, 'learner: expected training data'), (dict(learner=without_layers), ValueError, 'no prunable weights')]
+    (dict(learner=shared()), ValueError, 'learner: .* it gave the same one twice'),
+    (dict(learner=pruning), ValueError, 'without a SparsifyCallback'),
+    (dict(learner=empty), ValueError, 'learner: expected training data of at least one batch'),
+    (dict(learner=generated), TypeError, 'learner: expected training data whose number of batches is known'),
+    (dict(learner=without_layers), ValueError, 'no prunable weights')]
 
 @pytest.mark.parametrize('given, error, said', bad, ids=[f'{said}' for *_,said in bad])
 def test_bad_input_is_said_before_anything_is_trained(given, error, said, tmp_path):
@@ -629,11 +688,6 @@ def test_a_fit_of_several_trainings():
     for t in found.tickets: assert not differing(t.trained, masked(t.trained, t.masks))
 
 def test_fine_tuning_of_a_part():
-    def split(m): return [list(m.stem.parameters()) + list(m.grouped.parameters()), [*m.up.parameters(), m.scale, *m.head.parameters()]]
-    def frozen():
-        learn = learner(splitter=split)
-        learn.freeze()
-        return learn
     found = search(frozen, lambda learn: learn.fine_tune(1, freeze_epochs=1), rounds=2)
     assert list(found.summary().step)==[8]*3
     for t in found.tickets[1:]: assert not differing(t.state, masked(found.tickets[0].state, t.masks))
@@ -650,6 +704,54 @@ def test_callbacks_of_the_learner(tmp_path):
         of = found.table.query(f"metric=='valid_loss' and round=={t.meta['round']}")
         assert math.isclose(loss, of.value.min(), rel_tol=1e-5)
         assert of.early_stop.unique().tolist()==[of.step[of.value.idxmin()]]
+
+def split(m): return [list(m.stem.parameters()) + list(m.grouped.parameters()), [*m.up.parameters(), m.scale, *m.head.parameters()]]
+def stopping(): return EarlyStoppingCallback(monitor='valid_loss', min_delta=100, patience=1)
+def frozen():
+    learn = learner(splitter=split)
+    learn.freeze()
+    return learn
+def wrapped(wrap): return lambda: Learner(dls(), wrap(Noisy()), loss_func=CrossEntropyLossFlat(), metrics=accuracy, lr=1e-2)
+def of_torch():
+    "PyTorch's own data loaders"
+    loaders = [torch.utils.data.DataLoader(o, 8, shuffle=o is train) for o in (train, valid)]
+    return Learner(DataLoaders(*loaders), Noisy(), loss_func=CrossEntropyLossFlat(), lr=1e-2)
+
+def quietly(learn):
+    with learn.no_bar(), learn.no_logging(): learn.fit(2)
+def in_two_steps(learn): learn.fit(1), learn.unfreeze(), learn.fit(1)
+
+kinds = dict(fp16=(lambda: learner().to_fp16(), fit), groups=(lambda: learner(splitter=split), lambda learn: learn.fit_one_cycle(2, slice(1e-3,1e-2))),
+    frozen=(frozen, fit), thawed=(frozen, in_two_steps), graph=(lambda: learner(cbs=ShowGraphCallback), fit), quiet=(learner, quietly),
+    early=(lambda: learner(cbs=stopping()), lambda learn: learn.fit(5)), mixup=(lambda: learner(cbs=MixUp), fit),
+    accumulated=(lambda: learner(cbs=GradientAccumulation(16)), fit), parallel=(wrapped(nn.DataParallel), fit),
+    compiled=(wrapped(functools.partial(torch.compile, backend='eager')), fit), torch=(of_torch, fit))
+
+@pytest.mark.parametrize('kind', kinds)
+@pytest.mark.filterwarnings('ignore:.*(CUDA|autocast|GradScaler|lr_scheduler)')
+def test_learners_of_all_kinds(kind, tmp_path):
+    "Exact masks, exact rewinds, and the same bits after a stop, whatever else happens in a training of two epochs"
+    make, train_it = kinds[kind]
+    found = search(make, train_it, rounds=2, rewind='3it')
+    search(make, train_it, rounds=1, rewind='3it', dir=tmp_path)
+    assert not different(found, search(make, train_it, rounds=2, rewind='3it', dir=tmp_path))
+    assert list(found.summary().step)==[8]*3
+    for t in found.tickets:
+        assert not differing(t.trained, masked(t.trained, t.masks)) and not differing(t.state, masked(found.tickets[0].state, t.masks))
+
+def test_searches_in_each_other():
+    "A `fit` that searches, too: neither disturbs the other"
+    def nested(learn):
+        fit(learn)
+        inner.append(search(rounds=1))
+    inner = []
+    assert not different(search(fit=nested, rounds=1), search(rounds=1)) and not any(different(o, search(rounds=1)) for o in inner) and len(inner)==2
+
+def test_a_system_without_locks(tmp_path, monkeypatch):
+    never = search(rounds=1)
+    monkeypatch.setattr(lottery_nb.search, 'fcntl', None)
+    monkeypatch.delattr(os, 'posix_fallocate', raising=False)
+    assert not different(search(rounds=1, dir=tmp_path), never) and not different(search(rounds=1, dir=tmp_path), never)
 
 def test_a_learner_without_recorder_and_bar():
     bare = functools.partial(learner, default_cbs=False)
@@ -748,3 +850,26 @@ def test_progress(capfd):
     search(rounds=1, progress=True)
     shown = capfd.readouterr().out
     assert 'round 0/1, 100.0 % kept' in shown and 'round 1/1, 80.' in shown and 'accuracy 0.' in shown and '[2/4' in shown
+
+# The notebook's long trainings
+
+def long_cells():
+    cells = [c for c in json.loads((Path(__file__).parent.parent/'nbs'/'07_search.ipynb').read_text())['cells'] if c['cell_type']=='code']
+    return [(''.join(c['source']), c['outputs']) for c in cells if '#| eval: false' in ''.join(c['source'])]
+
+def test_the_cells_that_a_notebook_leaves_out_run(tmp_path, monkeypatch):
+    "Those of the picture, with two seeds and two epochs"
+    monkeypatch.setenv('LOTTERY_NB_QUICK', str(tmp_path))
+    space = {}
+    exec('from fastai.basics import *; from fastai.metrics import accuracy; import matplotlib.pyplot as plt, re\n'
+         'from lottery_nb.search import *; from lottery_nb.search import _versions; from lottery_nb.callback import HoldMasks\n'
+         'from lottery_nb.data import digits_dls; from models import mlp', space)
+    for source,_ in long_cells(): exec(source, space)
+    runs = space['runs']
+    assert len(runs)==2*(1+2*3) and set(runs.arm)=={'dense','ticket','reinit','random'} and not runs.isna().any(axis=None)
+    assert not os.listdir(tmp_path)
+
+def test_the_cells_that_a_notebook_leaves_out_show_what_came_out():
+    shown = long_cells()
+    assert shown and all(o['output_type']!='error' and o.get('name')!='stderr' for _,outs in shown for o in outs)
+    for source,outs in shown: assert bool(outs)==bool(re.search(r'^print|subplots|^pd\.', source, re.M)), source

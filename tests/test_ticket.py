@@ -845,13 +845,14 @@ class Tags(html.parser.HTMLParser):
     def handle_endtag(self, tag): assert self.open.pop()==tag
     def handle_data(self, data): self.text += data
 
-told_by_repr = ('arm','seed','criterion','granularity','method','schedule','rewind_epoch')
+told_by_repr = ('arm','seed','criterion','granularity','method','schedule','round','rewind')
 nasty = ['<script>alert(1)</script>', '"><img src=x onerror=alert(1)>', "' onclick='x", '</td></table>', '&lt;b&gt;', '\x1b[2J\u202e', '\ud800']
 
 @pytest.mark.parametrize('text', nasty)
 def test_whatever_names_and_notes_say_is_text(text):
     m = Masks({text: torch.tensor([True,False])})
-    for meta in (dict.fromkeys(told_by_repr, text), dict(criterion=[text], arm={text: text}, rewind_epoch=text*1000)):
+    for meta in (dict.fromkeys(told_by_repr, text), dict(criterion=[text], arm={text: text}, rewind_epoch=text*1000), dict(rewind=[text], rewind_epoch=text),
+                 dict(rewind='9'*1000 + 'it', criterion=text)):
         ticket = Ticket(m, {text: torch.ones(2)}, meta=meta)
         tags = Tags()
         tags.feed(ticket._repr_html_())
@@ -872,6 +873,17 @@ def test_what_repr_tells():
     assert repr(ticket)==(f'Ticket({ticket.sparsity:.2f} % sparse: {n-round(.6*n)} of {n} prunable weights kept, {n_all} values in all; '
                           'arm signs, seed 3, criterion large_final, granularity weight, method global, schedule one_shot, rewound to epoch 2, trained)')
     assert repr(Ticket(ticket.masks, ticket.state)).endswith('in all; not trained)')
+
+@pytest.mark.parametrize('meta, said', [(dict(rewind_epoch=2), 'rewound to epoch 2, '), (dict(rewind_epoch=None), ''),
+    (dict(round=3, rewind=0, rewind_epoch=0), 'round 3, rewound to epoch 0, '),
+    (dict(round=3, rewind='100it', rewind_epoch=None), 'round 3, rewound to step 100, '),
+    (dict(round=3, rewind='lr', rewind_epoch=None), 'round 3, learning rate rewound, weights not, '),
+    (dict(round=0, rewind=1, rewind_epoch=1), 'round 0, weights of epoch 1, '), (dict(round=0, rewind='7it'), 'round 0, weights of step 7, '),
+    (dict(round=0, rewind='lr'), 'round 0, ')], ids=str)
+def test_where_the_weights_come_from_is_told_once(meta, said):
+    "As the callback notes it (`rewind_epoch`), and as `find_ticket` does (`rewind`, too)"
+    ticket = ticket_of(meta=meta)
+    assert repr(ticket).endswith(f' in all; {said}trained)') and f'{said}trained<' in ticket._repr_html_()
 
 # What the callback tells a ticket
 
