@@ -872,4 +872,5 @@ def test_the_cells_that_a_notebook_leaves_out_run(tmp_path, monkeypatch):
 def test_the_cells_that_a_notebook_leaves_out_show_what_came_out():
     shown = long_cells()
     assert shown and all(o['output_type']!='error' and o.get('name')!='stderr' for _,outs in shown for o in outs)
-    for source,outs in shown: assert bool(outs)==bool(re.search(r'^print|subplots|^pd\.', source, re.M)), source
+    trained = next(i for i,(source,_) in enumerate(shown) if '\nruns = ' in source)
+    assert all(outs for _,outs in shown[trained:]) and len(shown)>trained+3
