@@ -351,7 +351,7 @@ def _note_round(self:SparsifyCallback):
     told = dict(round=len(self.history), density=self.masks.density, epoch=self.epoch)
     self.history.append({**told, **self._ranks.first(self._measured()), **told})
 
-# %% ../nbs/05_callback.ipynb #243c4d8f
+# %% ../nbs/05_callback.ipynb #5a0d47cf
 class HoldMasks(Callback):
     "Trains under the masks of `sparsifier` as they are: after every step the pruned weights are exactly 0 again"
     run_valid = False
@@ -361,7 +361,7 @@ class HoldMasks(Callback):
 
     def before_fit(self):
         if unwrap(self.sparsifier.model) is not unwrap(self.model): raise ValueError('sparsifier: it holds the masks of another model than the learner trains')
-        ranks_of(self.model).check_same('masks', self.sparsifier.masks)
         self.sparsifier.apply()
 
+    def before_train(self): ranks_of(self.model).check_same('masks', self.sparsifier.masks) # of several processes, which only now share the model
     def after_step(self): self.sparsifier.apply()
