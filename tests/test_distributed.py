@@ -259,7 +259,7 @@ def main(rank, n, tmp, *scenarios):
 
 # --- what starts them and looks at what came out --------------------------------------------------------------------------------------------
 
-def launch(tmp, n, *scenarios, seconds=150):
+def launch(tmp, n, *scenarios, seconds=400):
     "Exit codes, outputs and errors of `n` processes, none of which may take longer than so many `seconds`"
     (tmp/'store').unlink(missing_ok=True)
     env = {**os.environ, 'WORLD_SIZE': str(n), 'LOCAL_WORLD_SIZE': str(n), 'OMP_NUM_THREADS': '1', 'ACCELERATE_USE_CPU': 'true', 'PYTHONWARNINGS': 'ignore'}
