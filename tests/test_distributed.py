@@ -35,9 +35,9 @@ def _callback(*args, criteria='large_final', method='global', **kwargs):
     end,schedule = args
     return SparsifyCallback(end, 'weight', method, criteria, schedule, **kwargs)
 
-def _shared_fit(learn, n, *cbs, quiet=True):
+def _shared_fit(learn, n, *cbs, quiet=True, **kwargs):
     from contextlib import nullcontext
-    with learn.no_bar(), learn.no_logging() if quiet else nullcontext(), learn.distrib_ctx(sync_bn=False): learn.fit(n, cbs=list(cbs))
+    with learn.no_bar(), learn.no_logging() if quiet else nullcontext(), learn.distrib_ctx(sync_bn=False, **kwargs): learn.fit(n, cbs=list(cbs))
 
 def _watcher(**events):
     "A callback that runs around the SparsifyCallback"
@@ -104,6 +104,14 @@ def rewinding(ranks, tmp):
     learn = _learner(ConvNet)
     _shared_fit(learn, 4, sp_cb, _watcher(before_batch=before_batch, after_pred=after_pred))
     return dict(own=own, right=right, saved=saved, ticket=_ticket(sp_cb.ticket), model=_tensors(named_tensors(learn.model)))
+
+def own_statistics(ranks, tmp):
+    "The same if `DistributedDataParallel` is told to leave BatchNorm's statistics as they are in each process"
+    from accelerate import DistributedDataParallelKwargs
+    from lottery_nb.sparsifier import named_tensors
+    sp_cb,learn = _callback(75, 'one_shot', start_epoch=1, lth=True, rewind_epoch=1),_learner(ConvNet)
+    _shared_fit(learn, 3, sp_cb, kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
+    return dict(ticket=_ticket(sp_cb.ticket), own=_tensors(named_tensors(learn.model)))
 
 def _iterative(n):
     from lottery_nb.schedules import iterative
@@ -282,7 +290,7 @@ def launch(tmp, n, *scenarios, seconds=400):
 
 def results(tmp, name, n=2): return [json.loads((tmp/f'{name}.{r}.json').read_text()) for r in range(n)]
 
-trainings = ('gradual','expected','lucky','gradients','rewinding','again','compiled','collapses')
+trainings = ('gradual','expected','lucky','gradients','rewinding','own_statistics','again','compiled','collapses')
 refusals = ('differs','other_settings','other_masks','one_fails','too_few')
 found_by = ('search','searches','search_errors')
 
@@ -330,6 +338,10 @@ def test_rewinding_with_batchnorm(two):
     assert a['ticket']==b['ticket'] and a['model']==b['model']
     assert a['ticket']['meta']['data']==dict(loader='WholeDL', n_train=1437, n_valid=360)
     assert [o['epoch'] for o in a['ticket']['meta']['rounds']]==[1,2,3]
+
+def test_the_ticket_has_the_statistics_of_rank_0(two):
+    a,b = two.get('own_statistics')
+    assert a['ticket']==b['ticket'] and a['own']!=b['own'] and a['ticket']['trained']['stem.1.running_mean']==a['own']['stem.1.running_mean']
 
 def test_a_second_fit_goes_on(two):
     a,b = two.get('again')
