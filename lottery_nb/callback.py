@@ -110,7 +110,7 @@ def _check_length(self:SparsifyCallback):
         if (e:=getattr(self, name))>=n: raise ValueError(f'{name}={e}: the training has only {n} epochs, 0 to {n-1}')
     if self.end_epoch is not None and self.end_epoch>n: raise ValueError(f'end_epoch={self.end_epoch}: the training has only {n} epochs')
 
-# %% ../nbs/05_callback.ipynb #876667fc
+# %% ../nbs/05_callback.ipynb #5ddc057a
 _compared = ('end_sparsity','start_sparsity','granularity','method','criterion','schedule','rewind_opt','start_epoch','rewind_epoch','end_epoch','round_to',
              'update_every','lth','reset_end','allow_collapse')
 
@@ -121,7 +121,7 @@ def _check_ranks(self:SparsifyCallback, known):
     mine = {k: getattr(self, k) for k in _compared}
     more = dict(layers=list(find_layers(self.model, self.layers)), n_epoch=self.n_epoch, batches=len(self.dls.train), goes_on=known)
     self._ranks.check_equal('SparsifyCallback', mine | more)
-    if known: self._ranks.check_same('masks', self.masks)
+    if known: self._ranks.check_same('masks', self.sparsifier.masks)
 
 # %% ../nbs/05_callback.ipynb #209164b2
 def _whole_dl(dl): return dl.dl if hasattr(dl, 'world_size') and hasattr(dl, 'dl') else dl
@@ -229,12 +229,12 @@ def _forget_best(self:SparsifyCallback):
         cb.best = float('inf') if cb.comp==np.less else -float('inf')
         if hasattr(cb, 'wait'): cb.wait = 0
 
-# %% ../nbs/05_callback.ipynb #5fa58149
+# %% ../nbs/05_callback.ipynb #96ed47df
 @patch
 def _make_masks(self:SparsifyCallback, target):
     "New masks, the same on all processes. Raises `RankError` on all of them if they are not"
     with self._ranks.as_first(): self._ranks.together(lambda: self.sparsifier._make_masks(target, self.round_to))
-    self._ranks.check_same('masks', self.masks)
+    self._ranks.check_same('masks', self.sparsifier.masks)
 
 # %% ../nbs/05_callback.ipynb #b6e235f6
 @patch
