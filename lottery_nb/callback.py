@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SparsifyCallback', 'HoldMasks']
 
-# %% ../nbs/05_callback.ipynb #3fa9520c
+# %% ../nbs/05_callback.ipynb #c436ef8e
 import math
 import numpy as np, torch
 from fastai.callback.core import Callback, CancelBatchException
@@ -18,9 +18,10 @@ from .granularity import all_granularities
 from .criteria import Criterion, criteria as all_criteria
 from .schedules import Schedule, schedules
 from .masks import Masks, unwrap
+from .ranks import Ranks, ranks_of
 from .sparsifier import Sparsifier, check_sparsity, find_layers, named_tensors, rewind_opts
 
-# %% ../nbs/05_callback.ipynb #ab7fa934
+# %% ../nbs/05_callback.ipynb #aac3e5b5
 class SparsifyCallback(Callback):
     """Prunes the model while it trains, and for a lottery ticket rewinds what is left.
 
@@ -60,6 +61,7 @@ class SparsifyCallback(Callback):
         self._in_rounds,self._falls = self.schedule.stepwise,self.schedule.falls # found by trying, so only once
         self._check_order()
         self.sparsifier,self.trained,self._aimed,self._since = None,None,0.,0
+        self._ranks,self._lacking = Ranks(),0 # the processes that train; the batches that a pass over the data is shorter than it says
         self.history = [] # a dict for every round: round, density (percent), and epoch and metrics of its last epoch
         self.origin = {} # what is known of the data and the seeds of the last training
         self._new_round = True
@@ -78,14 +80,14 @@ def _check_order(self:SparsifyCallback):
         raise ValueError(f'schedule={self.schedule}: with lth=True expected one that prunes in rounds (one_shot, iterative, geometric): '
                          'each new mask rewinds the weights, so nothing would ever be trained')
 
-# %% ../nbs/05_callback.ipynb #036d6a04
+# %% ../nbs/05_callback.ipynb #65383bfc
 @patch
 def _in_training(self:SparsifyCallback)->bool:
     return not (self.learn.lock.locked() or hasattr(self.learn, 'lr_finder'))
 
 @patch
 def _say(self:SparsifyCallback, line):
-    if self.verbose: print(line)
+    if self.verbose and not self._ranks.rank: print(line)
 
 # %% ../nbs/05_callback.ipynb #b64766e9
 @patch
@@ -108,13 +110,43 @@ def _check_length(self:SparsifyCallback):
         if (e:=getattr(self, name))>=n: raise ValueError(f'{name}={e}: the training has only {n} epochs, 0 to {n-1}')
     if self.end_epoch is not None and self.end_epoch>n: raise ValueError(f'end_epoch={self.end_epoch}: the training has only {n} epochs')
 
+# %% ../nbs/05_callback.ipynb #5ddc057a
+_compared = ('end_sparsity','start_sparsity','granularity','method','criterion','schedule','rewind_opt','start_epoch','rewind_epoch','end_epoch','round_to',
+             'update_every','lth','reset_end','allow_collapse')
+
+@patch
+def _check_ranks(self:SparsifyCallback, known):
+    "Raises `RankError` on all processes if they are about to do different things"
+    if self._ranks.n==1: return
+    mine = {k: getattr(self, k) for k in _compared}
+    more = dict(layers=list(find_layers(self.model, self.layers)), n_epoch=self.n_epoch, batches=len(self.dls.train), goes_on=known)
+    self._ranks.check_equal('SparsifyCallback', mine | more)
+    if known: self._ranks.check_same('masks', self.sparsifier.masks)
+
+# %% ../nbs/05_callback.ipynb #209164b2
+def _whole_dl(dl): return dl.dl if hasattr(dl, 'world_size') and hasattr(dl, 'dl') else dl
+
+def _n_given(dl)->int:
+    "How many batches a pass over `dl` has, which for fastai's `DistributedDL` can be less than its length"
+    whole = _whole_dl(dl)
+    if whole is dl or not dl.drop_last: return len(dl)
+    return math.ceil(whole.n/dl.world_size)//dl.bs
+
+@patch
+def _check_batches(self:SparsifyCallback):
+    "Raises `ValueError` if the training data are too few for all processes"
+    dl = self.dls.train
+    n = _n_given(dl)
+    if not n: raise ValueError(f'training data: expected at least a batch of {dl.bs} for each of {self._ranks.n} processes, got {_whole_dl(dl).n} items')
+    self._lacking = len(dl)-n
+
 # %% ../nbs/05_callback.ipynb #4652cf48
 @patch
 def __call__(self:SparsifyCallback, event_name):
     if event_name=='before_fit': self.run = self._in_training() # decided anew each time: a fit may have been broken off
     return Callback.__call__(self, event_name)
 
-# %% ../nbs/05_callback.ipynb #ff40d3f4
+# %% ../nbs/05_callback.ipynb #6b60a636
 def _n_items(dl):
     "How many items a `DataLoader` has; None if it does not know"
     try: return len(dl.dataset)
@@ -123,23 +155,25 @@ def _n_items(dl):
 @patch
 def _origin(self:SparsifyCallback):
     "What is known of the data and the seeds, as JSON can hold it"
-    train,valid = (getattr(self.dls, o, None) for o in ('train','valid'))
+    train,valid = (_whole_dl(getattr(self.dls, o, None)) for o in ('train','valid'))
     seed = getattr(train, 'seed', None)
     data = dict(loader=type(train).__name__, n_train=_n_items(train), n_valid=_n_items(valid))
     return dict(data=data, seeds=dict(torch=torch.initial_seed(), data=seed if isinstance(seed, int) else None))
 
-# %% ../nbs/05_callback.ipynb #b45e089f
+# %% ../nbs/05_callback.ipynb #ff5c7895
 @patch
 def before_fit(self:SparsifyCallback):
     "Checks the training, puts the sparsifier on the model, and gives the training table its column"
-    self.order = SparsifyCallback.order
+    self.order,self._ranks = SparsifyCallback.order,ranks_of(self.model)
     self._check_fit()
     known = self.sparsifier is not None and self.sparsifier.has_pruned and unwrap(self.sparsifier.model) is unwrap(self.model)
+    self._check_ranks(known)
     if not known or self._falls or self.sparsifier.asked<self.end_sparsity: self._check_length()
+    if self._ranks.n>1: self._check_batches()
     if not known:
         self.sparsifier = Sparsifier(self.model, self.granularity, self.method, self.criterion, self.layers, self.allow_collapse)
         self._aimed,self.history,self._new_round = 0.,[],True
-    self.trained,self._since,self.origin = None,0,self._origin()
+    self.trained,self._since,self.origin = None,0,self._ranks.first(self._origin())
     self.sparsifier.apply()
     self._say(f'Pruning of {self.granularity} until a sparsity of {self.end_sparsity:g}%')
     if hasattr(self.learn, 'recorder'): self._add_column()
@@ -151,25 +185,26 @@ def _add_column(self:SparsifyCallback):
     names.insert(len(names)-self.recorder.add_time, 'sparsity')
     self.recorder.metric_names = L(names)
 
-# %% ../nbs/05_callback.ipynb #874ab0e8
+# %% ../nbs/05_callback.ipynb #6cbd0546
 @patch
 def before_epoch(self:SparsifyCallback):
     "Saves everything at the rewind point, once"
     if self.epoch!=self.rewind_epoch or self.sparsifier.snapshot is not None: return
     if self.lth or self.reset_end: self._say(f'Saving Weights at epoch {self.epoch}')
     self.sparsifier.save_weights(self.opt)
+    self._ranks.agree_('weights at the rewind point', self.sparsifier.snapshot, self.model)
 
-# %% ../nbs/05_callback.ipynb #4432da5a
+# %% ../nbs/05_callback.ipynb #c34e149b
 @patch
 def _position(self:SparsifyCallback)->float:
     "How much of the pruning phase has passed: negative before it, 0 at its first batch, 1 at its last and after"
-    batch,n = (self.epoch-self.start_epoch)*self.n_iter + self.iter,self._n_batches()
+    batch,n = (self.epoch-self.start_epoch)*(self.n_iter-self._lacking) + self.iter,self._n_batches()
     return 1. if batch>=n-1 else batch/n
 
 @patch
 def _n_batches(self:SparsifyCallback)->int:
     "How many batches the pruning phase has"
-    return ((self.n_epoch if self.end_epoch is None else self.end_epoch) - self.start_epoch)*self.n_iter
+    return ((self.n_epoch if self.end_epoch is None else self.end_epoch) - self.start_epoch)*(self.n_iter-self._lacking)
 
 @patch
 def _target(self:SparsifyCallback)->float:
@@ -194,12 +229,19 @@ def _forget_best(self:SparsifyCallback):
         cb.best = float('inf') if cb.comp==np.less else -float('inf')
         if hasattr(cb, 'wait'): cb.wait = 0
 
-# %% ../nbs/05_callback.ipynb #891f341c
+# %% ../nbs/05_callback.ipynb #96ed47df
+@patch
+def _make_masks(self:SparsifyCallback, target):
+    "New masks, the same on all processes. Raises `RankError` on all of them if they are not"
+    with self._ranks.as_first(): self._ranks.together(lambda: self.sparsifier._make_masks(target, self.round_to))
+    self._ranks.check_same('masks', self.sparsifier.masks)
+
+# %% ../nbs/05_callback.ipynb #b6e235f6
 @patch
 def _prune(self:SparsifyCallback):
     "A new mask at the sparsity that is due. Says whether the weights were rewound"
     target = self._target()
-    self.sparsifier._make_masks(target, self.round_to)
+    self._make_masks(target)
     self._aimed,self._since,self._new_round = target,0,True
     self._forget_best()
     if not self.lth or self._position()<0: return False
@@ -271,7 +313,7 @@ def after_cancel_fit(self:SparsifyCallback):
     "A fit that is stopped early has a last event too"
     self._come_last()
 
-# %% ../nbs/05_callback.ipynb #ae96add8
+# %% ../nbs/05_callback.ipynb #2da2cf5a
 @patch
 def after_fit(self:SparsifyCallback):
     "Keeps the trained weights, and with `reset_end` gives the ticket back untrained"
@@ -280,6 +322,7 @@ def after_fit(self:SparsifyCallback):
     self.sparsifier.apply()
     self._say(f'Final Sparsity: {self.masks.sparsity:.2f}')
     self.trained = {k: t.detach().clone() for k,t in named_tensors(self.model).items()}
+    self._ranks.agree_('trained weights', self.trained, self.model)
     if self.reset_end and self.sparsifier.snapshot is not None:
         self._say(f'Resetting Weights to their epoch {self.rewind_epoch} values')
         self.sparsifier.rewind(self.opt, self.rewind_opt)
@@ -299,16 +342,16 @@ def _measured(self:SparsifyCallback):
     if len(values)!=len(names)-self.recorder.add_time: return {}
     return {k: _number(v) for k,v in zip(names, values) if k!='sparsity'}
 
-# %% ../nbs/05_callback.ipynb #d5dd1751
+# %% ../nbs/05_callback.ipynb #d9a15070
 @patch
 def _note_round(self:SparsifyCallback):
     "The epoch becomes the last one of its round"
     if not self._new_round: self.history.pop()
     self._new_round = False
     told = dict(round=len(self.history), density=self.masks.density, epoch=self.epoch)
-    self.history.append({**told, **self._measured(), **told})
+    self.history.append({**told, **self._ranks.first(self._measured()), **told})
 
-# %% ../nbs/05_callback.ipynb #10e1d034
+# %% ../nbs/05_callback.ipynb #5a0d47cf
 class HoldMasks(Callback):
     "Trains under the masks of `sparsifier` as they are: after every step the pruned weights are exactly 0 again"
     run_valid = False
@@ -320,4 +363,5 @@ class HoldMasks(Callback):
         if unwrap(self.sparsifier.model) is not unwrap(self.model): raise ValueError('sparsifier: it holds the masks of another model than the learner trains')
         self.sparsifier.apply()
 
+    def before_train(self): ranks_of(self.model).check_same('masks', self.sparsifier.masks) # of several processes, which only now share the model
     def after_step(self): self.sparsifier.apply()

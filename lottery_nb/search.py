@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['Search', 'SearchError', 'find_ticket']
 
-# %% ../nbs/07_search.ipynb #4046a39c
+# %% ../nbs/07_search.ipynb #8b197ab3
 import dis, errno, functools, hashlib, inspect, json, math, os, random, re, shutil, tempfile, time, types, warnings
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd, torch
@@ -18,10 +18,11 @@ from fastai.callback import progress as _progress # it gives `Learner` its `no_b
 from fastai.imports import progress_bar
 from fastai.learner import Learner
 from fastcore.basics import noop, patch
-from .callback import HoldMasks, SparsifyCallback
+from .callback import HoldMasks, SparsifyCallback, _n_given, _whole_dl
 from .core import check_choice, check_percent, check_whole
 from .criteria import Criterion, large_final
 from .masks import Masks, _differences
+from .ranks import Ranks, all_ranks, ranks_of
 from .sparsifier import Sparsifier, check_sparsity, named_tensors
 from .ticket import Ticket, _versions, _write_atomically
 try: import fcntl
@@ -111,14 +112,15 @@ def _number(v):
     except (TypeError,ValueError): return None
     return v if math.isfinite(v) else str(v)
 
-# %% ../nbs/07_search.ipynb #20352921
+# %% ../nbs/07_search.ipynb #312bd9cf
 class _FollowRound(Callback):
     "Notes the steps and metrics of every epoch in `rows`, and keeps the weights at the rewind point"
     order,run_valid = 56,False # after the Recorder, which measures
     def __init__(self,
         point:_RewindPoint|None=None, # where to keep the weights, a point of the first `fit`; None: nowhere
-        tell:Callable=noop # called with this callback when a `fit` begins and after every epoch
-    ): self.point,self.tell,self.n_epochs,self.n_steps,self.rows,self.weights = point,tell,0,0,[],None
+        tell:Callable=noop, # called with this callback when a `fit` begins and after every epoch
+        ranks:Ranks=Ranks() # the processes of the search
+    ): self.point,self.tell,self.ranks,self.n_epochs,self.n_steps,self.rows,self.weights = point,tell,ranks,0,0,[],None
 
     def __call__(self, event_name):
         if event_name=='before_fit': self.run = not (self.learn.lock.locked() or hasattr(self.learn, 'lr_finder'))
@@ -140,7 +142,7 @@ def metrics(self:_FollowRound)->dict: # name -> value
     named = {k: _number(v) for k,v in zip(recorder.metric_names[1:], recorder.values[-1])}
     return {k: v for k,v in named.items() if v is not None}
 
-# %% ../nbs/07_search.ipynb #0b303cbe
+# %% ../nbs/07_search.ipynb #17b38af1
 @patch
 def _is_there(self:_FollowRound)->bool:
     "Whether the rewind point has been reached"
@@ -151,9 +153,11 @@ def _beyond(self:_FollowRound, n): return ValueError(f'rewind={self.point.stored
 
 @patch
 def before_fit(self:_FollowRound):
-    "Raises `ValueError` if this training does not come by the rewind point"
+    "Raises `ValueError` if this training does not come by the rewind point, or if several processes would train a network each"
+    if self.ranks.n!=(n:=ranks_of(self.model).n):
+        raise ValueError(f'fit: expected a training that all {self.ranks.n} processes share, it is one of {n}: put it into `with learn.distrib_ctx():`')
     if self.point and not self.n_steps:
-        n = self.learn.n_epoch*(1 if self.point.unit=='epoch' else len(self.dls.train))
+        n = self.learn.n_epoch*(1 if self.point.unit=='epoch' else _n_given(self.dls.train))
         if self.point.at>=n: raise self._beyond(n)
     self.tell(self)
 
@@ -189,7 +193,7 @@ def _gradients(learn):
     learn._split(learn._set_device(learn.dls.one_batch()))
     learn.loss_func(learn.model(*learn.xb), *learn.yb).backward()
 
-# %% ../nbs/07_search.ipynb #926fae67
+# %% ../nbs/07_search.ipynb #9c9aa73a
 @dataclass(frozen=True)
 class _Recipe:
     "What a search does in each round"
@@ -200,6 +204,7 @@ class _Recipe:
     how:dict # granularity, method, criteria, layers and allow_collapse, as `Sparsifier` takes them
     final_layer_rate:float|None=None # percent
     seed:int=0
+    ranks:Ranks=Ranks() # the processes of the search
 
     def new_learner(self, r):
         "A new learner for round `r`. Raises `TypeError` if `learner` gives something else"
@@ -209,7 +214,7 @@ class _Recipe:
             raise ValueError('learner: expected a Learner without a SparsifyCallback: the search prunes')
         return learn
 
-# %% ../nbs/07_search.ipynb #f54f8d8d
+# %% ../nbs/07_search.ipynb #848df8c2
 @patch
 def _recall(self:_Recipe, sp, found):
     "Gives a sparsifier the earlier weights that its criterion compares with: the first ones, and those that the last round began with"
@@ -227,8 +232,10 @@ def _prune(self:_Recipe, learn, sp, r, found):
     if 'grad' in sp.criterion.needs:
         with _seeded(self.seed, r, 'gradient'):
             _begin_data(learn.dls, self.seed, r, 'gradient')
-            _gradients(learn)
-    masks = _next_masks(sp, self.prune, r, self.final_layer_rate)
+            self.ranks.together(lambda: _gradients(learn))
+            self.ranks.share_({k: p.grad for k,p in learn.model.named_parameters() if p.grad is not None})
+    with self.ranks.as_first(): masks = self.ranks.together(lambda: _next_masks(sp, self.prune, r, self.final_layer_rate))
+    self.ranks.check_same('masks', masks)
     learn.model.zero_grad(set_to_none=True)
     if self.point.unit=='lr': last.trained_into(learn.model)
     else: found.tickets[0].apply_to(learn.model)
@@ -241,26 +248,36 @@ def _quietly(learn):
     graphs = [cb for cb in learn.cbs if isinstance(cb, _progress.ShowGraphCallback)]
     with learn.removed_cbs(graphs), learn.no_bar(), learn.no_logging(): yield
 
-# %% ../nbs/07_search.ipynb #626bbe04
+# %% ../nbs/07_search.ipynb #06a383aa
+@patch
+def begin(self:_Recipe, r, found):
+    "A learner and its sparsifier, as round `r` begins"
+    learn = self.ranks.together(lambda: self.new_learner(r))
+    sp = Sparsifier(learn.model, **self.how)
+    if r: self._prune(learn, sp, r, found)
+    else: self.ranks.share_(named_tensors(learn.model))
+    return learn, sp
+
+# %% ../nbs/07_search.ipynb #4a331f72
 @patch
 def train_round(self:_Recipe, r, found, tell=noop):
     "Trains round `r` after the rounds in `found`, and adds its ticket to them"
-    learn = self.new_learner(r)
-    sp = Sparsifier(learn.model, **self.how)
-    if r: self._prune(learn, sp, r, found)
+    learn,sp = self.begin(r, found)
     begun = _everything(learn.model)
-    follow = _FollowRound(self.point if not r and self.point.unit!='lr' else None, functools.partial(tell, r, sp.masks.density))
+    follow = _FollowRound(self.point if not r and self.point.unit!='lr' else None, functools.partial(tell, r, sp.masks.density), self.ranks)
     learn.add_cbs([follow, *[HoldMasks(sp)]*(r>0)])
-    with _seeded(self.seed, r, 'fit'), _quietly(learn):
+    with _seeded(self.seed, r, 'fit', *[self.ranks.rank][:self.ranks.rank]), _quietly(learn):
         _begin_data(learn.dls, self.seed, r)
         self.fit(learn)
     follow.check()
     sp.apply()
     masks = Masks({k: m.cpu() for k,m in sp.masks.items()})
     if not r and {'init','previous'} & set(sp.criterion.needs): found.init = Ticket(masks, begun)
-    state = begun if follow.weights is None else follow.weights
+    state,trained = begun if follow.weights is None else follow.weights,_everything(learn.model)
+    self.ranks.agree_('weights at the rewind point', state, learn.model)
+    self.ranks.agree_('trained weights', trained, learn.model)
     note = self.note(r, sp, masks, state, follow, found) | dict(data=_data_facts(learn.dls))
-    found.tickets.append(Ticket(masks, state, _everything(learn.model), note, self.whole(r, masks, state, found)))
+    found.tickets.append(Ticket(masks, state, trained, self.ranks.first(note), self.whole(r, masks, state, found)))
 
 # %% ../nbs/07_search.ipynb #abcd35b4
 def _early_stop(rows):
@@ -268,13 +285,14 @@ def _early_stop(rows):
     losses = [(float(o['valid_loss']), o['step']) for o in rows if 'valid_loss' in o]
     return min((o for o in losses if not math.isnan(o[0])), default=(None,None))[1]
 
-# %% ../nbs/07_search.ipynb #d1c6bb37
+# %% ../nbs/07_search.ipynb #2454670a
 def _data_facts(dls):
     "What is known of the data: the type of the training data's loader, its seed if it has one, and how many items there are"
-    seed,facts = vars(dls.train).get('seed'),dict(n_train=None, n_valid=None)
-    for k,dl in zip(facts, getattr(dls, 'loaders', [dls.train])):
+    train = _whole_dl(dls.train)
+    seed,facts = vars(train).get('seed'),dict(n_train=None, n_valid=None)
+    for k,dl in zip(facts, getattr(dls, 'loaders', [train])):
         with suppress(AttributeError,TypeError): facts[k] = len(dl.dataset)
-    return dict(loader=type(dls.train).__name__, seed=seed if isinstance(seed, int) else None, **facts)
+    return dict(loader=type(train).__name__, seed=seed if isinstance(seed, int) else None, **facts)
 
 # %% ../nbs/07_search.ipynb #abd53767
 @patch
@@ -480,15 +498,19 @@ def read_ticket(self:_Folder, r, before:Ticket|None)->Ticket:
     if not ours: raise SearchError(f'{self.ticket(r)}: a ticket of another search' + (f', it does not follow on {self.ticket(r-1).name}' if r else ''))
     return ticket
 
-# %% ../nbs/07_search.ipynb #5352e2c1
+# %% ../nbs/07_search.ipynb #7fd15cf1
+def _following(tickets, rewind, masks, state, trained, meta)->Ticket:
+    "The ticket that comes after `tickets`, with the weights that its round began with before the mask. Raises `ValueError` if it cannot be the next"
+    before = state if not tickets else tickets[-1].trained if rewind=='lr' else tickets[0].state
+    return Ticket(masks, state, trained, meta, {k: before[k] for k in masks})
+
 @patch
 def read(self:_Folder)->Search:
     "All whole rounds"
     settings,tickets = self.read_settings(),[]
     for r in range(self.stored()):
         ticket = self.read_ticket(r, tickets[-1] if tickets else None)
-        before = ticket.state if not r else tickets[-1].trained if settings.get('rewind')=='lr' else tickets[0].state
-        try: tickets.append(Ticket(ticket.masks, ticket.state, ticket.trained, ticket.meta, {k: before[k] for k in ticket.masks}))
+        try: tickets.append(_following(tickets, settings.get('rewind'), ticket.masks, ticket.state, ticket.trained, ticket.meta))
         except ValueError as e: raise SearchError(f'{self.ticket(r)}: a ticket of another search: {e}') from e
     init = Ticket.load(self.init) if self.init.exists() else None
     if init and tickets and init.masks.shapes()!=tickets[0].masks.shapes(): raise SearchError(f'{self.init}: a ticket of another search')
@@ -620,7 +642,7 @@ def resume(self:_Folder, settings, force=False)->Search:
     found.settings = max(old, settings, key=lambda o: len(o['prune']) if isinstance(o['prune'], list) else 0)
     return found
 
-# %% ../nbs/07_search.ipynb #8c0e5934
+# %% ../nbs/07_search.ipynb #4cceb626
 @patch
 def check_init(self:_Folder, found, criterion):
     "Raises `SearchError` if the next round needs the first weights and they are not there"
@@ -632,7 +654,7 @@ def warn_of_versions(self:_Folder, found):
     then,now = (found.tickets[-1].meta.get('versions') if found.tickets else None),_versions()
     if then and then!=now:
         changed = ', '.join(f'{k} {then.get(k)} → {v}' for k,v in now.items() if then.get(k)!=v)
-        warnings.warn(f'{self.path}: goes on with other versions ({changed}): the next rounds may not come out to the same bit', stacklevel=3)
+        warnings.warn(f'{self.path}: goes on with other versions ({changed}): the next rounds may not come out to the same bit', stacklevel=7)
 
 # %% ../nbs/07_search.ipynb #8f8bfe64
 class _Progress:
@@ -694,7 +716,7 @@ def sizes(self:_Recipe, learn, sp, rounds)->list:
     note = 50_000 + 1000*len(named_tensors(learn.model))
     return [int(2*(whole - prunable*_n_pruned(n, self.prune, r)/n) + n/8 + note) for r in rounds]
 
-# %% ../nbs/07_search.ipynb #2b8120c7
+# %% ../nbs/07_search.ipynb #05b6eebb
 def _keep(error, found, dir):
     "Leaves the finished rounds with an error that ends a search, and a word on where they are"
     error.search = found
@@ -708,13 +730,37 @@ def _run(recipe, found, rounds, folder, progress):
     try:
         for r in range(len(found.tickets), rounds+1):
             recipe.train_round(r, found, shown)
-            if folder: folder.store(found)
+            if folder: recipe.ranks.on_first(lambda: folder.store(found))
     except BaseException as e:
         _keep(e, found, folder and folder.path)
         raise
     finally: shown.close()
 
-# %% ../nbs/07_search.ipynb #1b68f8ac
+# %% ../nbs/07_search.ipynb #2bce8a38
+@patch
+def go_on(self:_Folder, recipe, learn, sp, settings, rounds, force):
+    "The rounds that are here, and everything made ready for those that are left"
+    found = self.resume(settings, force)
+    if todo:=range(len(found.tickets), rounds+1):
+        self.check_init(found, sp.criterion)
+        self.warn_of_versions(found)
+        self.sweep()
+        self.check_room(recipe.sizes(learn, sp, todo))
+        self.store_settings(found.settings)
+    with suppress(OSError): self.store_table(found) # it is for reading elsewhere
+    return found
+
+def _tell_all(ranks, found)->Search:
+    "The search of process 0, in every process; a ticket at a time"
+    if ranks.n==1: return found
+    settings,init,n = ranks.first(found and (found.settings, found.init, len(found.tickets)))
+    tickets = []
+    for r in range(n):
+        told = ranks.first((t:=found.tickets[r]) and (t.masks, t.state, t.trained, t.meta) if found else None)
+        tickets.append(_following(tickets, settings.get('rewind'), *told))
+    return Search(tickets, settings=settings, init=init)
+
+# %% ../nbs/07_search.ipynb #572bb158
 def find_ticket(
     learner:Callable, # function without arguments that makes a new `Learner`, with a new model; called for every round, and twice before
     fit:Callable, # function of a `Learner` that trains it: a round, with its learning-rate schedule from the beginning
@@ -738,7 +784,7 @@ def find_ticket(
     instance, is raised with the finished rounds in its attribute `search`.
 
     Raises `TypeError` or `ValueError` for arguments that cannot be right, before anything is trained; `SearchError` or `TicketError` if `dir` holds
-    a search with other settings, or a damaged file; `OSError` if it cannot be written to.
+    a search with other settings, or a damaged file; `OSError` if it cannot be written to; with several processes `RankError` if they differ.
 
     Source: Frankle & Carbin 2019; rewinding: Frankle et al. 2020; of the learning rate: Renda et al. 2020"""
     _check_functions(learner, fit)
@@ -746,22 +792,20 @@ def find_ticket(
     method = check_choice('method', method, {o:o for o in ('local','global')})
     how = dict(granularity=granularity, method=method, criteria=criteria, layers=layers, allow_collapse=bool(allow_collapse))
     if dir is not None and not isinstance(dir, (str,os.PathLike)): raise TypeError(f'dir={dir!r}: expected the path of a folder')
-    recipe = _Recipe(learner, fit, prune, _rewind_point(rewind), how, _check_last(final_layer_rate, method), check_whole('seed', seed))
-    learn,sp = recipe.try_out()
+    recipe = _Recipe(learner, fit, prune, _rewind_point(rewind), how, _check_last(final_layer_rate, method), check_whole('seed', seed), ranks:=all_ranks())
+    learn,sp = ranks.together(recipe.try_out)
     found = Search([], settings=recipe.settings(learn, sp))
+    ranks.check_equal('find_ticket', dict(found.settings, rounds=rounds, stored=dir is not None))
+    shown = progress and not ranks.rank
     if dir is None:
-        _run(recipe, found, rounds, None, progress)
+        _run(recipe, found, rounds, None, shown)
         return found
     folder = _Folder(dir)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with _locked(dir):
-        found = folder.resume(found.settings, force)
-        if todo:=range(len(found.tickets), rounds+1):
-            folder.check_init(found, sp.criterion)
-            folder.warn_of_versions(found)
-            folder.sweep()
-            folder.check_room(recipe.sizes(learn, sp, todo))
-            folder.store_settings(found.settings)
-        with suppress(OSError): folder.store_table(found) # it is for reading elsewhere
-        _run(recipe, found, rounds, folder, progress)
+    with ExitStack() as until_done:
+        def open_folder():
+            folder.path.mkdir(parents=True, exist_ok=True)
+            until_done.enter_context(_locked(dir))
+            return folder.go_on(recipe, learn, sp, found.settings, rounds, force)
+        found = _tell_all(ranks, ranks.together(lambda: None if ranks.rank else open_folder()))
+        _run(recipe, found, rounds, folder, shown)
     return Search(found.tickets[:rounds+1], settings=found.settings, init=found.init)
