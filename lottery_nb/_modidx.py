@@ -261,6 +261,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'lottery_nb.replicates._Plan.alone': ('replicates.html#_plan.alone', 'lottery_nb/replicates.py'),
                                        'lottery_nb.replicates._Plan.bytes_a_seed': ( 'replicates.html#_plan.bytes_a_seed',
                                                                                      'lottery_nb/replicates.py'),
+                                       'lottery_nb.replicates._Plan.check_labels': ( 'replicates.html#_plan.check_labels',
+                                                                                     'lottery_nb/replicates.py'),
                                        'lottery_nb.replicates._Plan.first_weights': ( 'replicates.html#_plan.first_weights',
                                                                                       'lottery_nb/replicates.py'),
                                        'lottery_nb.replicates._Plan.measured': ( 'replicates.html#_plan.measured',

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['lr_schedules', 'arm_names', 'memory_needed', 'lottery_curve', 'mean_interval', 'early_stop', 'summarise']
 
-# %% ../nbs/08_replicates.ipynb #d8667f3c
-import hashlib, itertools, math, os, threading, warnings
+# %% ../nbs/08_replicates.ipynb #1a883a69
+import hashlib, itertools, math, threading, warnings
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from copy import deepcopy
@@ -20,10 +20,10 @@ from scipy import stats
 from torch import nn, Tensor
 from torch.func import functional_call, vmap
 from torch.nn.utils import parametrize
-from .core import check_choice, check_percent, check_whole
+from .core import check_choice, check_whole
 from .criteria import large_final, random_scores
 from .data import WholeDL
-from .masks import Masks, _int_of, keep_bits, zero_pruned_
+from .masks import Masks, keep_bits, zero_pruned_
 from .search import _Progress, _check_last, _check_prune, _next_masks, _seeded
 from .sparsifier import Sparsifier, find_layers, named_tensors
 from .ticket import _shuffled, _versions
@@ -137,7 +137,7 @@ class _Stack:
         cpu = {k: self.tensors[k].detach().to('cpu', copy=True) for k in names or self.tensors}
         return [{k: t[i] for k,t in cpu.items()} for i in range(self.n)]
 
-# %% ../nbs/08_replicates.ipynb #e7bd8d95
+# %% ../nbs/08_replicates.ipynb #ba246164
 @patch
 def __call__(self:_Stack,
     x:Tensor, # [replicates, batch, ...], or [batch, ...] for all of them
@@ -155,8 +155,9 @@ def losses(self:_Stack, out, y)->Tensor: # [replicates]
 @patch
 def backward(self:_Stack, x, y)->Tensor: # [replicates]
     "The loss of each network on its batch; leaves the gradients in the parameters"
+    for p in self.params.values(): p.grad = None
     losses = self.losses(self(x), y)
-    for p,g in zip(self.params.values(), torch.autograd.grad(losses.sum(), list(self.params.values()), allow_unused=True)): p.grad = g
+    losses.sum().backward() # and not `autograd.grad`, whose gradients may lie in memory in another order than fused optimizers take for granted
     return losses.detach()
 
 # %% ../nbs/08_replicates.ipynb #988be139
@@ -414,7 +415,7 @@ def parts(self:_Plan, seeds, batch_seeds)->list: # of lists of seeds
         if cpu: n_parts = workers*math.ceil(max(n_parts, n*len(self.arms)/_in_a_pass/workers)) if n>=workers else n
     return [o.tolist() for o in np.array_split(np.array(seeds, dtype=object), min(n_parts, n))]
 
-# %% ../nbs/08_replicates.ipynb #611c2d89
+# %% ../nbs/08_replicates.ipynb #8ce9f525
 class _Stopped(Exception): "Another part has failed, or the user has had enough"
 
 class _Tally:
@@ -428,7 +429,8 @@ class _Tally:
     def __call__(self, r, done, density, values):
         if self.stop.is_set(): raise _Stopped
         name = 'accuracy' if 'accuracy' in values else 'valid_loss'
-        with self.lock: self.done,self.text = self.done+done,f'round {r}/{self.rounds}, {density:.1f} % kept, {name} {np.nanmean(values[name]):.4f}'
+        mean = values[name][np.isfinite(values[name])].sum()/max(1, np.isfinite(values[name]).sum())
+        with self.lock: self.done,self.text = self.done+done,f'round {r}/{self.rounds}, {density:.1f} % kept, {name} {mean:.4f}'
 
     def show(self):
         if self.bar.shown: self.bar.show(self.total, self.done, self.text)
@@ -452,11 +454,12 @@ def _run_parts(plan, parts, tally)->list: # of `_Chunk`
         torch.set_num_threads(threads)
         tally.bar.close()
 
-# %% ../nbs/08_replicates.ipynb #ea0c4311
+# %% ../nbs/08_replicates.ipynb #4139a925
 def _tensor(name, values, dtype=None)->Tensor:
     "`values` as a plain tensor on the CPU. Raises `TypeError` or `ValueError`"
     try: t = torch.as_tensor(values).detach().cpu().as_subclass(Tensor)
-    except (TypeError,ValueError,RuntimeError) as e: raise TypeError(f'data: {name} is a {type(values).__name__}, expected a tensor or an array of numbers') from e
+    except (TypeError,ValueError,RuntimeError) as e:
+        raise TypeError(f'data: {name} is a {type(values).__name__}, expected a tensor or an array of numbers') from e
     if not t.dim() or not len(t): raise ValueError(f'data: {name} has the shape {tuple(t.shape)}, expected at least one item')
     if t.is_floating_point():
         if not t.isfinite().all(): raise ValueError(f'data: {name} holds NaN or infinity')
@@ -505,21 +508,29 @@ def _check_modules(net):
     for o in names.values():
         if len(o)>1: raise ValueError(f'model: {" and ".join(o)} are one and the same tensor (tied weights): expected each to be a tensor of its own')
 
-# %% ../nbs/08_replicates.ipynb #944641c7
+# %% ../nbs/08_replicates.ipynb #1b30394b
 def _first_line(e): return f'{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else ""}'
 
 @patch
+def check_labels(self:_Plan, out):
+    "Raises `ValueError` for labels that an output of the network cannot mean"
+    y = torch.cat([self.data[1], self.data[3]])
+    if self.loss is F.cross_entropy and _has_classes(out[None], y[None]) and (y.min()<0 or y.max()>=out.shape[1]):
+        raise ValueError(f'labels from {int(y.min())} to {int(y.max())}, but its outputs tell 0 to {out.shape[1]-1} apart')
+
+@patch
 def alone(self:_Plan):
-    "The output of one network for one batch, and its tensors afterwards. Raises `ValueError` if it or the loss cannot take the batch"
+    "The output of one network for one batch. Raises `ValueError` if it or the loss cannot take the batch"
     x,y = (t[:self.bs].cpu() for t in self.data[:2])
     net = deepcopy(self.base).train()
     try:
         out = net(x.clone())
+        self.check_labels(out)
         loss = self.loss(out, y)
         if loss.numel()!=1: raise ValueError(f'a loss of shape {tuple(loss.shape)}, expected one number')
         loss.reshape(()).backward()
     except Exception as e: raise ValueError(f'model: cannot be trained on a batch of shape {tuple(x.shape)}: {_first_line(e)}') from e
-    return out.detach(), {k: t.detach() for k,t in named_tensors(net).items()}
+    return out.detach()
 
 @patch
 def together(self:_Plan):
@@ -530,19 +541,17 @@ def together(self:_Plan):
         batch = self.data[0][:self.bs]
         out = stack(torch.stack([batch,batch]))
         stack.backward(*(torch.stack([t[:self.bs]]*2) for t in self.data[:2]))
-        return out.detach().cpu()[1], {k: t for k,t in stack.states()[1].items()}
+        return out.detach().cpu()[1]
     except Exception as e: raise ValueError(f'model: cannot be stacked: {_first_line(e)}') from e
 
-# %% ../nbs/08_replicates.ipynb #1484e0a3
+# %% ../nbs/08_replicates.ipynb #8d27d5f6
 @patch
 def try_out(self:_Plan):
     "Raises `ValueError` for a network that cannot be trained on the data, or that is another one in a stack"
-    with _seeded('try'): out,after = self.alone()
-    y = torch.cat([self.data[1], self.data[3]]).cpu()
-    if self.loss is F.cross_entropy and _has_classes(out[None], y[None]) and (y.min()<0 or y.max()>=out.shape[1]):
-        raise ValueError(f'data: labels from {int(y.min())} to {int(y.max())}, but the model tells 0 to {out.shape[1]-1} apart')
-    with _seeded('try'): stacked,_ = self.together()
-    if not torch.allclose(stacked, out, 1e-2, 1e-3): raise ValueError('model: gives other numbers when it is stacked, so replicates would not be what they are alone')
+    with _seeded('try'): out = self.alone()
+    with _seeded('try'): stacked = self.together()
+    if not torch.allclose(stacked, out, 1e-2, 1e-3):
+        raise ValueError('model: gives other numbers when it is stacked, so replicates would not be what they are alone')
 
 # %% ../nbs/08_replicates.ipynb #fbe856a4
 def _check_seeds(seeds)->list:
@@ -567,7 +576,7 @@ def _check_number(name, value, least=0., more_than=False)->float:
     if not (least<value<math.inf if more_than else least<=value<math.inf): raise ValueError(f'{name}={value!r}: {told}')
     return float(value)
 
-# %% ../nbs/08_replicates.ipynb #582e2ab0
+# %% ../nbs/08_replicates.ipynb #77499f79
 def _check_schedule(lr_schedule)->Callable:
     "A function from the share of the training to a factor. Raises `TypeError` or `ValueError`"
     factor = lr_schedule if callable(lr_schedule) else check_choice('lr_schedule', lr_schedule, lr_schedules)
@@ -586,8 +595,8 @@ def _check_model(model):
         raise TypeError(f'model={type(model).__name__}: expected a function without arguments that makes a new network every time, such as lambda: MyNet()')
     one,two = _new_model(model, 0, 'init'),_new_model(model, 0, 'init')
     if one is two: raise ValueError('model: expected a function that makes a new network every time, it gave the same one twice')
-    find_layers(one)
     _check_modules(one)
+    find_layers(one)
     return deepcopy(one).cpu()
 
 # %% ../nbs/08_replicates.ipynb #c6ab8e6d
@@ -744,7 +753,7 @@ def _values(df, metric, step):
     if step not in set(rows.step): raise ValueError(f"step={step}: not measured; expected one of {', '.join(map(str, sorted(set(rows.step))))}")
     return rows[rows.step==step]
 
-# %% ../nbs/08_replicates.ipynb #e2e8a252
+# %% ../nbs/08_replicates.ipynb #b07d1669
 _called = dict(dense='the dense networks', ticket='tickets', reinit='fresh weights', shuffle='shuffled masks', random='random masks')
 _units = dict(accuracy=('points', 100, 'beat', 'are behind'), early_stop=('steps', 1, 'stop later than', 'stop earlier than'))
 
@@ -764,9 +773,9 @@ def _finding(row, metric):
     seeds = f'{row.pairs} seed{"s"*(row.pairs>1)}'
     if np.isnan(row.difference_interval):
         return f'{where} tickets and {_called[row.versus]} are {scale*row.difference:+.2f} {unit} apart; {seeds} cannot tell how much of that is chance'
-    if row.shown: return f'{where} tickets {more if row.difference>0 else less} {_called[row.versus]} by {_amount(abs(row.difference), row.difference_interval, unit, scale)}, {seeds}'
-    return (f'{where} {seeds} cannot show a difference between tickets and {_called[row.versus]} '
-            f'({_amount(row.difference, row.difference_interval, unit, scale, "+")})')
+    by = _amount(abs(row.difference) if row.shown else row.difference, row.difference_interval, unit, scale, '' if row.shown else '+')
+    if row.shown: return f'{where} tickets {more if row.difference>0 else less} {_called[row.versus]} by {by}, {seeds}'
+    return f'{where} {seeds} cannot show a difference between tickets and {_called[row.versus]} ({by})'
 
 # %% ../nbs/08_replicates.ipynb #ecd1a777
 def _paired(at, arm, r):
@@ -776,7 +785,7 @@ def _paired(at, arm, r):
     if arm=='dense' or any(o is None for o in sides): return None, np.array([])
     return other, (sides[0]-sides[1]).dropna().to_numpy()
 
-# %% ../nbs/08_replicates.ipynb #356db65e
+# %% ../nbs/08_replicates.ipynb #7610daee
 def summarise(
     df:pd.DataFrame, # from `lottery_curve`
     metric:str='accuracy', # 'accuracy', 'valid_loss', or 'early_stop': the step of the lowest validation loss
@@ -787,7 +796,8 @@ def summarise(
     `difference` is paired by seed: ticket minus this arm, in a ticket's row ticket minus dense; `shown`: its interval does not contain 0. Every interval is
     for itself: of twenty comparisons of equals one is to be expected to look like a difference. Raises `ValueError` for a metric or step that was not
     measured, or a table that is none of `lottery_curve`"""
-    if missing:=[o for o in _columns if o not in getattr(df, 'columns', ())]: raise ValueError(f"df: expected a table from lottery_curve, it has no {', '.join(missing)}")
+    if missing:=[o for o in _columns if o not in getattr(df, 'columns', ())]:
+        raise ValueError(f"df: expected a table from lottery_curve, it has no {', '.join(missing)}")
     at = {k: o.set_index('seed') for k,o in _values(df, metric, step).groupby(['arm','round'])}
     values = {k: o.value for k,o in at.items()}
     rows = []
