@@ -286,6 +286,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'lottery_nb.replicates._Plan.together': ( 'replicates.html#_plan.together',
                                                                                  'lottery_nb/replicates.py'),
                                        'lottery_nb.replicates._Plan.try_out': ('replicates.html#_plan.try_out', 'lottery_nb/replicates.py'),
+                                       'lottery_nb.replicates._Plan.workers': ('replicates.html#_plan.workers', 'lottery_nb/replicates.py'),
                                        'lottery_nb.replicates._Stack': ('replicates.html#_stack', 'lottery_nb/replicates.py'),
                                        'lottery_nb.replicates._Stack.__call__': ( 'replicates.html#_stack.__call__',
                                                                                   'lottery_nb/replicates.py'),

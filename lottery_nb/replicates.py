@@ -173,7 +173,7 @@ def _linear_layers(net):
         else: return None
     return layers if flat and layers and all(p.requires_grad for p in net.parameters()) else None
 
-# %% ../nbs/08_replicates.ipynb #7dc59eeb
+# %% ../nbs/08_replicates.ipynb #2c5f7ec5
 class _LinearStack(_Stack):
     "A `_Stack` of networks of linear layers with ReLU between them"
     def __init__(self, plan, net, states, masks=None):
@@ -183,7 +183,7 @@ class _LinearStack(_Stack):
         self.grads = [(self.params[w].grad, b and self.params[b].grad) for w,b,_ in _linear_layers(net)]
         bs = plan.bs
         self.outs = [w.new_empty(self.n, bs, w.shape[1]) for w,_,_ in self.layers]
-        self.backs = [w.new_empty(self.n, bs, w.shape[2]) for w,_,_ in self.layers]
+        self.backs = [None, *(w.new_empty(self.n, bs, w.shape[2]) for w,_,_ in self.layers[1:])]
 
     @torch.no_grad()
     def forward(self, x, outs):
@@ -399,20 +399,26 @@ def bytes_a_seed(self:_Plan)->int:
     batch = 3*self.saved_bytes() + sum(t[:self.bs].nbytes for t in self.data[:2])
     return arms*(2*whole + (1+self.n_moments)*trained + pruned + batch) + 3*whole
 
-# %% ../nbs/08_replicates.ipynb #2883f5e5
+# %% ../nbs/08_replicates.ipynb #8e971e70
 _in_a_pass = 40 # replicates on the CPU: with more of them the tensors leave the caches
+_side_by_side = 4 # parts on the CPU: more of them would wait for each other's Python
+
+@patch
+def workers(self:_Plan, n)->int:
+    "How many of `n` parts are trained side by side"
+    return min(n, torch.get_num_threads(), _side_by_side) if self.device.type=='cpu' else 1
 
 @patch
 def parts(self:_Plan, seeds, batch_seeds)->list: # of lists of seeds
     "The seeds that are trained together"
-    n,cpu = len(seeds),self.device.type=='cpu'
-    workers = torch.get_num_threads() if cpu else 1
+    n = len(seeds)
     if batch_seeds!='auto': n_parts = math.ceil(n/batch_seeds)
     else:
-        fit = int(.7*_free_memory(self.device)/self.bytes_a_seed())
+        fit,workers = int(.7*_free_memory(self.device)/self.bytes_a_seed()),self.workers(n)
         if not fit: warnings.warn('memory: not even the replicates of one seed seem to fit', stacklevel=3)
-        n_parts = math.ceil(n/max(fit, 1))
-        if cpu: n_parts = workers*math.ceil(max(n_parts, n*len(self.arms)/_in_a_pass/workers)) if n>=workers else n
+        most = max(1, fit//workers)
+        if self.device.type=='cpu': most = min(most, max(1, _in_a_pass//max(1, len(self.arms))))
+        n_parts = workers*math.ceil(n/most/workers)
     return [o.tolist() for o in np.array_split(np.array(seeds, dtype=object), min(n_parts, n))]
 
 # %% ../nbs/08_replicates.ipynb #8ce9f525
@@ -435,11 +441,10 @@ class _Tally:
     def show(self):
         if self.bar.shown: self.bar.show(self.total, self.done, self.text)
 
-# %% ../nbs/08_replicates.ipynb #461e58d0
+# %% ../nbs/08_replicates.ipynb #efe37af0
 def _run_parts(plan, parts, tally)->list: # of `_Chunk`
     "Runs all parts, on the CPU as many at a time as there are threads"
-    threads = torch.get_num_threads()
-    workers = min(len(parts), threads) if plan.device.type=='cpu' else 1
+    threads,workers = torch.get_num_threads(),plan.workers(len(parts))
     torch.set_num_threads(max(1, threads//workers))
     try:
         with ThreadPoolExecutor(workers) as pool:
@@ -708,12 +713,11 @@ def lottery_curve(
                  lr_schedule=lr_schedule if isinstance(lr_schedule, str) else 'own', method=method, final_layer_rate=final_layer_rate)
     return _frame(chunks, seeds, dict(seeds=seeds, eval_every=plan.eval_every, device=str(plan.device), **given, versions=_versions()))
 
-# %% ../nbs/08_replicates.ipynb #57342be6
+# %% ../nbs/08_replicates.ipynb #01a972e1
 @patch
 def takes(self:_Plan, parts)->str:
     "What a curve takes, as a sentence"
-    at_once = min(len(parts), torch.get_num_threads()) if self.device.type=='cpu' else 1
-    seeds,most = sum(map(len, parts)),sum(sorted(map(len, parts))[-at_once:])
+    seeds,most = sum(map(len, parts)),sum(sorted(map(len, parts))[-self.workers(len(parts)):])
     s,trainings = 's'*(seeds>1),seeds*(1+sum(len(o) for r in range(1, self.rounds+1) for o in self.passes(r)))
     return (f'{seeds} seed{s}, {self.rounds} rounds: {trainings:,} trainings of {self.steps:,} steps, {most} seed{"s"*(most>1)} at a time, '
             f'about {max(1, round(most*self.bytes_a_seed()/1e6)):,} MB')
@@ -753,19 +757,20 @@ def _values(df, metric, step):
     if step not in set(rows.step): raise ValueError(f"step={step}: not measured; expected one of {', '.join(map(str, sorted(set(rows.step))))}")
     return rows[rows.step==step]
 
-# %% ../nbs/08_replicates.ipynb #b07d1669
+# %% ../nbs/08_replicates.ipynb #6b516bea
 _called = dict(dense='the dense networks', ticket='tickets', reinit='fresh weights', shuffle='shuffled masks', random='random masks')
-_units = dict(accuracy=('points', 100, 'beat', 'are behind'), early_stop=('steps', 1, 'stop later than', 'stop earlier than'))
+_units = dict(accuracy=('points', 100, 'beat', 'are behind'), early_stop=('steps', 1, 'stop later than', 'stop earlier than'),
+              valid_loss=('', 1, 'have a higher loss than', 'have a lower loss than'))
 
 def _amount(mean, half, unit, scale, sign=''):
     "A mean and its interval, with as many digits as the interval deserves"
     mean,half = scale*mean,scale*half
     digits = max(0, 1-math.floor(math.log10(half))) if half>0 else 2
-    return f'{mean:{sign}.{min(digits, 6)}f} ± {half:.{min(digits, 6)}f}{" "*bool(unit)}{unit}'
+    return f'{mean:{sign}.{min(digits, 6)}f} ± {half:.{min(digits, 6)}f} {unit}'.rstrip()
 
 def _finding(row, metric):
     "A row of `summarise` in words"
-    unit,scale,more,less = _units.get(metric, ('', 1, 'have more than', 'have less than'))
+    unit,scale,more,less = _units[metric]
     where,seeds = f'at {row.density:.3g} % density',f'{row.seeds} seed{"s"*(row.seeds>1)}'
     if row.arm=='dense' or row.versus is None:
         if np.isnan(row.interval): return f'{where} {_called[row.arm]}: {scale*row["mean"]:.2f}; {seeds} cannot tell how much of that is chance'

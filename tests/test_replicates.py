@@ -1,5 +1,6 @@
 "Curves of many seeds at once: every replicate against the same training written as a plain loop, the masks, the faults, and what is said of it all"
-import random, threading, warnings
+import json, os, random, subprocess, sys, threading, warnings
+from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 import torch.nn.functional as F
 from fastai.data.core import DataLoaders
@@ -8,7 +9,9 @@ from torch import nn
 
 from lottery_nb import replicates
 from lottery_nb.data import digits_dls
-from lottery_nb.replicates import _Chunk, _Order, _Stack, _linear_layers, _number, _plan, arm_names, early_stop, lottery_curve, lr_schedules, mean_interval, memory_needed, summarise
+from lottery_nb.plots import plot_curve, plot_learning
+from lottery_nb.replicates import (_Chunk, _Order, _Stack, _linear_layers, _number, _plan, arm_names, early_stop, lottery_curve, lr_schedules,
+                                   mean_interval, memory_needed, summarise)
 from lottery_nb.search import _n_pruned, _seeded
 from lottery_nb.sparsifier import Sparsifier, named_tensors
 from models import ConvNet, differing
@@ -18,8 +21,9 @@ DATA = (X,Y),(VX,VY)
 
 def mlp(): return nn.Sequential(nn.Flatten(), nn.Linear(64,30), nn.ReLU(), nn.Linear(30,20,bias=False), nn.ReLU(), nn.Linear(20,10))
 def tanh(): return nn.Sequential(nn.Flatten(), nn.Linear(64,30), nn.Tanh(), nn.LayerNorm(30), nn.Linear(30,10))
-def conv(): return nn.Sequential(nn.Conv2d(1,6,3), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.Conv2d(6,8,3,groups=2), nn.GroupNorm(2,8), nn.ReLU(), nn.Flatten(),
-                                 nn.Linear(8*16,10))
+def conv():
+    return nn.Sequential(nn.Conv2d(1,6,3), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.Conv2d(6,8,3,groups=2), nn.GroupNorm(2,8), nn.ReLU(),
+                         nn.Flatten(), nn.Linear(8*16,10))
 def frozen():
     net = tanh()
     net[3].requires_grad_(False)
@@ -30,9 +34,10 @@ def frozen():
 def conv64(): return conv().double()
 def ConvNet64(): return ConvNet().double()
 
-def plan(model=mlp, data=DATA, rounds=2, prune=30, arms=('ticket','reinit','shuffle','random'), steps=12, bs=20, opt='adam', lr=2e-3, wd=0., momentum=.9,
-         lr_schedule='constant', rewind=0, method='global', final_layer_rate=None, layers=None, loss=F.cross_entropy, eval_every=6, device='cpu'):
-    return _plan(model, data, rounds, prune, arms, steps, bs, opt, lr, wd, momentum, lr_schedule, rewind, method, final_layer_rate, layers, loss, eval_every, device)
+def plan(model=mlp, data=DATA, **given):
+    how = dict(rounds=2, prune=30, arms=('ticket','reinit','shuffle','random'), steps=12, bs=20, opt='adam', lr=2e-3, wd=0., momentum=.9,
+               lr_schedule='constant', rewind=0, method='global', final_layer_rate=None, layers=None, loss=F.cross_entropy, eval_every=6, device='cpu')
+    return _plan(model, data, **{**how, **given})
 
 def curve(model=mlp, data=DATA, seeds=3, rounds=2, **kwargs):
     return lottery_curve(model, data, seeds, rounds, **dict(dict(prune=30, steps=12, bs=20, eval_every=6, progress=False, device='cpu'), **kwargs))
@@ -72,10 +77,11 @@ def at_end(df, arm, seed, r, metric): return df[(df.arm==arm) & (df.seed==seed) 
 @pytest.mark.parametrize('how', [dict(opt='adam'), dict(opt='adamw', wd=.1, lr_schedule='one_cycle'), dict(opt='sgd', lr=.05, wd=.01, lr_schedule='cosine')],
                          ids=lambda o: o['opt'])
 def test_dense_replicates_are_what_a_plain_loop_gives(model, how):
-    df = curve(model, seeds=[4,7], rounds=1, arms=('ticket',), steps=40, lr_schedule=how.get('lr_schedule', 'constant'), **{'lr': 2e-3, **{k: v for k,v in how.items() if k!='lr_schedule'}})
+    how = dict(lr=2e-3, lr_schedule='constant') | how
+    df = curve(model, seeds=[4,7], rounds=1, arms=('ticket',), steps=40, **how)
+    factor = lr_schedules[how.pop('lr_schedule')]
     for seed in (4,7):
-        plain = {k: v for k,v in how.items() if k!='lr_schedule'} | dict(factor=lr_schedules[how.get('lr_schedule', 'constant')])
-        loss,accuracy,_ = train_plainly(new(model, seed, 'init'), None, seed, 0, 40, **plain)
+        loss,accuracy,_ = train_plainly(new(model, seed, 'init'), None, seed, 0, 40, factor=factor, **how)
         assert at_end(df, 'dense', seed, 0, 'valid_loss')==pytest.approx(loss, rel=1e-3)
         assert at_end(df, 'dense', seed, 0, 'accuracy')==pytest.approx(accuracy, abs=2/360)
 
@@ -298,17 +304,17 @@ def test_what_diverges_is_named_and_left_out(model):
         return net
     lost = [s for s in range(6) if new(sometimes, s, 'init')[-1].weight.abs().max()>1e9]
     assert 0<len(lost)<6
-    with pytest.warns(UserWarning, match='dense, round 0: the loss is not finite at step') as seen: df = curve(sometimes, seeds=6, opt='sgd', lr=10., steps=6, eval_every=2)
+    with pytest.warns(UserWarning, match='the loss is not finite at step') as seen:
+        df = curve(sometimes, seeds=6, opt='sgd', lr=10., steps=6, eval_every=2)
     for s in lost:
         assert any(str(o.message).startswith(f'seed {s}, dense, round 0') for o in seen)
         assert df[df.seed==s]['round'].eq(0).all() and df[df.seed==s].step.max()<6
     assert np.isfinite(df.value).all()
 
 def test_a_lost_control_is_missing_in_its_round_only():
-    calls = dict(n=0)
     def bad_reinit():
-        net,draw = mlp(),torch.initial_seed()
-        if draw in doomed: net[-1].weight.data.fill_(torch.inf)
+        net = mlp()
+        if torch.initial_seed() in doomed: net[-1].weight.data.fill_(torch.inf)
         return net
     def seed_of(*what):
         with _seeded(*what): return torch.initial_seed()
@@ -368,24 +374,27 @@ def seq(*layers): return lambda: nn.Sequential(nn.Flatten(), *layers, nn.Linear(
 one_net = mlp()
 
 @pytest.mark.parametrize('args, told', [
-    (dict(seeds=0), 'seeds=0'), (dict(seeds=-3), 'seeds=-3'), (dict(seeds=1.5), 'seeds=1.5'), (dict(seeds=[1,1]), 'every seed once'), (dict(seeds=[]), 'at least one'),
-    (dict(seeds=[.5]), r'seeds\[0\]'), (dict(seeds=True), 'seeds=True'), (dict(seeds='all'), "seeds='all'"),
+    (dict(seeds=0), 'seeds=0'), (dict(seeds=-3), 'seeds=-3'), (dict(seeds=1.5), 'seeds=1.5'), (dict(seeds=[1,1]), 'every seed once'),
+    (dict(seeds=[]), 'at least one'), (dict(seeds=[.5]), r'seeds\[0\]'), (dict(seeds=True), 'seeds=True'), (dict(seeds='all'), "seeds='all'"),
     (dict(rounds=0), 'rounds=0'), (dict(prune=0), 'prune=0'), (dict(prune=100), 'prune=100'), (dict(prune=[50,40], rounds=None), 'rise'),
     (dict(prune=[50], rounds=2), 'rounds=2'), (dict(arms=['tickets']), "arms='tickets'"), (dict(arms=['ticket','ticket']), 'every arm once'),
-    (dict(steps=0), 'steps=0'), (dict(bs=0), 'bs=0'), (dict(bs=1438), 'bs=1438: expected at most 1437'), (dict(opt='lion'), "opt='lion'"), (dict(opt=3), 'opt=3'),
-    (dict(lr=0), 'lr=0'), (dict(lr=float('nan')), 'lr=nan'), (dict(lr='big'), "lr='big'"), (dict(wd=-1), 'wd=-1'), (dict(momentum=1), 'momentum=1'),
-    (dict(lr_schedule='zigzag'), "lr_schedule='zigzag'"), (dict(lr_schedule=lambda t: -1), r'lr_schedule\(0\)'), (dict(rewind=12), 'rewind=12'), (dict(rewind=-1), 'rewind=-1'),
-    (dict(method='both'), "method='both'"), (dict(final_layer_rate=10), "expected method='local'"), (dict(layers='7'), "layers='7'"), (dict(loss='mse'), "loss='mse'"),
-    (dict(eval_every=0), 'eval_every=0'), (dict(device='tpu'), "device='tpu'"), (dict(batch_seeds=0), 'batch_seeds=0'), (dict(batch_seeds='some'), "batch_seeds='some'"),
-    (dict(data=((X,Y[1:]),(VX,VY))), '1,437 items in x_train, but 1,436 in y_train'), (dict(data=((X[:0],Y[:0]),(VX,VY))), 'x_train has the shape'),
-    (dict(data=((X,Y),(VX[:,:,:4],VY))), 'items of shape'), (dict(data=(X,Y)), 'data: expected'), (dict(data=(('a','b'),(VX,VY))), 'x_train is a str'),
-    (dict(data=((X,Y+5),(VX,VY))), 'labels from 0 to 14'), (dict(data=((X,Y),(VX,VY-1))), 'labels from -1 to 9'), (dict(data=((X*float('nan'),Y),(VX,VY))), 'NaN'),
-    (dict(data=DataLoaders(DataLoader([1]),DataLoader([1]))), 'cannot be taken into memory'),
-    (dict(model=one_net), 'model=Sequential'), (dict(model=lambda: one_net), 'the same one twice'), (dict(model=lambda: 3), 'it gave int'),
-    (dict(model=seq(nn.Dropout(.1))), 'dropout'), (dict(model=Noisy), 'cannot be stacked.*random'), (dict(model=Branching), 'cannot be stacked'), (dict(model=Tied), 'tied weights'),
+    (dict(steps=0), 'steps=0'), (dict(bs=0), 'bs=0'), (dict(bs=1438), 'bs=1438: expected at most 1437'), (dict(opt='lion'), "opt='lion'"),
+    (dict(opt=3), 'opt=3'), (dict(lr=0), 'lr=0'), (dict(lr=float('nan')), 'lr=nan'), (dict(lr='big'), "lr='big'"), (dict(wd=-1), 'wd=-1'),
+    (dict(momentum=1), 'momentum=1'), (dict(lr_schedule='zigzag'), "lr_schedule='zigzag'"), (dict(lr_schedule=lambda t: -1), r'lr_schedule\(0\)'),
+    (dict(rewind=12), 'rewind=12'), (dict(rewind=-1), 'rewind=-1'), (dict(method='both'), "method='both'"),
+    (dict(final_layer_rate=10), "expected method='local'"), (dict(layers='7'), "layers='7'"), (dict(loss='mse'), "loss='mse'"),
+    (dict(eval_every=0), 'eval_every=0'), (dict(device='tpu'), "device='tpu'"), (dict(batch_seeds=0), 'batch_seeds=0'),
+    (dict(batch_seeds='some'), "batch_seeds='some'"), (dict(data=((X,Y[1:]),(VX,VY))), '1,437 items in x_train, but 1,436 in y_train'),
+    (dict(data=((X[:0],Y[:0]),(VX,VY))), 'x_train has the shape'), (dict(data=((X,Y),(VX[:,:,:4],VY))), 'items of shape'),
+    (dict(data=(X,Y)), 'data: expected'), (dict(data=(('a','b'),(VX,VY))), 'x_train is a str'), (dict(data=((X,Y+5),(VX,VY))), 'labels from 0 to 14'),
+    (dict(data=((X,Y),(VX,VY-1))), 'labels from -1 to 9'), (dict(data=((X*float('nan'),Y),(VX,VY))), 'NaN'),
+    (dict(data=DataLoaders(DataLoader([1]),DataLoader([1]))), 'cannot be taken into memory'), (dict(model=one_net), 'model=Sequential'),
+    (dict(model=lambda: one_net), 'the same one twice'), (dict(model=lambda: 3), 'it gave int'), (dict(model=seq(nn.Dropout(.1))), 'dropout'),
+    (dict(model=Noisy), 'cannot be stacked.*random'), (dict(model=Branching), 'cannot be stacked'), (dict(model=Tied), 'tied weights'),
     (dict(model=seq(nn.BatchNorm1d(64, momentum=None))), 'momentum=None'), (dict(model=seq(nn.RReLU())), 'LeakyReLU'),
     (dict(model=lambda: nn.utils.parametrizations.weight_norm(nn.Linear(64,10))), 'parametrization|not pruned'),
-    (dict(model=lambda: nn.Sequential(nn.Flatten(), nn.ReLU())), 'no prunable weights'), (dict(model=lambda: nn.Sequential(nn.Flatten(), nn.Linear(63,10))), 'batch of shape'),
+    (dict(model=lambda: nn.Sequential(nn.Flatten(), nn.ReLU())), 'no prunable weights'),
+    (dict(model=lambda: nn.Sequential(nn.Flatten(), nn.Linear(63,10))), 'batch of shape'),
     (dict(model=lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10))), 'not initialised'),
 ], ids=lambda o: o if isinstance(o, str) else None)
 def test_bad_input_is_named_before_anything_is_trained(args, told, monkeypatch):
@@ -396,9 +405,11 @@ def test_bad_input_is_named_before_anything_is_trained(args, told, monkeypatch):
         with pytest.raises((ValueError,TypeError), match=told): curve(**args)
 
 def test_another_architecture_for_another_seed():
-    def moody(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 20 if torch.rand(())<.5 else 21), nn.ReLU(), nn.Linear(20, 10)) if calls.append(1) or len(calls)<3 else mlp()
     calls = []
-    with pytest.raises(ValueError, match='the same architecture every time|batch of shape'): curve(moody)
+    def moody():
+        calls.append(1)
+        return mlp() if len(calls)<4 else tanh()
+    with pytest.raises(ValueError, match='the same architecture every time'): curve(moody)
 
 def test_the_fast_way_is_taken_where_it_can_be():
     assert _linear_layers(mlp()) and not _linear_layers(tanh()) and not _linear_layers(conv()) and not _linear_layers(frozen())
@@ -412,3 +423,30 @@ def test_a_gpu_gives_the_same_curve(model):
     a,b = curve(model),curve(model, device='cuda')
     assert a.drop(columns='value').equals(b.drop(columns='value'))
     np.testing.assert_allclose(a.value[a['round']==0], b.value[b['round']==0], atol=2e-2)
+
+# --- Pictures and benchmarks ---------------------------------------------------------------------------------------------------------------
+
+def test_pictures_show_the_table():
+    df = curve(seeds=3)
+    fig = plot_curve(df, ['accuracy', ('accuracy','early_stop'), ('valid_loss',6), 'early_stop'], arms=['ticket','reinit'])
+    table = summarise(df)
+    for i,arm in enumerate(['ticket','reinit'], 1):
+        rows = pd.concat([table[table.arm=='dense'], table[table.arm==arm]])
+        np.testing.assert_allclose(fig.axes[0].lines[i].get_ydata(), 100*rows['mean'])
+        np.testing.assert_allclose(fig.axes[0].lines[i].get_xdata(), rows.density)
+    assert len(plot_learning(df, 2).axes[0].lines)==5
+    with pytest.raises(ValueError, match="arms='dance'"): plot_curve(df, arms=['dance'])
+
+@pytest.mark.parametrize('name', ['replicates','peers'])
+def test_benchmarks_run(name, tmp_path):
+    "Quickly; what they measure is not judged here"
+    root = Path(__file__).resolve().parent.parent
+    args = [sys.executable, root/f'benchmarks/{name}.py', '--quick', '--json', tmp_path/'all.json', '--markdown', tmp_path/'all.md']
+    env = os.environ | dict(OMP_NUM_THREADS='1')
+    done = subprocess.run([str(o) for o in args], cwd=tmp_path, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode==0, done.stdout + done.stderr
+    result,markdown = json.loads((tmp_path/'all.json').read_text()),(tmp_path/'all.md').read_text()
+    assert markdown.strip() in done.stdout and result['circumstances']['torch'] in markdown
+    assert len(result['rows'])>=2 and all(o['seconds']>0 for o in result['rows'])
+    if name=='replicates': assert abs(result['accuracy'][0]-result['accuracy'][1])<2
+    else: assert {round(o['sparsity'], 1) for o in result['rows']}=={36.}
