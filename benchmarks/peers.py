@@ -112,11 +112,10 @@ def report(result:dict)->str:
 
 {', '.join(f'{k} {v}' for k,v in about.items())}
 
-Iterative magnitude pruning of the 64-300-100-10 network on scikit-learn's digits:
-Adam, batches of 60, a dense round and {s['rounds']} of pruning 20 %
-of what is left, {s['epochs']} epochs ({s['epochs']*(1437//60)} steps) each, measured after every epoch. Medians of {s['repeats']} turns. The callbacks train a seed at a
-time in a fastai `Learner`: most of their seconds are its training loop's, whoever prunes. What they do at a rewind differs (biases, the optimizer's state),
-so this is about time, and about nothing else.
+Iterative magnitude pruning of the 64-300-100-10 network on scikit-learn's digits: Adam, batches of 60, a dense round
+and {s['rounds']} of pruning 20 % of what is left, {s['epochs']} epochs ({s['epochs']*(1437//60)} steps) each, measured after every epoch.
+Medians of {s['repeats']} turns. The callbacks train a seed at a time in a fastai `Learner`: most of their seconds are its training loop's,
+whoever prunes. What they do at a rewind differs (biases, the optimizer's state), so this is about time, and about nothing else.
 
 {shown}
 """

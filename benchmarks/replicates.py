@@ -70,7 +70,7 @@ def rows(sizes:Sizes, measured:dict)->list: # dicts
 def report(result:dict)->str:
     "All of it as markdown"
     s,about = result['sizes'],result['circumstances']
-    n,ratio = s['seeds'],float(np.median([sum(a)/t for t,a in zip(result['together'], result['alone'])]))
+    n,(together,alone),ratio = s['seeds'],result['accuracy'],float(np.median([sum(a)/t for t,a in zip(result['together'], result['alone'])]))
     shown = table(['', 'seeds', 'seconds', 'least to most', 'seconds a seed', 'training steps a second', 'all at once = 1'],
         [[r['way'], str(r['seeds']), f'{r["seconds"]:.2f}', f'{r["least"]:.2f} to {r["most"]:.2f}', f'{r["a_seed"]:.2f}', f'{r["steps_a_second"]:,.0f}',
           f'{r["times"]:.2f}'] for r in result['rows']])
@@ -78,15 +78,14 @@ def report(result:dict)->str:
 
 {', '.join(f'{k} {v}' for k,v in about.items())}
 
-`lottery_curve` on scikit-learn's digits: the 64-300-100-10 network,
-Adam, batches of 60, {s['steps']} steps a training, a dense round and
-{s['rounds']} of pruning 20 %, {len(s['arms'])} arm{'s'*(len(s['arms'])>1)} ({', '.join(s['arms'])}), measured twenty times a training. Medians of {s['repeats']} turns; checks and
-first weights are counted.
+`lottery_curve` on scikit-learn's digits: the 64-300-100-10 network, Adam, batches of 60, {s['steps']} steps a training, a dense round
+and {s['rounds']} of pruning 20 %; {', '.join(s['arms'])}; measured twenty times a training. Medians of {s['repeats']} turns; checks and first weights
+are counted.
 
 {shown}
 
 - {'met' if ratio>=3 else 'NOT met'}: {n} seeds at once are {ratio:.2f} times as fast as one after another (median of the turns), at least 3
-- mean accuracy of the last round: {result['accuracy'][0]:.2f} % together, {result['accuracy'][1]:.2f} % one after another: the same but for the rounding of sums
+- mean accuracy of the last round: {together:.2f} % together, {alone:.2f} % one after another: the same but for the rounding of sums
 - memory for all seeds at once: about {result['bytes']/1e6:.0f} MB
 """
 

@@ -114,7 +114,7 @@ def first_weights(self:_Plan, seed, *what)->dict:
     if shapes[0]!=shapes[1]: raise ValueError('model: expected the same architecture every time, it gave another one for another seed')
     return state
 
-# %% ../nbs/08_replicates.ipynb #f52778c2
+# %% ../nbs/08_replicates.ipynb #74f0b447
 class _Stack:
     "Networks of one architecture under their masks, trained side by side"
     def __init__(self,
@@ -123,7 +123,7 @@ class _Stack:
         states:list, # name -> tensor, for each replicate
         masks:list|None=None # `Masks` for each replicate; None: nothing is pruned
     ):
-        self.plan,self.net,self.n = plan,net,len(states)
+        self.plan,self.net,self.n,self.piece = plan,net,len(states),plan.bs # `piece`: so many items of the validation data at once
         self.tensors = {k: torch.stack([s[k] for s in states]).to(plan.device) for k in states[0]}
         self.params = {k: self.tensors[k].requires_grad_() for k,p in net.named_parameters() if p.requires_grad}
         self.bits = {} if masks is None else {k: keep_bits(torch.stack([m[k] for m in masks]).to(plan.device), self.tensors[k]) for k in masks[0]}
@@ -173,7 +173,7 @@ def _linear_layers(net):
         else: return None
     return layers if flat and layers and all(p.requires_grad for p in net.parameters()) else None
 
-# %% ../nbs/08_replicates.ipynb #2c5f7ec5
+# %% ../nbs/08_replicates.ipynb #7a51436e
 class _LinearStack(_Stack):
     "A `_Stack` of networks of linear layers with ReLU between them"
     def __init__(self, plan, net, states, masks=None):
@@ -181,7 +181,7 @@ class _LinearStack(_Stack):
         self.layers = [(self.tensors[w].detach(), b and self.tensors[b].detach(), relu) for w,b,relu in _linear_layers(net)]
         for p in self.params.values(): p.grad = torch.empty_like(p)
         self.grads = [(self.params[w].grad, b and self.params[b].grad) for w,b,_ in _linear_layers(net)]
-        bs = plan.bs
+        bs,self.piece = plan.bs,max(512, plan.bs)
         self.outs = [w.new_empty(self.n, bs, w.shape[1]) for w,_,_ in self.layers]
         self.backs = [None, *(w.new_empty(self.n, bs, w.shape[2]) for w,_,_ in self.layers[1:])]
 
@@ -219,14 +219,14 @@ def stack(self:_Plan, net, states, masks=None)->_Stack:
     "The fastest stack that can hold these networks"
     return (_LinearStack if _linear_layers(net) else _Stack)(self, net, states, masks)
 
-# %% ../nbs/08_replicates.ipynb #d7aa32eb
+# %% ../nbs/08_replicates.ipynb #3e2754d1
 @torch.no_grad()
-def _measure(stack, piece=512)->dict: # metric -> [replicates]
+def _measure(stack)->dict: # metric -> [replicates]
     "Mean loss on the validation data, and accuracy from 0 to 1 where there are classes"
     x,y = stack.plan.data[2:]
     stack.net.eval()
     loss,right,n = 0.,0,0
-    for xs,ys in zip(x.split(piece), y.split(piece)):
+    for xs,ys in zip(x.split(stack.piece), y.split(stack.piece)):
         out,ys = stack(xs.clone(), shared=True),ys.expand(stack.n, *ys.shape)
         loss = loss + stack.losses(out, ys).double()*len(xs)
         if _has_classes(out, ys): right,n = right + (out.argmax(2)==ys).flatten(1).sum(1),n + ys[0].numel()
@@ -377,7 +377,7 @@ def _free_memory(device)->int: # bytes
     if limit.exists() and used.exists() and limit.read_text().strip().isdigit(): found.append(int(limit.read_text())-int(used.read_text()))
     return max(0, min(found)) if found else 4*10**9
 
-# %% ../nbs/08_replicates.ipynb #15c03f4d
+# %% ../nbs/08_replicates.ipynb #ef703799
 @patch
 def saved_bytes(self:_Plan)->int:
     "How many bytes the backward pass of one network keeps of one batch, its weights aside"
@@ -396,7 +396,7 @@ def bytes_a_seed(self:_Plan)->int:
     whole,trained = sum(t.nbytes for t in tensors.values()),sum(p.nbytes for p in self.base.parameters() if p.requires_grad)
     pruned = sum(tensors[f'{k}.weight' if k else 'weight'].nbytes for k in self.layers)
     arms = max(len(o) for r in range(1, self.rounds+1) for o in self.passes(r))
-    batch = 3*self.saved_bytes() + sum(t[:self.bs].nbytes for t in self.data[:2])
+    batch = (3 if _linear_layers(self.base) else 6)*self.saved_bytes() + sum(t[:self.bs].nbytes for t in self.data[:2])
     return arms*(2*whole + (1+self.n_moments)*trained + pruned + batch) + 3*whole
 
 # %% ../nbs/08_replicates.ipynb #8e971e70
