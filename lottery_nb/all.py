@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/12_all.ipynb #3e5ddfdb
+# %% ../nbs/12_all.ipynb #e5606443
 from .core import *
 from .granularity import *
 from .criteria import *
@@ -15,6 +15,8 @@ from .sparsifier import *
 from .callback import *
 from .ticket import *
 from .search import *
+from .replicates import *
+from .plots import *
 from .data import *
 
 # %% ../nbs/12_all.ipynb #4a7a1581

@@ -1,0 +1,110 @@
+"""What error bars cost: the curves of many seeds in one batched pass, side by side with the same seeds one after another
+
+The same code trains them both times: `lottery_curve` with all seeds, and `lottery_curve` with one seed at a time. They take turns, all seeds at once
+and then each of them alone, in several rounds, so that both meet the same hiccups of the machine; what is reported are medians.
+
+    python benchmarks/replicates.py                              about four minutes on two cores
+    python benchmarks/replicates.py --markdown replicates.md     the table as a file
+    python benchmarks/replicates.py --json replicates.json       the same with the time of every run
+    python benchmarks/replicates.py --quick                      a few seconds: shows that it runs, says nothing about speed
+"""
+import contextlib, sys
+from dataclasses import asdict, dataclass, replace
+from json import dumps
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from fastcore.script import call_parse, store_true
+from overhead import circumstances, load, table
+
+from lottery_nb.cli import digits_mlp
+from lottery_nb.data import digits_dls
+from lottery_nb.replicates import lottery_curve, memory_needed
+
+@dataclass(frozen=True)
+class Sizes:
+    "How much is measured"
+    seeds:int = 20      # replicates
+    rounds:int = 8      # of pruning, after the dense one
+    steps:int = 400     # batches of 60 in each of them
+    arms:tuple = ('ticket',) # beside the dense networks
+    repeats:int = 3     # how often both take their turn
+
+QUICK = Sizes(seeds=3, rounds=2, steps=20, repeats=2)
+
+def timed(fn):
+    "Seconds, and what came out"
+    start = perf_counter()
+    out = fn()
+    return perf_counter()-start, out
+
+def last_accuracy(df)->float:
+    "Mean accuracy after the last step of the last round, percent"
+    return 100*df[(df.arm=='ticket') & (df['round']==df['round'].max()) & (df.step==df.step.max()) & (df.metric=='accuracy')].value.mean()
+
+def measure(sizes:Sizes)->dict:
+    "Seconds of all seeds at once and of each seed alone, a list a round"
+    data,how = digits_dls(),dict(rounds=sizes.rounds, arms=sizes.arms, steps=sizes.steps, progress=False)
+    def curve(seeds): return lottery_curve(digits_mlp, data, seeds, **how)
+    lottery_curve(digits_mlp, data, 2, **dict(how, rounds=1, steps=10)) # what is loaded at the first use
+    together,alone,values = [],[],[]
+    for i in range(sizes.repeats):
+        seconds,df = timed(lambda: curve(sizes.seeds))
+        together.append(seconds)
+        one_by_one = [timed(lambda s=s: curve([s])) for s in range(sizes.seeds)]
+        alone.append([seconds for seconds,_ in one_by_one])
+        values.append((last_accuracy(df), float(np.mean([last_accuracy(o) for _,o in one_by_one]))))
+        print(f'round {i+1} of {sizes.repeats}: {together[-1]:.1f} s together, {sum(alone[-1]):.1f} s one after another', file=sys.stderr)
+    return dict(together=together, alone=alone, accuracy=values[-1], bytes=memory_needed(digits_mlp, data, sizes.seeds, sizes.arms))
+
+def rows(sizes:Sizes, measured:dict)->list: # dicts
+    "What came out: a row for each way"
+    trainings = 1+sizes.rounds*len(sizes.arms)
+    together,in_turn = np.array(measured['together']),np.array(measured['alone']).sum(1)
+    ways = [('all seeds at once', sizes.seeds, together), ('the same seeds, one after another', sizes.seeds, in_turn),
+            ('one seed', 1, np.array(measured['alone']).ravel())]
+    return [dict(way=way, seeds=n, seconds=float(np.median(s)), least=float(s.min()), most=float(s.max()), a_seed=float(np.median(s))/n,
+                 steps_a_second=n*trainings*sizes.steps/float(np.median(s)), times=float(np.median(s))/float(np.median(together))) for way,n,s in ways]
+
+def report(result:dict)->str:
+    "All of it as markdown"
+    s,about = result['sizes'],result['circumstances']
+    n,(together,alone),ratio = s['seeds'],result['accuracy'],float(np.median([sum(a)/t for t,a in zip(result['together'], result['alone'])]))
+    shown = table(['', 'seeds', 'seconds', 'least to most', 'seconds a seed', 'training steps a second', 'all at once = 1'],
+        [[r['way'], str(r['seeds']), f'{r["seconds"]:.2f}', f'{r["least"]:.2f} to {r["most"]:.2f}', f'{r["a_seed"]:.2f}', f'{r["steps_a_second"]:,.0f}',
+          f'{r["times"]:.2f}'] for r in result['rows']])
+    return f"""# What error bars cost
+
+{', '.join(f'{k} {v}' for k,v in about.items())}
+
+`lottery_curve` on scikit-learn's digits: the 64-300-100-10 network, Adam, batches of 60, {s['steps']} steps a training, a dense round
+and {s['rounds']} of pruning 20 %; {', '.join(s['arms'])}; measured twenty times a training. Medians of {s['repeats']} turns; checks and first weights
+are counted.
+
+{shown}
+
+- {'met' if ratio>=3 else 'NOT met'}: {n} seeds at once are {ratio:.2f} times as fast as one after another (median of the turns), at least 3
+- mean accuracy of the last round: {together:.2f} % together, {alone:.2f} % one after another: the same but for the rounding of sums
+- memory for all seeds at once: about {result['bytes']/1e6:.0f} MB
+"""
+
+@call_parse
+def main(
+    seeds:int=None, # replicates (default 20)
+    rounds:int=None, # of pruning (default 8)
+    steps:int=None, # of a training (default 400)
+    repeats:int=None, # how often both take their turn (default 3)
+    quick:store_true=False, # little of everything, to see that it runs
+    json:str=None, # file for all results, with the seconds of every run
+    markdown:str=None, # file for the table
+):
+    "What error bars cost: many seeds in one batched pass, side by side with the same seeds one after another"
+    given = dict(seeds=seeds, rounds=rounds, steps=steps, repeats=repeats)
+    sizes = replace(QUICK if quick else Sizes(), **{k:v for k,v in given.items() if v is not None})
+    about,measured = circumstances(),measure(sizes)
+    with contextlib.suppress(KeyError): del about['fasterai']
+    result = dict(circumstances={**about, 'load at the end': load()}, sizes=asdict(sizes), **measured, rows=rows(sizes, measured))
+    print(report(result))
+    if markdown: Path(markdown).write_text(report(result), encoding='utf-8')
+    if json: Path(json).write_text(dumps(result, indent=1), encoding='utf-8')
