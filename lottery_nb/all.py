@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/12_all.ipynb #3e5ddfdb
+# %% ../nbs/12_all.ipynb #f7fac8f8
 from .core import *
 from .granularity import *
 from .criteria import *
@@ -16,6 +16,7 @@ from .callback import *
 from .ticket import *
 from .search import *
 from .data import *
+from .experiment import *
 
 # %% ../nbs/12_all.ipynb #4a7a1581
 __all__ = [o for o in globals() if not o.startswith('_')]
