@@ -57,12 +57,13 @@ def _core_of(v):
 
 def _package(v): return (getattr(_core_of(v), '__module__', None) or '').partition('.')[0]
 
-# %% ../nbs/10_experiment.ipynb #ec158a5b
+# %% ../nbs/10_experiment.ipynb #4f0c25ef
 def _tree(text):
     "Python source without comments, docstrings and its layout"
     tree = ast.parse(textwrap.dedent(text))
     for o in ast.walk(tree):
-        if isinstance(o, (ast.FunctionDef,ast.AsyncFunctionDef,ast.ClassDef)) and ast.get_docstring(o, clean=False) is not None: o.body = o.body[1:] or [ast.Pass()]
+        documented = isinstance(o, (ast.FunctionDef,ast.AsyncFunctionDef,ast.ClassDef)) and ast.get_docstring(o, clean=False) is not None
+        if documented: o.body = o.body[1:] or [ast.Pass()]
     return ast.unparse(tree)
 
 def _source(fn):
@@ -221,7 +222,7 @@ def _create(db):
         db['cells'].create(_columns, pk='key', not_null={'key','function','code','settings','status'}, strict=True)
         for k,v in dict(application_id=_application, user_version=_format).items(): db.execute(f'pragma {k}={v}')
 
-# %% ../nbs/10_experiment.ipynb #f327d32d
+# %% ../nbs/10_experiment.ipynb #ca4a0338
 @contextmanager
 def _opened(
     path:Path, # the file
@@ -232,7 +233,8 @@ def _opened(
     if not (make or path.exists()): return (yield None)
     mode = 'rwc' if make else 'rw' if os.access(path, os.W_OK) else 'ro' # reading may have to undo what a killed process began
     with _explained(path):
-        with Database(sqlite3.connect(f'{path.absolute().as_uri()}?mode={mode}', uri=True, timeout=30), execute_plugins=False, recursive_triggers=False) as db:
+        conn = sqlite3.connect(f'{path.absolute().as_uri()}?mode={mode}', uri=True, timeout=30)
+        with Database(conn, execute_plugins=False, recursive_triggers=False) as db:
             there = _check_format(path, db)
             if make:
                 with db.conn: db.execute('begin immediate') # can it be written to?
@@ -406,14 +408,14 @@ def _make_cells(self:Experiment, settings)->list: # of `Cell`
         cells.append(Cell(key, {k: varying[k] for k in self.grid}, given, {**same, **told}, None if before==key else before))
     return cells
 
-# %% ../nbs/10_experiment.ipynb #631190ea
+# %% ../nbs/10_experiment.ipynb #33d34f8e
 @patch
 def _stored(self:Experiment, columns)->dict: # key -> row
     "What the file has of the cells, as far as these columns go"
     with _opened(self.file) as db:
         if db is None: return {}
         keys,rows = {o.key for o in self.cells},db['cells'].rows_where(select=', '.join(['key', *columns]))
-        with _explained(self.file): return {o['key']: o for o in rows if o['key'] in keys}
+        return {o['key']: o for o in rows if o['key'] in keys}
 
 def _shown_all(cell): return {k: _shown(v) for k,v in cell.varying.items()}
 
@@ -432,7 +434,8 @@ def counts(self:Experiment)->dict: # done, failed, missing
 
 @patch
 def __repr__(self:Experiment):
-    told = [f'{n} {k}' for k,n in self.counts().items() if n]
+    try: told = [f'{n} {k}' for k,n in self.counts().items() if n]
+    except ExperimentError as e: told = [str(e)]
     return f"Experiment({self.file.name}, {self.name}: {len(self.cells)} cell{'s'*(len(self.cells)>1)}, {', '.join(told)})"
 
 # %% ../nbs/10_experiment.ipynb #503d0aeb
@@ -486,11 +489,12 @@ class _CellBar:
     def close(self):
         if self.bar and self.bar.last_v is not None: self.bar.on_iter_end()
 
-# %% ../nbs/10_experiment.ipynb #3ae11817
+# %% ../nbs/10_experiment.ipynb #1790b9b2
 @patch
 def _store(self:Experiment, db, cell, outcome):
     "Writes what came of a cell, in a transaction"
-    facts = dict(key=cell.key, function=self.name, code=self.code, settings=json.dumps(cell.described), stored=datetime.now(timezone.utc).isoformat('T', 'seconds'))
+    now = datetime.now(timezone.utc).isoformat('T', 'seconds')
+    facts = dict(key=cell.key, function=self.name, code=self.code, settings=json.dumps(cell.described), stored=now)
     with _explained(self.file), db.atomic(): db['cells'].upsert({**facts, **outcome}, pk='key')
 
 @patch

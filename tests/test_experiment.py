@@ -39,7 +39,8 @@ def test_whole_numbers_and_texts_come_back(n, texts):
     assert [None if not isinstance(o, str) else o for o in back]==texts
 
 def test_other_types_of_columns():
-    df = pd.DataFrame(dict(a=pd.array([1,None], dtype='Int64'), b=pd.Categorical(['x','y']), c=np.array([2**64-1,0], dtype='uint64'), d=pd.array([True,None], dtype='boolean')))
+    df = pd.DataFrame(dict(a=pd.array([1,None], dtype='Int64'), b=pd.Categorical(['x','y']), c=np.array([2**64-1,0], dtype='uint64'),
+                           d=pd.array([True,None], dtype='boolean')))
     back = _from_text(_to_text(df))
     assert back.a.dtype=='Int64' and back.a.isna().tolist()==[False,True] and back.b.tolist()==['x','y'] and back.c.tolist()==[2**64-1,0]
     assert back.d.isna().tolist()==[False,True]
@@ -188,7 +189,8 @@ def test_files_that_are_none_of_ours(tmp_path):
     exp_in(tmp_path/'new.db').run(progress=False)
     with sqlite3.connect(tmp_path/'new.db') as db: db.execute('pragma user_version=2')
     data = (tmp_path/'other.db').read_bytes()
-    for name,says in dict(text='file is not a database', other='a database of something else, with the tables films', new='expected version 1 of the file format, got 2').items():
+    for name,says in dict(text='file is not a database', new='expected version 1 of the file format, got 2',
+                          other='a database of something else, with the tables films').items():
         for ask in (exp_in(tmp_path/f'{name}.db').run, exp_in(tmp_path/f'{name}.db').status, exp_in(tmp_path/f'{name}.db').results):
             with pytest.raises(ExperimentError, match=says): ask()
     assert (tmp_path/'other.db').read_bytes()==data
@@ -239,7 +241,8 @@ def test_two_processes_on_one_file(tmp_path):
 def test_the_file_holds_texts_and_numbers_only(tmp_path):
     exp_in(tmp_path/'a.db').run(progress=False)
     with sqlite3.connect(tmp_path/'a.db') as db:
-        assert db.execute("select count(*) from cells where typeof(result)='text' and json_valid(result) and json_valid(settings) and typeof(seconds)='real'").fetchone()[0]==2
+        asked = "select count(*) from cells where typeof(result)='text' and json_valid(result) and json_valid(settings) and typeof(seconds)='real'"
+        assert db.execute(asked).fetchone()[0]==2
         assert json.loads(db.execute("select settings from cells").fetchone()[0]).keys()=={'x','seed'}
 
 # ---- bad input
@@ -247,11 +250,14 @@ def test_the_file_holds_texts_and_numbers_only(tmp_path):
 @pytest.mark.parametrize('kwargs, says', [
     (dict(grid={}), 'grid={}: expected the settings that vary'), (dict(grid=dict(x=[])), r'x=\[\]: expected at least one'),
     (dict(grid=dict(x=[1,1.])), 'expected every value once'), (dict(grid=dict(x=3)), 'x=3: expected a list'), (dict(grid=[1]), 'expected a dict of lists'),
-    (dict(grid=dict(x=[1], z=[2])), 'z: draw has no such setting'), (dict(z=1, x=1), 'z: draw has no such setting'), (dict(seeds=2), 'the settings x are missing'),
+    (dict(grid=dict(x=[1], z=[2])), 'z: draw has no such setting'), (dict(z=1, x=1), 'z: draw has no such setting'),
+    (dict(seeds=2), 'the settings x are missing'),
     (dict(x=object()), 'x=object: expected what JSON can hold'), (dict(x=math.nan), 'x=nan: expected a number'), (dict(x={1:2}), 'x=dict: expected what JSON'),
     (dict(x=torch.ones(2)), 'x=Tensor: expected what JSON'), (dict(x=1, seeds=0), 'seeds=0: expected a whole number of at least 1'),
-    (dict(x=1, seeds=[1,1]), 'every one once'), (dict(x=1, seeds=[-1]), 'seeds=-1'), (dict(x=1, seeds=True), 'seeds=True'), (dict(x=1, seeds='all'), "seeds='all'"),
-    (dict(x=1, seeds=2, seed=1), 'seed: given twice'), (dict(x=1, seeds=2, grid=dict(seed=[1])), 'seed: given twice'), (dict(x=1, aside=dict(x=2)), 'x: given twice'),
+    (dict(x=1, seeds=[1,1]), 'every one once'), (dict(x=1, seeds=[-1]), 'seeds=-1'), (dict(x=1, seeds=True), 'seeds=True'),
+    (dict(x=1, seeds='all'), "seeds='all'"),
+    (dict(x=1, seeds=2, seed=1), 'seed: given twice'), (dict(x=1, seeds=2, grid=dict(seed=[1])), 'seed: given twice'),
+    (dict(x=1, aside=dict(x=2)), 'x: given twice'),
     (dict(x=1, arms=['ticket']), 'neither the setting arm nor arms'), (dict(x=1, seeds=2, seeds_per_cell=1), 'seeds_per_cell=1: expected seeds'),
     (dict(grid=dict(x=[lambda: 1, lambda: 2])), 'two functions have one name'), (dict(grid=dict(x=[1]), x=1), 'in the grid or beside it, got both')])
 def test_bad_input(kwargs, says):
@@ -261,7 +267,8 @@ def test_bad_input(kwargs, says):
 @pytest.mark.parametrize('fn, kwargs, says', [
     (lottery_curve, dict(arms=['tickets']), "arms='tickets': expected one of dense, ticket"), (find_ticket, dict(arms=['ticket','ticket']), 'every value once'),
     (lottery_curve, dict(grid=dict(lrs=[1])), 'lrs: lottery_curve has no such setting'), (find_ticket, dict(dir='a'), 'dir: find_ticket has no such setting'),
-    (find_ticket, dict(data=digits_dls()), 'data=DataLoaders: expected what JSON'), ('draw', {}, "fn='draw': expected a function"), (nn.Linear, {}, 'expected a function')])
+    (find_ticket, dict(data=digits_dls()), 'data=DataLoaders: expected what JSON'), ('draw', {}, "fn='draw': expected a function"),
+    (nn.Linear, {}, 'expected a function')])
 def test_bad_input_to_ours(fn, kwargs, says):
     with pytest.raises((TypeError,ValueError), match=says): Experiment('a.db', fn, **kwargs)
 
@@ -273,7 +280,8 @@ def test_bad_input_to_run(tmp_path, kwargs, says):
 
 @pytest.mark.parametrize('text, says', [
     ('file = ', 'a.toml: Invalid value'), ("file = 'a.db'", 'function: missing'), ("file = 'a.db'\nfunction = 'fit'", "function='fit': expected one of"),
-    ("file = 3\nfunction = 'find_ticket'", 'file=3: expected a text'), ("file = 'a.db'\nfunction = 'find_ticket'\nseeds = true", 'seeds=True: expected a whole number'),
+    ("file = 3\nfunction = 'find_ticket'", 'file=3: expected a text'),
+    ("file = 'a.db'\nfunction = 'find_ticket'\nseeds = true", 'seeds=True: expected a whole number'),
     ("file = 'a.db'\nfunction = 'find_ticket'\n[grids]\nlr = [1]", 'grids: unknown; expected file'),
     ("file = 'a.db'\nfunction = 'find_ticket'\n[grid]\nlrs = [1]", 'lrs: find_ticket has no such setting'),
     ("file = 'a.db'\nfunction = 'find_ticket'\n[grid]\nlr = 1", 'grid: lr=1: expected a list'),
@@ -290,8 +298,8 @@ def test_toml_is_the_same_as_python(tmp_path):
     assert [c.key for c in a.cells]==[c.key for c in b.cells] and a.file==b.file and a.aside['tickets']==str(tmp_path/'t')
 
 def test_names_of_data_and_networks(tmp_path):
-    exp = Experiment(tmp_path/'a.db', find_ticket, arms=['ticket','shuffle','random','signs'], seeds=1, data='digits', arch='digits_mlp', epochs=1, rounds=1, prune=50, bs=256,
-                     aside=dict(tickets=tmp_path/'t')).run(progress=False)
+    exp = Experiment(tmp_path/'a.db', find_ticket, arms=['ticket','shuffle','random','signs'], seeds=1, data='digits', arch='digits_mlp', epochs=1,
+                     rounds=1, prune=50, bs=256, aside=dict(tickets=tmp_path/'t')).run(progress=False)
     df = exp.results().query('metric=="accuracy"')
     assert exp.counts()['done']==4 and df.groupby('arm')['round'].unique().map(list).to_dict()==dict(ticket=[0,1], shuffle=[1], random=[1], signs=[1])
     assert df.groupby('round').density.unique().map(list).to_dict()=={0: [100.], 1: [50.]}
@@ -353,8 +361,8 @@ def always_killed(x):
     return dict(y=x)
 
 def test_both_engines_give_the_same_bits(ray, tmp_path):
-    here,there = [Experiment(tmp_path/f'{o}.db', lottery_curve, grid=dict(lr=[1e-3,1e-2], model=[small]), seeds=2, seeds_per_cell=1, rounds=2, steps=20, prune=40)
-                  for o in ('here','there')]
+    here,there = [Experiment(tmp_path/f'{o}.db', lottery_curve, grid=dict(lr=[1e-3,1e-2], model=[small]), seeds=2, seeds_per_cell=1,
+                             rounds=2, steps=20, prune=40) for o in ('here','there')]
     here.run(progress=False), there.run('ray', progress=False)
     pd.testing.assert_frame_equal(here.results(), there.results(), check_exact=True)
     assert here.status().status.tolist()==['done']*4 and here.results().model.unique()==['small']
@@ -362,7 +370,8 @@ def test_both_engines_give_the_same_bits(ray, tmp_path):
 
 def test_a_search_and_its_controls_on_ray(ray, tmp_path):
     "The controls wait for the search whose folder they read"
-    exps = [Experiment(tmp_path/f'{o}.db', find_ticket, arms=['reinit','ticket'], seeds=2, epochs=1, rounds=1, prune=50, bs=256, aside=dict(tickets=tmp_path/o)) for o in 'ab']
+    exps = [Experiment(tmp_path/f'{o}.db', find_ticket, arms=['reinit','ticket'], seeds=2, epochs=1, rounds=1,
+                       prune=50, bs=256, aside=dict(tickets=tmp_path/o)) for o in 'ab']
     exps[0].run(progress=False), exps[1].run('ray', progress=False)
     pd.testing.assert_frame_equal(exps[0].results(), exps[1].results(), check_exact=True)
     assert len(list((tmp_path/'b').iterdir()))==2
@@ -391,7 +400,8 @@ def test_failures_and_functions_that_are_local(ray, tmp_path):
 
 def test_clusters_that_cannot_be_had(ray, tmp_path):
     with pytest.raises(ExperimentError, match='cpus=10000, gpus=0: no machine of the cluster has as many'): exp_in(tmp_path/'a.db').run('ray', cpus=10_000)
-    with pytest.raises(ExperimentError, match="address='127.0.0.1:1': Ray is connected to a cluster already"): exp_in(tmp_path/'a.db').run('ray', address='127.0.0.1:1')
+    with pytest.raises(ExperimentError, match="address='127.0.0.1:1': Ray is connected to a cluster already"):
+        exp_in(tmp_path/'a.db').run('ray', address='127.0.0.1:1')
     assert exp_in(tmp_path/'a.db').counts()['missing']==2
 
 def test_ray_is_missing(tmp_path, monkeypatch):
