@@ -18,6 +18,7 @@ from .search import *
 from .replicates import *
 from .plots import *
 from .data import *
+from .experiment import *
 
 # %% ../nbs/12_all.ipynb #4a7a1581
 __all__ = [o for o in globals() if not o.startswith('_')]
