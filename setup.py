@@ -21,7 +21,7 @@ setup(
     packages=[lib],
     python_requires=f">={facts['min_python']}",
     install_requires=facts['requirements'].split(),
-    extras_require={o: facts[f'{o}_requirements'].split() for o in ('dev', 'docs', 'bench')},
+    extras_require={o.removesuffix('_requirements'): facts[o].split() for o in facts if o.endswith('_requirements')},
     entry_points=dict(console_scripts=facts['console_scripts'].split(), nbdev=[f'{lib} = {lib}._modidx:d']),
     zip_safe=False,
 )

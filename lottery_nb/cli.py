@@ -566,3 +566,31 @@ def _train(
     facts = dict(arm=arm, sparsity=trained.sparsity, setup=setup, epochs=rows, file=str(out) if out else None)
     if as_json: _print_json(facts)
     else: _print_trained(facts, _console())
+
+# %% ../nbs/11_cli.ipynb #c640537c
+def _print_status(df, console):
+    "A row for every cell of a grid"
+    rows = [[_plain(k if k!='' else '–', 60) for k in row] for row in df.assign(seconds=df.seconds.round(1)).itertuples(index=False)]
+    console.print(_table(rows, list(df), left=['cell','status','error']))
+
+# %% ../nbs/11_cli.ipynb #14696c64
+@app.command('sweep', **_example('sweep rates.toml --engine ray'))
+def _sweep(
+    file:Annotated[Path, typer.Argument(metavar='FILE', help='A TOML file with a grid of settings.', **_file)],
+    engine:Annotated[str, typer.Option(help='`here`, or `ray`: all cores, or a cluster.')]='here',
+    cpus:Annotated[int, typer.Option(help='Cores of a cell.')]=1,
+    gpus:Annotated[float, typer.Option(help='GPUs of a cell, with Ray.')]=0.,
+    address:Annotated[str|None, typer.Option(help='Of a Ray cluster.', show_default='one of its own')]=None,
+    force:Annotated[bool, typer.Option('--force', help='Forget what there is, and begin anew.')]=False,
+    quiet:_Quiet=False,
+    as_json:_Json=False
+):
+    """Run a grid of settings: every cell that is missing or has failed, each stored as it ends.
+
+    The same command goes on where it was stopped."""
+    with _working('sweep', lambda e: 'stopped; the same command goes on from there'):
+        exp = _module('experiment').Experiment.from_toml(file)
+        df = exp.run(engine, force=force, cpus=cpus, gpus=gpus, address=address, progress=not quiet).status()
+    if as_json: _print_json(df.to_dict('records'))
+    else: _print_status(df, _console())
+    if (df.status=='failed').any(): raise typer.Exit(1)

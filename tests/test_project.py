@@ -63,11 +63,12 @@ def imported(source):
     return sorted({o.partition('.')[0] for o in names} - sys.stdlib_module_names - {'lottery_nb'})
 
 def test_modules_import_only_what_an_install_brings():
-    "Whatever a module imports is Python's own, ours, or among the requirements in settings.ini"
+    "Whatever a module imports is Python's own, ours, or among the requirements in settings.ini; where it may be missing (`test_install`), among an extra's"
     config = ConfigParser(interpolation=None, delimiters=['='])
     config.read(root/'settings.ini', encoding='utf-8')
     def plain(o): return re.split(r'[<>=!~;\[ ]', o)[0].lower().replace('_', '-')
-    required = {plain(o) for o in config['DEFAULT']['requirements'].split()}
+    facts,ours = config['DEFAULT'],('dev_requirements','docs_requirements','bench_requirements')
+    required = {plain(o) for k in facts if k.endswith('requirements') and k not in ours for o in facts[k].split()}
     homes = packages_distributions()
     missing = [f'{name} imports {top}' for name,text in contents(root/'lottery_nb', '*.py').items() for top in imported(text)
         if not {plain(o) for o in homes.get(top, [top])} & required]
