@@ -261,6 +261,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'lottery_nb/profile.py'),
                                     'lottery_nb.profile._accuracy': ('profile.html#_accuracy', 'lottery_nb/profile.py'),
                                     'lottery_nb.profile._as_call': ('profile.html#_as_call', 'lottery_nb/profile.py'),
+                                    'lottery_nb.profile._as_device': ('profile.html#_as_device', 'lottery_nb/profile.py'),
                                     'lottery_nb.profile._as_ticket': ('profile.html#_as_ticket', 'lottery_nb/profile.py'),
                                     'lottery_nb.profile._batches': ('profile.html#_batches', 'lottery_nb/profile.py'),
                                     'lottery_nb.profile._benchmark': ('profile.html#_benchmark', 'lottery_nb/profile.py'),

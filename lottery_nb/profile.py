@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Profile', 'profile', 'profile_ticket']
 
-# %% ../nbs/09_profile.ipynb #727ff3f7
+# %% ../nbs/09_profile.ipynb #72a393ee
 import html, json, logging, math, tempfile, warnings, zlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,6 +16,7 @@ from pathlib import Path
 from weakref import finalize
 import numpy as np, pandas as pd, torch
 import matplotlib.pyplot as plt
+from fastai.data.core import DataLoaders
 from fastcore.basics import patch
 from safetensors.torch import save as _to_bytes
 from torch import nn, Tensor
@@ -151,7 +152,7 @@ def tell(self:_Macs, macs, operands):
     row[0] += macs
     row[1] += macs if w is None else macs*_n_nonzero(w)//max(w.numel(), 1)
 
-# %% ../nbs/09_profile.ipynb #68d5e4a9
+# %% ../nbs/09_profile.ipynb #7b22fb68
 @contextmanager
 def _in_pieces(model):
     "Inside, attention layers and recurrent ones are made of operations that have a formula"
@@ -160,17 +161,18 @@ def _in_pieces(model):
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with ExitStack() as stack:
+            if recurrent: stack.enter_context(warnings.catch_warnings(action='ignore')) # oneDNN's, of GPUs that are not there
             for o in (torch.backends.mkldnn, torch.backends.cudnn) if recurrent else (): stack.enter_context(o.flags(enabled=False))
             yield
     finally: torch.backends.mha.set_fastpath_enabled(fast)
 
-# %% ../nbs/09_profile.ipynb #aff4551e
+# %% ../nbs/09_profile.ipynb #76e1c995
 def _is_harmless(func):
-    "Whether an operation multiplies a weight at most once with each activation: elementwise ones and norms"
-    return torch.Tag.pointwise in getattr(func, 'tags', ()) or 'norm' in str(func)
+    "Whether an operation is elementwise, a norm, or only moves values about"
+    return torch.Tag.pointwise in getattr(func, 'tags', ()) or any(o in str(func) for o in ('norm','cat','stack','copy','index','scatter'))
 
 class _Unknown(TorchDispatchMode):
-    "Notes operations, other than elementwise ones, of a matrix of weights and an activation for which the counter has no formula"
+    "Notes the operations of a matrix of weights and an activation for which the counter has no formula, harmless ones aside"
     def __init__(self, places):
         super().__init__()
         self.places,self.names = places,set()
@@ -307,16 +309,16 @@ def _latency(times, first):
     (q1,median,q3),ratio = _quartiles(times)*1e3,_quartiles(np.divide(times, first))
     return dict(latency=median, latency_q1=q1, latency_q3=q3), dict(zip(('latency_ratio_q1','latency_ratio','latency_ratio_q3'), ratio))
 
-# %% ../nbs/09_profile.ipynb #e54a8e03
+# %% ../nbs/09_profile.ipynb #167367ac
 def _batches(data):
     "Batches of inputs and labels. Raises `TypeError` if there are none to be had"
     if isinstance(data, (tuple,list)) and len(data)==2 and all(isinstance(o, Tensor) for o in data):
         if len(data[0])!=len(data[1]): raise ValueError(f'data: {len(data[0])} inputs, but {len(data[1])} labels')
         return list(zip(*(o.split(256) for o in data))) if len(data[0]) else []
-    valid = getattr(data, 'valid', data)
-    if isinstance(data, (Tensor,str,bytes,Mapping)) or not hasattr(valid, '__iter__'):
+    if isinstance(data, DataLoaders): return data.valid
+    if isinstance(data, (Tensor,str,bytes,Mapping)) or not hasattr(data, '__iter__'):
         raise TypeError(f'data={type(data).__name__}: expected a DataLoader, fastai DataLoaders, or a tuple of two tensors, inputs and labels')
-    return valid
+    return data
 
 # %% ../nbs/09_profile.ipynb #2e5f4a65
 def _labelled(batch):
@@ -329,14 +331,14 @@ def _labelled(batch):
         raise ValueError(f'data: expected a whole number as the label of each input, [{len(x)}], got {y.dtype} {list(y.shape)}')
     return x,y
 
-# %% ../nbs/09_profile.ipynb #daacd499
+# %% ../nbs/09_profile.ipynb #7fc7108b
 @contextmanager
 def _rewound(data):
     "Afterwards, the random numbers of data loaders are where they were"
-    loaders = [o for o in (data, getattr(data, 'valid', None)) if hasattr(o, '__dict__')]
-    places = [o for dl in loaders for o in (dl, getattr(dl, 'sampler', None)) if hasattr(o, '__dict__')]
-    before = [(vars(o), {k: vars(o)[k] for k in ('rng','epoch') if k in vars(o)}) for o in places]
-    states = [(g, g.get_state()) for o in places if isinstance(g:=getattr(o, 'generator', None), torch.Generator)]
+    loader = getattr(data.valid if isinstance(data, DataLoaders) else data, '__dict__', {})
+    places = [loader, getattr(loader.get('sampler'), '__dict__', {})]
+    before = [(o, {k: o[k] for k in ('rng','epoch') if k in o}) for o in places]
+    states = [(g, g.get_state()) for o in places if isinstance(g:=o.get('generator'), torch.Generator)]
     try: yield
     finally:
         for attributes,was in before: attributes.update(was)
@@ -374,15 +376,23 @@ def _named(model, against):
     if not networks or not isinstance(next(iter(networks.values())), nn.Module): raise TypeError('model: expected an nn.Module, or a dict that begins with one')
     return networks
 
-# %% ../nbs/09_profile.ipynb #b0af8a09
+# %% ../nbs/09_profile.ipynb #20544175
 def _check_ready(name, model):
-    "Raises `ValueError` if a network has no values to compute with"
+    "Raises `TypeError` or `ValueError` if a network cannot be looked into, or has no values to compute with"
+    if any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()):
+        raise TypeError(f'{name!r}: TorchScript cannot be looked into: expected the nn.Module that it was made of')
     for k,t in named_tensors(model).items():
         if isinstance(t, (nn.parameter.UninitializedParameter,nn.parameter.UninitializedBuffer)):
             raise ValueError(f'{name!r}: {k} is not initialised yet: send a batch through the model first')
         if t.is_meta: raise ValueError(f'{name!r}: {k} is on the meta device: load or initialise the model first')
 
 def _device_of(model): return next((t.device for t in named_tensors(model).values()), torch.device('cpu'))
+
+def _as_device(device):
+    "`device` with its number, as tensors have it. Raises `ValueError` if this machine does not have it"
+    try: return torch.empty(0, device=device).device
+    except (RuntimeError,AssertionError,TypeError) as e:
+        raise ValueError(f'device={device!r}: expected a device of this machine, such as cpu: {str(e).splitlines()[0][:200]}') from e
 
 # %% ../nbs/09_profile.ipynb #9a8829c3
 def _materialized(name, network, first, device):
@@ -466,13 +476,13 @@ def profile(
     networks = _named(model, against)
     return _profile(networks, example, data, device, repeats, seconds, threads, timer)
 
-# %% ../nbs/09_profile.ipynb #f5ae455f
+# %% ../nbs/09_profile.ipynb #dbb53661
 def _profile(networks, example, data, device, repeats, seconds, threads, timer):
     "`profile`, with settings that have been looked at"
     first,call = next(iter(networks.values())),_as_call(example)
     for k,o in networks.items():
         if isinstance(o, nn.Module): _check_ready(k, o)
-    device = torch.empty(0, device=_device_of(first) if device is None else device).device
+    device = _device_of(first) if device is None else _as_device(device)
     call = _as_call(example, device)
     models = {k: _materialized(k, o, first, device) for k,o in networks.items()}
     with ExitStack() as stack:
@@ -534,7 +544,7 @@ def _repr_html_(self:Profile):
     "The same as an HTML table"
     return f'{self._text().to_html(escape=True)}<p>{html.escape(self._how())}</p>'
 
-# %% ../nbs/09_profile.ipynb #c7be0e06
+# %% ../nbs/09_profile.ipynb #ee95421f
 @patch
 def plot(self:Profile,
     ax=None # matplotlib axes to draw on; None: a new figure
@@ -553,7 +563,7 @@ def plot(self:Profile,
     ax.axvline(1, color='black', lw=1, ls='--')
     ax.set(yticks=range(len(keys)), yticklabels=_quantities.values(), xlabel=f'part of what {names[0]} has, with all its zeros', xlim=(0, 1.15*most))
     ax.invert_yaxis()
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc='lower center', bbox_to_anchor=(.5, 1), ncols=4, frameon=False)
     return ax
 
 # %% ../nbs/09_profile.ipynb #b62fa2c7
