@@ -192,11 +192,7 @@ def _macs(model, call):
     with _in_pieces(model), macs.counter, unknown: model(*call[0], **call[1])
     return macs.counts, sorted(unknown.names)
 
-# %% ../nbs/09_profile.ipynb #7fc313b0
-_zip_level = 6 # of zlib, 0 to 9; zlib's own default
-
-def _zipped(data): return len(zlib.compress(data, _zip_level))
-
+# %% ../nbs/09_profile.ipynb #09204631
 def _dense_file(model):
     "The safetensors file of the `state_dict`, in which a shared tensor is once; None if safetensors cannot hold it"
     once = {(_place(t), t.shape, t.storage_offset() if t.layout==torch.strided else 0): (k, t)
@@ -221,13 +217,14 @@ def _ticket_file(ticket):
         try: return ticket.save(Path(d)/'ticket.safetensors', trained=False).read_bytes()
         except (ValueError,TypeError): return None
 
-# %% ../nbs/09_profile.ipynb #4dcc2f30
-def _bytes(model, ticket=None):
-    "The sizes of the files of a network: file, file_zipped, ticket_file, ticket_file_zipped; NaN for what cannot be written"
-    ticket = ticket or _as_ticket(model)
-    files = dict(file=_dense_file(model), ticket_file=ticket and _ticket_file(ticket))
-    sizes = {k: (math.nan, math.nan) if data is None else (len(data), _zipped(data)) for k,data in files.items()}
-    return {k2: n for k,both in sizes.items() for k2,n in zip((k, f'{k}_zipped'), both)}
+# %% ../nbs/09_profile.ipynb #57d17a89
+def _bytes(model, ticket=None, zip_level=6):
+    "The sizes of the files of a network: file, file_zipped, ticket_file, ticket_file_zipped; NaN for what cannot be written, or is not zipped"
+    ticket,sizes = ticket or _as_ticket(model),{}
+    for k,data in dict(file=_dense_file(model), ticket_file=ticket and _ticket_file(ticket)).items():
+        sizes[k] = math.nan if data is None else len(data)
+        sizes[f'{k}_zipped'] = math.nan if data is None or zip_level is None else len(zlib.compress(data, zip_level))
+    return sizes
 
 # %% ../nbs/09_profile.ipynb #27376be5
 class _LiveBytes(TorchDispatchMode):
@@ -403,27 +400,28 @@ def _materialized(name, network, first, device):
     except ValueError as e: raise ValueError(f'{name!r}: {e}') from e
     return model
 
-# %% ../nbs/09_profile.ipynb #32d1b0c5
+# %% ../nbs/09_profile.ipynb #4a34de73
 def _layer_rows(name, model, macs):
     "A row for every module that has parameters of its own, or multiplies"
     weights = _weights(model)
     return [dict(network=name, layer=n or '(whole)', kind=type(m).__name__, **dict(zip(('parameters','nonzero'), weights.get(n, (0,0)))),
                  **dict(zip(('macs','macs_nonzero'), macs.get(n, (0,0))))) for n,m in model.named_modules() if n in weights or n in macs]
 
-def _still(name, model, call, ticket, data, device):
+def _still(name, model, call, ticket, data, device, zip_level):
     "What can be said of a network without a clock: its row, the rows of its layers, and what could not be counted"
     _first_pass(name, model, call)
     accuracy = math.nan if data is None else _accuracy(name, model, data, device)
     macs,unknown = _macs(unwrap(model), call)
     layers = _layer_rows(name, unwrap(model), macs)
     totals = {k: sum(row[k] for row in layers) for k in ('parameters','nonzero','macs','macs_nonzero')}
-    return dict(network=name, **totals, **_bytes(model, ticket), memory=_peak_memory(unwrap(model), call, device), accuracy=accuracy), layers, unknown
+    memory = _peak_memory(unwrap(model), call, device)
+    return dict(network=name, **totals, **_bytes(model, ticket, zip_level), memory=memory, accuracy=accuracy), layers, unknown
 
-# %% ../nbs/09_profile.ipynb #927e038f
+# %% ../nbs/09_profile.ipynb #5f185d6e
 _quantities = dict(parameters='parameters', nonzero='weights that are not zero', macs='multiply-adds', macs_nonzero='multiply-adds on these',
                    file='dense file', file_zipped='dense file, zipped', ticket_file='ticket file', ticket_file_zipped='ticket file, zipped',
                    latency='time of a pass', memory='memory of a pass')
-_units = dict(latency=' ms', **{k: ' bytes' for k in ('file','file_zipped','ticket_file','ticket_file_zipped','memory')})
+_units = dict(latency=' ms', accuracy=' %', **{k: ' bytes' for k in ('file','file_zipped','ticket_file','ticket_file_zipped','memory')})
 _part_of = dict(nonzero='parameters', macs_nonzero='macs', file_zipped='file', ticket_file='file', ticket_file_zipped='file')
 
 def _ratios(row, first):
@@ -440,24 +438,25 @@ class Profile:
     times:dict=field(default_factory=dict) # network -> seconds of a pass, one for each round
     facts:dict=field(default_factory=dict) # device, threads, rounds, shapes of the example, zip_level, uncounted, versions
 
-# %% ../nbs/09_profile.ipynb #425b54f8
-def _check_settings(repeats, seconds, threads, timer):
+# %% ../nbs/09_profile.ipynb #7fd74529
+def _check_settings(repeats, seconds, threads, timer, zip_level):
     "Raises `TypeError` or `ValueError` for what cannot be right; gives the number of threads and the clock"
     check_whole('repeats', repeats, 1)
+    if zip_level is not None and check_whole('zip_level', zip_level)>9: raise ValueError(f'zip_level={zip_level!r}: expected 0 to 9, or None')
     if isinstance(seconds, bool) or not isinstance(seconds, (int,float)): raise TypeError(f'seconds={seconds!r}: expected a number of more than 0')
     if not seconds>0: raise ValueError(f'seconds={seconds!r}: expected a number of more than 0')
     if timer is not None and not callable(timer): raise TypeError(f'timer={type(timer).__name__}: expected a function that gives seconds')
     return torch.get_num_threads() if threads is None else check_whole('threads', threads, 1), timer or _benchmark().timer
 
-# %% ../nbs/09_profile.ipynb #65769212
-def _facts(device, threads, times, call, unknown):
+# %% ../nbs/09_profile.ipynb #6035aeca
+def _facts(device, threads, times, call, unknown, zip_level):
     "How it was measured"
     shapes = [list(o.shape) for o in tree_flatten(call)[0] if isinstance(o, Tensor)]
     name = torch.cuda.get_device_name(device) if device.type=='cuda' else None
-    return dict(device=str(device), gpu=name, threads=threads, rounds=len(next(iter(times.values()))), example=shapes, zip_level=_zip_level,
+    return dict(device=str(device), gpu=name, threads=threads, rounds=len(next(iter(times.values()))), example=shapes, zip_level=zip_level,
                 uncounted=unknown, versions=_versions())
 
-# %% ../nbs/09_profile.ipynb #0189c8de
+# %% ../nbs/09_profile.ipynb #26c4486f
 def profile(
     model:nn.Module|dict, # the network that the others are compared with, usually the dense one; or a dict of networks by name, it first
     example, # a batch of inputs: a tensor [n, …], a tuple of arguments, or a dict of arguments by name; moved to the device
@@ -467,17 +466,17 @@ def profile(
     repeats:int=100, # rounds in which every network is timed once, at least 1
     seconds:float=10., # when so many seconds of timing are over no new round begins; more than 0, `math.inf` for all rounds
     threads:int|None=None, # CPU threads while the time is taken, at least 1; None: as many as PyTorch has now
-    timer:Callable|None=None # () -> seconds; None: PyTorch's, which waits for the GPU
+    timer:Callable|None=None, # () -> seconds; None: PyTorch's, which waits for the GPU
+    zip_level:int|None=6 # of zlib, 0 to 9; None: nothing is zipped, which is quicker for a large network
 )->Profile:
     """What every network takes: parameters, multiply-adds, bytes, time, memory, and accuracy if there are data. Leaves networks and random numbers as
     they were. Raises `TypeError` or `ValueError`, before any time is taken, for networks, an example or data that do not go together; warns of
     operations whose multiply-adds cannot be counted"""
-    threads,timer = _check_settings(repeats, seconds, threads, timer)
-    networks = _named(model, against)
-    return _profile(networks, example, data, device, repeats, seconds, threads, timer)
+    threads,timer = _check_settings(repeats, seconds, threads, timer, zip_level)
+    return _profile(_named(model, against), example, data, device, zip_level, repeats=repeats, seconds=seconds, threads=threads, timer=timer)
 
-# %% ../nbs/09_profile.ipynb #dbb53661
-def _profile(networks, example, data, device, repeats, seconds, threads, timer):
+# %% ../nbs/09_profile.ipynb #e8417496
+def _profile(networks, example, data, device, zip_level, **timing):
     "`profile`, with settings that have been looked at"
     first,call = next(iter(networks.values())),_as_call(example)
     for k,o in networks.items():
@@ -489,9 +488,11 @@ def _profile(networks, example, data, device, repeats, seconds, threads, timer):
         for o in {id(o): o for o in models.values()}.values(): stack.enter_context(_undisturbed(o))
         still = []
         for k,o in models.items():
-            with _seeded('profile'): still.append(_still(k, o, call, networks[k] if isinstance(networks[k], Ticket) else None, data, device))
-        with _seeded('profile'): times = _times(models, {k: call for k in models}, repeats, seconds, threads, timer)
-    return _collected(still, times, _facts(device, threads, times, call, {row['network']: u for row,_,u in still if u}))
+            ticket = networks[k] if isinstance(networks[k], Ticket) else None
+            with _seeded('profile'): still.append(_still(k, o, call, ticket, data, device, zip_level))
+        with _seeded('profile'): times = _times(models, {k: call for k in models}, **timing)
+    unknown = {row['network']: ops for row,_,ops in still if ops}
+    return _collected(still, times, _facts(device, timing['threads'], times, call, unknown, zip_level))
 
 # %% ../nbs/09_profile.ipynb #7bf62cd7
 def _collected(still, times, facts):
@@ -506,34 +507,38 @@ def _collected(still, times, facts):
     ordered = [o for o in columns if o in df.columns] + [o for o in df.columns if o not in columns]
     return Profile(df[ordered], pd.DataFrame([o for _,layers,_ in still for o in layers]), times, facts)
 
-# %% ../nbs/09_profile.ipynb #048636ef
+# %% ../nbs/09_profile.ipynb #49c483b7
 def _number(k, v):
     "A quantity as it is read: whole numbers with commas, times with three digits"
-    if isinstance(v, float) and math.isnan(v): return '–'
-    return (f'{v:.3g}' if k=='latency' else f'{v:,.0f}') + _units.get(k, '')
+    if math.isnan(v): return '–'
+    return (f'{v:.3g}' if k=='latency' else f'{v:.1f}' if k=='accuracy' else f'{v:,.0f}') + _units.get(k, '')
 
-@patch
-def _cells(self:Profile, row):
-    "What is said of one network, quantity by quantity: (name, value, ratio)"
-    cells = [(said, _number(k, row[k]), '' if math.isnan(row[f'{k}_ratio']) else f"{row[f'{k}_ratio']:.2f}×") for k,said in _quantities.items()]
-    cells[8] = (*cells[8][:2], f"{cells[8][2]} ({row.latency_ratio_q1:.2f} to {row.latency_ratio_q3:.2f})")
-    return cells + ([] if math.isnan(row.accuracy) else [('accuracy', f'{row.accuracy:.1f} %', '')])
+def _times_first(k, row):
+    "The ratio of a quantity to that of the first network, as it is read"
+    ratio = row.get(f'{k}_ratio', math.nan)
+    if math.isnan(ratio): return ''
+    return f'{ratio:.2f}×' + (f' ({row.latency_ratio_q1:.2f} to {row.latency_ratio_q3:.2f})' if k=='latency' else '')
 
-# %% ../nbs/09_profile.ipynb #9ba464e2
+# %% ../nbs/09_profile.ipynb #d660f7ce
 @patch
 def _how(self:Profile):
     "How it was measured, in a sentence"
     f,n = self.facts,self.facts['rounds']
     shapes = ', '.join(' × '.join(map(str, o)) for o in f['example'])
     return (f"One pass of {shapes} on {f['gpu'] or f['device']}, {f['threads']} CPU thread{'s'*(f['threads']>1)}: median of {n} round{'s'*(n>1)}, "
-            f"in brackets the quartiles of the ratio within a round. Zipped: zlib, level {f['zip_level']}.")
+            f"in brackets the quartiles of the ratio within a round." + ('' if f['zip_level'] is None else f" Zipped: zlib, level {f['zip_level']}."))
+
+@patch
+def _measured(self:Profile, what):
+    "Those of the columns `what` that say something, of any network"
+    return [k for k in what if self.table[k].notna().any()]
 
 @patch
 def _text(self:Profile):
     "A DataFrame of strings, a row a quantity, two columns a network"
-    columns = {name: self._cells(row) for name,row in self.table.iterrows()}
-    labels = [said for said,_,_ in next(iter(columns.values()))]
-    return pd.DataFrame({(name, part): [o[i] for o in cells] for name,cells in columns.items() for i,part in ((1,''),(2,'ratio'))}, index=labels)
+    keys,rows = self._measured([*_quantities, 'accuracy']),list(self.table.iterrows())
+    columns = {(name, part): [f(k, row) for k in keys] for name,row in rows for part,f in ((' ', lambda k,row: _number(k, row[k])), ('ratio', _times_first))}
+    return pd.DataFrame(columns, index=[_quantities.get(k, k) for k in keys])
 
 # %% ../nbs/09_profile.ipynb #9d00521a
 @patch
@@ -544,13 +549,13 @@ def _repr_html_(self:Profile):
     "The same as an HTML table"
     return f'{self._text().to_html(escape=True)}<p>{html.escape(self._how())}</p>'
 
-# %% ../nbs/09_profile.ipynb #ee95421f
+# %% ../nbs/09_profile.ipynb #83615fe5
 @patch
 def plot(self:Profile,
     ax=None # matplotlib axes to draw on; None: a new figure
 ):
     "Draws every quantity as a bar, a part of what the first network has dense; the time with its quartiles. Gives the axes"
-    names,keys = list(self.table.index),list(_quantities)
+    names,keys = list(self.table.index),self._measured(_quantities)
     height,colors = .8/len(names),plt.get_cmap('Greens')(np.linspace(.9, .4, len(names)))
     if ax is None: ax = plt.subplots(figsize=(7, 1.2+.2*len(keys)*(1+len(names)/2)), layout='constrained')[1]
     for i,(name,row) in enumerate(self.table.iterrows()):
@@ -561,7 +566,7 @@ def plot(self:Profile,
         ax.errorbar(row.latency_ratio, y[at], xerr=[[low],[high]], color='black', lw=1, capsize=2)
     most = np.nanmax([1, *self.table[[f'{k}_ratio' for k in keys]].to_numpy(dtype=float).flatten()])
     ax.axvline(1, color='black', lw=1, ls='--')
-    ax.set(yticks=range(len(keys)), yticklabels=_quantities.values(), xlabel=f'part of what {names[0]} has, with all its zeros', xlim=(0, 1.15*most))
+    ax.set(yticks=range(len(keys)), yticklabels=[_quantities[k] for k in keys], xlabel=f'part of what {names[0]} has, with all its zeros', xlim=(0, 1.15*most))
     ax.invert_yaxis()
     ax.legend(fontsize=8, loc='lower center', bbox_to_anchor=(.5, 1), ncols=4, frameon=False)
     return ax

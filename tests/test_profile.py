@@ -155,7 +155,7 @@ def test_elementwise_and_norms_are_no_cause_for_a_warning(recwarn):
 def test_a_ratio_to_nothing_is_nan():
     p = quick(nn.ReLU(), torch.randn(3,2))
     assert p.table.loc['model','parameters']==0 and math.isnan(p.table.loc['model','macs_ratio']) and math.isnan(p.table.loc['model','ticket_file'])
-    assert '–' in repr(p) and json.loads(p.to_json())['networks'][0]['ticket_file'] is None
+    assert 'ticket' not in repr(p) and '–' in repr(quick(mlp(), digits(), nn.Flatten())) and json.loads(p.to_json())['networks'][0]['ticket_file'] is None
     p.plot()
 
 # ---- bytes
@@ -361,7 +361,8 @@ def test_a_network_for_another_input_is_named():
     (dict(repeats=0), ValueError, 'repeats=0: expected a whole number of at least 1'), (dict(repeats=1.5), TypeError, 'repeats=1.5'),
     (dict(repeats=True), TypeError, 'repeats=True'), (dict(seconds=0), ValueError, 'seconds=0'), (dict(seconds=-1), ValueError, 'seconds=-1'),
     (dict(seconds=math.nan), ValueError, 'seconds=nan'), (dict(seconds='1'), TypeError, "seconds='1'"), (dict(seconds=True), TypeError, 'seconds=True'),
-    (dict(threads=0), ValueError, 'threads=0'), (dict(timer=3), TypeError, 'timer=int'), (dict(against=3), TypeError, 'against=int'),
+    (dict(threads=0), ValueError, 'threads=0'), (dict(timer=3), TypeError, 'timer=int'), (dict(zip_level=10), ValueError, 'zip_level=10'),
+    (dict(against=3), TypeError, 'against=int'),
     (dict(against=[3]), TypeError, "'other'=int"), (dict(against={3: mlp()}), TypeError, '3: expected the name of a network'),
     (dict(against={'model': mlp()}), ValueError, "'model' is taken"),
     (dict(against=random_ticket(nn.Linear(64,2), 50)), ValueError, "'ticket': a ticket of another model"),
@@ -480,6 +481,12 @@ def test_texts_pictures_and_json():
     ax = p.plot()
     assert len(ax.containers)>=2 and ax.get_xlabel().startswith('part of what dense has')
     assert isinstance(p, Profile) and p.plot(ax) is ax
+
+def test_what_is_not_measured_is_not_shown():
+    p = quick(mlp(), digits(), zip_level=None)
+    assert math.isnan(p.table.loc['model','file_zipped']) and 'zipped' not in repr(p).lower() and 'accuracy' not in p._repr_html_()
+    assert [o.get_text() for o in p.plot().get_yticklabels()].count('dense file, zipped')==0
+    assert quick(mlp(), digits(), zip_level=0).table.loc['model','file_zipped']>p.table.loc['model','file']
 
 def test_the_standard_library_keeps_its_profile():
     code = ('import profile, cProfile, lottery_nb.profile as ours, logging; from lottery_nb.profile import _benchmark, profile as f; _benchmark(); '
