@@ -29,9 +29,10 @@ from .search import _seeded
 from .sparsifier import find_layers, named_tensors
 from .ticket import Ticket, _versions
 
-# %% ../nbs/09_profile.ipynb #f6126fd1
+# %% ../nbs/09_profile.ipynb #b6d1210f
 def _same_bits(a, b): return a.shape==b.shape and torch.equal(a.contiguous().flatten().view(torch.uint8), b.contiguous().flatten().view(torch.uint8))
 
+# %% ../nbs/09_profile.ipynb #a7f10c57
 @torch.no_grad()
 def _put_back(module, attributes, buffers):
     "Gives `module` back its attributes and its buffers, objects and values"
@@ -84,12 +85,13 @@ def _first_pass(name, model, call):
         first = (str(e).strip().splitlines() or [''])[0]
         raise ValueError(f'example: {name!r} cannot take {shapes}: {type(e).__name__}: {first[:200]}{_hint(model, tensors)}') from e
 
-# %% ../nbs/09_profile.ipynb #23627584
+# %% ../nbs/09_profile.ipynb #4fcea0c5
 def _n_nonzero(t):
     "How many elements of a tensor, of a sparse layout too, are not zero"
     if t.layout==torch.sparse_coo: t = t.detach().coalesce()
     return int((t.detach() if t.layout==torch.strided else t.detach().values()).count_nonzero())
 
+# %% ../nbs/09_profile.ipynb #a3fa306e
 def _weights(model):
     "Module name -> (parameters, those that are not zero), without its children's and without what an earlier one has"
     seen,counts = set(),{}
@@ -99,11 +101,12 @@ def _weights(model):
         if own: counts[name] = sum(p.numel() for p in own.values()),sum(_n_nonzero(p) for p in own.values())
     return counts
 
-# %% ../nbs/09_profile.ipynb #6588d11d
+# %% ../nbs/09_profile.ipynb #7dda75c9
 def _place(t):
     "The same for all tensors that share memory"
     return t.untyped_storage()._cdata if t.layout==torch.strided else id(t)
 
+# %% ../nbs/09_profile.ipynb #d5798c75
 def _telling(formula, tell):
     "The counter's `formula` of one operation, which also calls `tell` with the multiply-adds and the operands"
     def counted(*args, out_val=None, **kwargs):
@@ -125,7 +128,7 @@ class _Macs:
         mapping = {op: _telling(formula, self.tell) for op,formula in flop_registry.items()}
         self.counter = FlopCounterMode(display=False, custom_mapping=mapping)
 
-# %% ../nbs/09_profile.ipynb #83bbd44a
+# %% ../nbs/09_profile.ipynb #60fd7749
 @patch
 def running(self:_Macs):
     "The name of the innermost module that is running"
@@ -133,6 +136,7 @@ def running(self:_Macs):
     name = inner.partition('.')[2]
     return self.names[id(self.modules[name])] if name in self.modules else ''
 
+# %% ../nbs/09_profile.ipynb #d0ccf91c
 @patch
 def weight(self:_Macs, module, operands):
     "The operand that is a weight; None if there is none"
@@ -166,11 +170,12 @@ def _in_pieces(model):
             yield
     finally: torch.backends.mha.set_fastpath_enabled(fast)
 
-# %% ../nbs/09_profile.ipynb #76e1c995
+# %% ../nbs/09_profile.ipynb #fcea961b
 def _is_harmless(func):
     "Whether an operation is elementwise, a norm, or only moves values about"
     return torch.Tag.pointwise in getattr(func, 'tags', ()) or any(o in str(func) for o in ('norm','cat','stack','copy','index','scatter'))
 
+# %% ../nbs/09_profile.ipynb #51f1b60f
 class _Unknown(TorchDispatchMode):
     "Notes the operations of a matrix of weights and an activation for which the counter has no formula, harmless ones aside"
     def __init__(self, places):
@@ -200,7 +205,7 @@ def _dense_file(model):
     try: return _to_bytes({k: t.detach().cpu().contiguous().clone() for k,t in once.values()})
     except (KeyError,ValueError,RuntimeError,TypeError): return None
 
-# %% ../nbs/09_profile.ipynb #704c5614
+# %% ../nbs/09_profile.ipynb #d041d377
 def _as_ticket(model):
     "`model` as a ticket whose masks keep what is not zero; None if it has no layers to prune"
     try:
@@ -211,6 +216,7 @@ def _as_ticket(model):
         return Ticket(Masks({k: tensors[k]!=0 for k in layers}), tensors)
     except (ValueError,TypeError): return None
 
+# %% ../nbs/09_profile.ipynb #77bc7faa
 def _ticket_file(ticket):
     "The bytes of the file that `ticket` is saved in, without trained weights; None if a file cannot hold it"
     with tempfile.TemporaryDirectory() as d:
@@ -226,7 +232,7 @@ def _bytes(model, ticket=None, zip_level=6):
         sizes[f'{k}_zipped'] = math.nan if data is None or zip_level is None else len(zlib.compress(data, zip_level))
     return sizes
 
-# %% ../nbs/09_profile.ipynb #27376be5
+# %% ../nbs/09_profile.ipynb #8ca9a51e
 class _LiveBytes(TorchDispatchMode):
     "Follows the tensors that are made inside: bytes that are alive `now`, and at most at once, `peak`"
     def __init__(self):
@@ -240,9 +246,10 @@ class _LiveBytes(TorchDispatchMode):
         self.peak = max(self.peak, self.now)
         return out
 
+# %% ../nbs/09_profile.ipynb #f011580c
 def _storages(o): return [t.untyped_storage() for t in tree_flatten(o)[0] if isinstance(t, Tensor) and t.layout==torch.strided]
 
-# %% ../nbs/09_profile.ipynb #fdc0d20f
+# %% ../nbs/09_profile.ipynb #6a49d07b
 @patch
 def know(self:_LiveBytes, storage, n):
     "Counts `n` bytes for a storage that is new, until it is gone"
@@ -251,6 +258,7 @@ def know(self:_LiveBytes, storage, n):
     self.known[key],self.now = n,self.now+n
     finalize(storage, self.forget, key).atexit = False
 
+# %% ../nbs/09_profile.ipynb #71958ebe
 @patch
 def forget(self:_LiveBytes, key): self.now -= self.known.pop(key)
 
@@ -298,9 +306,10 @@ def _times(networks, calls, repeats, seconds, threads, timer):
             times[name].append(t.timeit(number).median)
     return times
 
-# %% ../nbs/09_profile.ipynb #fde9f069
+# %% ../nbs/09_profile.ipynb #452e1446
 def _quartiles(values): return np.quantile(np.asarray(values, dtype=float), [.25,.5,.75])
 
+# %% ../nbs/09_profile.ipynb #39b5a781
 def _latency(times, first):
     "Median and quartiles of the time of a pass, in ms, and of its ratio to that of `first` in the same round"
     (q1,median,q3),ratio = _quartiles(times)*1e3,_quartiles(np.divide(times, first))
@@ -373,7 +382,7 @@ def _named(model, against):
     if not networks or not isinstance(next(iter(networks.values())), nn.Module): raise TypeError('model: expected an nn.Module, or a dict that begins with one')
     return networks
 
-# %% ../nbs/09_profile.ipynb #20544175
+# %% ../nbs/09_profile.ipynb #9fe0b1ef
 def _check_ready(name, model):
     "Raises `TypeError` or `ValueError` if a network cannot be looked into, or has no values to compute with"
     if any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()):
@@ -383,8 +392,10 @@ def _check_ready(name, model):
             raise ValueError(f'{name!r}: {k} is not initialised yet: send a batch through the model first')
         if t.is_meta: raise ValueError(f'{name!r}: {k} is on the meta device: load or initialise the model first')
 
+# %% ../nbs/09_profile.ipynb #8534e812
 def _device_of(model): return next((t.device for t in named_tensors(model).values()), torch.device('cpu'))
 
+# %% ../nbs/09_profile.ipynb #94ff412a
 def _as_device(device):
     "`device` with its number, as tensors have it. Raises `ValueError` if this machine does not have it"
     try: return torch.empty(0, device=device).device
@@ -400,13 +411,14 @@ def _materialized(name, network, first, device):
     except ValueError as e: raise ValueError(f'{name!r}: {e}') from e
     return model
 
-# %% ../nbs/09_profile.ipynb #4a34de73
+# %% ../nbs/09_profile.ipynb #bc5013e8
 def _layer_rows(name, model, macs):
     "A row for every module that has parameters of its own, or multiplies"
     weights = _weights(model)
     return [dict(network=name, layer=n or '(whole)', kind=type(m).__name__, **dict(zip(('parameters','nonzero'), weights.get(n, (0,0)))),
                  **dict(zip(('macs','macs_nonzero'), macs.get(n, (0,0))))) for n,m in model.named_modules() if n in weights or n in macs]
 
+# %% ../nbs/09_profile.ipynb #27801d7f
 def _still(name, model, call, ticket, data, device, zip_level):
     "What can be said of a network without a clock: its row, the rows of its layers, and what could not be counted"
     _first_pass(name, model, call)
@@ -417,13 +429,14 @@ def _still(name, model, call, ticket, data, device, zip_level):
     memory = _peak_memory(unwrap(model), call, device)
     return dict(network=name, **totals, **_bytes(model, ticket, zip_level), memory=memory, accuracy=accuracy), layers, unknown
 
-# %% ../nbs/09_profile.ipynb #5f185d6e
+# %% ../nbs/09_profile.ipynb #640c9c5e
 _quantities = dict(parameters='parameters', nonzero='weights that are not zero', macs='multiply-adds', macs_nonzero='multiply-adds on these',
                    file='dense file', file_zipped='dense file, zipped', ticket_file='ticket file', ticket_file_zipped='ticket file, zipped',
                    latency='time of a pass', memory='memory of a pass')
 _units = dict(latency=' ms', accuracy=' %', **{k: ' bytes' for k in ('file','file_zipped','ticket_file','ticket_file_zipped','memory')})
 _part_of = dict(nonzero='parameters', macs_nonzero='macs', file_zipped='file', ticket_file='file', ticket_file_zipped='file')
 
+# %% ../nbs/09_profile.ipynb #fc9a2184
 def _ratios(row, first):
     "The quantities of a row, but for the time, as parts of what the first network has"
     whole = {k: first[_part_of.get(k, k)] for k in _quantities if k!='latency'}
@@ -507,19 +520,20 @@ def _collected(still, times, facts):
     ordered = [o for o in columns if o in df.columns] + [o for o in df.columns if o not in columns]
     return Profile(df[ordered], pd.DataFrame([o for _,layers,_ in still for o in layers]), times, facts)
 
-# %% ../nbs/09_profile.ipynb #49c483b7
+# %% ../nbs/09_profile.ipynb #c5449038
 def _number(k, v):
     "A quantity as it is read: whole numbers with commas, times with three digits"
     if math.isnan(v): return '–'
     return (f'{v:.3g}' if k=='latency' else f'{v:.1f}' if k=='accuracy' else f'{v:,.0f}') + _units.get(k, '')
 
+# %% ../nbs/09_profile.ipynb #4fe3c4dc
 def _times_first(k, row):
     "The ratio of a quantity to that of the first network, as it is read"
     ratio = row.get(f'{k}_ratio', math.nan)
     if math.isnan(ratio): return ''
     return f'{ratio:.2f}×' + (f' ({row.latency_ratio_q1:.2f} to {row.latency_ratio_q3:.2f})' if k=='latency' else '')
 
-# %% ../nbs/09_profile.ipynb #d660f7ce
+# %% ../nbs/09_profile.ipynb #a690f1bb
 @patch
 def _how(self:Profile):
     "How it was measured, in a sentence"
@@ -528,11 +542,13 @@ def _how(self:Profile):
     return (f"One pass of {shapes} on {f['gpu'] or f['device']}, {f['threads']} CPU thread{'s'*(f['threads']>1)}: median of {n} round{'s'*(n>1)}, "
             f"in brackets the quartiles of the ratio within a round." + ('' if f['zip_level'] is None else f" Zipped: zlib, level {f['zip_level']}."))
 
+# %% ../nbs/09_profile.ipynb #9b29e5c0
 @patch
 def _measured(self:Profile, what):
     "Those of the columns `what` that say something, of any network"
     return [k for k in what if self.table[k].notna().any()]
 
+# %% ../nbs/09_profile.ipynb #5403b9fc
 @patch
 def _text(self:Profile):
     "A DataFrame of strings, a row a quantity, two columns a network"
@@ -540,10 +556,11 @@ def _text(self:Profile):
     columns = {(name, part): [f(k, row) for k in keys] for name,row in rows for part,f in ((' ', lambda k,row: _number(k, row[k])), ('ratio', _times_first))}
     return pd.DataFrame(columns, index=[_quantities.get(k, k) for k in keys])
 
-# %% ../nbs/09_profile.ipynb #9d00521a
+# %% ../nbs/09_profile.ipynb #eb45e526
 @patch
 def __repr__(self:Profile): return f'{self._text().to_string()}\n{self._how()}'
 
+# %% ../nbs/09_profile.ipynb #6d2017f5
 @patch
 def _repr_html_(self:Profile):
     "The same as an HTML table"
@@ -571,7 +588,7 @@ def plot(self:Profile,
     ax.legend(fontsize=8, loc='lower center', bbox_to_anchor=(.5, 1), ncols=4, frameon=False)
     return ax
 
-# %% ../nbs/09_profile.ipynb #b62fa2c7
+# %% ../nbs/09_profile.ipynb #e94c4a03
 def _plain_json(o):
     "`o` as JSON can hold it: None for NaN"
     if isinstance(o, Mapping): return {str(k): _plain_json(v) for k,v in o.items()}
@@ -579,12 +596,14 @@ def _plain_json(o):
     if isinstance(o, np.generic): o = o.item()
     return None if isinstance(o, float) and not math.isfinite(o) else o
 
+# %% ../nbs/09_profile.ipynb #bdd6fa9f
 @patch
 def summary(self:Profile)->dict: # networks, layers, times, facts
     "Everything, as JSON can hold it; None for what was not measured"
     networks,layers = ([_plain_json(o) for o in df.to_dict('records')] for df in (self.table.reset_index(), self.layers))
     return dict(networks=networks, layers=layers, times=_plain_json(self.times), facts=_plain_json(self.facts))
 
+# %% ../nbs/09_profile.ipynb #0baf1b06
 @patch
 def to_json(self:Profile,
     indent:int|None=1 # spaces; None: all in one line
