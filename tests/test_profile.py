@@ -116,6 +116,14 @@ def test_weights_that_others_compute_are_counted_as_they_are_used():
         warnings.simplefilter('error')
         assert told(quick(parametrized, x))=={'0': (6*24, 6*8), '1': (6*15, 6*15)}
 
+def test_a_weight_may_be_an_attribute_and_come_first():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = torch.tensor([[1.,0.,0.],[0.,2.,0.]])
+        def forward(self, x): return self.w @ x
+    assert told(quick(Net(), torch.randn(3,4)))=={'(whole)': (2*3*4, 2*4)}
+
 @pytest.mark.parametrize('batch_first', [True, False])
 def test_attention_is_counted_though_pytorch_has_a_fast_path(batch_first):
     net,n = nn.TransformerEncoderLayer(16, 2, 32, batch_first=batch_first),4*10
