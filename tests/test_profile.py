@@ -300,6 +300,16 @@ def test_nothing_changes_also_after_an_error(fail):
     for o,(was,tensors,n) in zip((net, other), before):
         assert traces(o)==was and not differing(named_tensors(o), tensors) and net.n==n
 
+def test_every_pass_is_in_eval_mode():
+    seen = set()
+    class Net(nn.Linear):
+        def forward(self, x):
+            seen.add((self.training, torch.is_grad_enabled()))
+            return super().forward(x)
+    net = Net(64,10)
+    quick(net, torch.randn(2,64), net, data=(torch.randn(4,64), torch.arange(4)))
+    assert seen=={(False, False)} and net.training
+
 def test_the_same_network_twice_and_parts_in_common():
     net = mlp()
     half = nn.Sequential(*list(net)[:4])
@@ -422,7 +432,7 @@ def test_data_that_do_not_go(data, error, match):
 def test_a_ticket_is_put_on_a_copy_with_its_trained_weights():
     net = mlp()
     start = random_ticket(net, 75)
-    trained = {k: t+1 for k,t in everything(net).items()}
+    trained = {k: t*(t.dim()>1) for k,t in everything(net).items()} # without biases
     ticket = Ticket(start.masks, start.state, trained)
     before = everything(net)
     data = digits(40),torch.arange(40) % 10
@@ -433,15 +443,18 @@ def test_a_ticket_is_put_on_a_copy_with_its_trained_weights():
         with torch.no_grad(): expected = 100*(other(data[0]).argmax(1)==data[1]).float().mean().item()
         assert p.table.loc[name,'accuracy']==pytest.approx(expected)
     assert p.table.loc['not','macs_nonzero']==16*start.masks.n_kept
+    assert (p.table.loc['not','nonzero']-p.table.loc['trained','nonzero'])==300+100+10
 
 def test_profile_of_a_file(tmp_path):
     net = mlp()
     ticket = random_ticket(net, 95)
     file = ticket.save(tmp_path/'t.safetensors', whole=True)
     other = mlp()
+    with torch.no_grad(): other[1].weight[:] = 0 # the dense weights are the ticket's
     before = everything(other)
     p = profile_ticket(file, other, digits(), repeats=1, timer=Clock(.01))
     assert list(p.table.index)==['dense','ticket'] and not differing(before, everything(other))
+    assert p.table.loc['dense','nonzero']==50_610
     assert p.table.loc['ticket','macs_nonzero']==16*ticket.masks.n_kept
     with pytest.raises(FileNotFoundError): profile_ticket(tmp_path/'no', net, digits())
     (tmp_path/'bad').write_bytes(b'bad')
