@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Search', 'SearchError', 'find_ticket']
 
-# %% ../nbs/07_search.ipynb #3e8678e8
+# %% ../nbs/07_search.ipynb #aa123f22
 import dis, errno, functools, hashlib, inspect, json, math, os, random, re, shutil, tempfile, time, types, warnings
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
@@ -22,7 +22,7 @@ from .callback import HoldMasks, SparsifyCallback
 from .core import check_choice, check_percent, check_whole
 from .criteria import Criterion, large_final
 from .masks import Masks, _differences
-from .sparsifier import Sparsifier, check_sparsity, named_tensors
+from .sparsifier import Sparsifier, check_reach, check_sparsity, named_tensors
 from .ticket import Ticket, _versions, _write_atomically
 try: import fcntl
 except ImportError: fcntl = None # Windows has none
@@ -705,14 +705,14 @@ def _run(recipe, found, rounds, folder, progress):
         raise
     finally: shown.close()
 
-# %% ../nbs/07_search.ipynb #7c868d36
+# %% ../nbs/07_search.ipynb #809ef842
 def find_ticket(
     learner:Callable, # function without arguments that makes a new `Learner`, with a new model; called for every round, and twice before
     fit:Callable, # function of a `Learner` that trains it: a round, with its learning-rate schedule from the beginning
     rounds:int|None=None, # how often is pruned, at least 1; 1 is one-shot; None: 10, or as many as `prune` has sparsities
     prune:float|list=20, # percent of the remaining weights that go in each round, or a list of rising sparsities in percent
     rewind:int|str=0, # where the kept weights go back to, in the first training of `fit`: an epoch (0, 1, …), a step ('100it'); or 'lr': they go on
-    granularity:str='weight', # which weights go together: `weight`, `kernel`, `filter`, … (`all_granularities()`)
+    granularity:str='weight', # which weights go together: `weight`, `kernel`, `filter`, … (`all_granularities()`); or n of every m: '2:4'
     method:str='global', # `local`: every layer loses the same share; `global`: all layers compete in one ranking
     criteria:Criterion|str=large_final, # how a weight is scored; the lowest go
     layers=None, # module types, names of layers, or a function (name, module) -> bool; None: every conv and linear layer
@@ -739,6 +739,8 @@ def find_ticket(
     if dir is not None and not isinstance(dir, (str,os.PathLike)): raise TypeError(f'dir={dir!r}: expected the path of a folder')
     recipe = _Recipe(learner, fit, prune, _rewind_point(rewind), how, _check_last(final_layer_rate, method), check_whole('seed', seed))
     learn,sp = recipe.try_out()
+    for rate in (prune, recipe.final_layer_rate):
+        if rate is not None: check_reach(f'prune={rate}, rounds={rounds}: sparsity', _n_pruned(10**6, rate, rounds)/10**4, granularity)
     found = Search([], settings=recipe.settings(learn, sp))
     if dir is None:
         _run(recipe, found, rounds, None, progress)
