@@ -386,7 +386,7 @@ def test_a_ticket_of_2_4_from_callback_and_search(tmp_path):
     def learner(): return Learner(digits_dls(bs=256), nn.Sequential(nn.Flatten(), nn.Linear(64,20), nn.ReLU(), nn.Linear(20,10)))
     learn, cb = learner(), SparsifyCallback(50, '2:4', 'global', large_final, iterative, start_epoch=1, lth=True, verbose=False)
     with learn.no_bar(), learn.no_logging(): learn.fit(4, cbs=cb)
-    found = find_ticket(learner, lambda l: l.fit(1), prune=[20,36,50], granularity='2:4', dir=tmp_path/'search', progress=False)
+    found = find_ticket(learner, lambda learn: learn.fit(1), prune=[20,36,50], granularity='2:4', dir=tmp_path/'search', progress=False)
     for ticket in (cb.ticket, found.tickets[-1]):
         ticket.save(tmp_path/'ticket.safetensors')
         ticket = Ticket.load(tmp_path/'ticket.safetensors')
