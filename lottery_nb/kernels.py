@@ -6,8 +6,8 @@
 __all__ = ['is_2_4', 'why_not_semi_structured', 'semi_structured_report', 'Converted', 'semi_structured', 'SparseLinear',
            'interleaved_medians', 'csr_times', 'break_even', 'sparse_linear', 'export_onnx']
 
-# %% ../nbs/09_kernels.ipynb #88e8e3a4
-import statistics, time, warnings
+# %% ../nbs/09_kernels.ipynb #f7d2644c
+import inspect, numbers, os, statistics, time, warnings
 from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
@@ -18,6 +18,7 @@ import pandas as pd, torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.utils._pytree import tree_leaves
+from .core import check_percent, check_whole
 from .masks import unwrap
 from .sparsifier import prunable_types
 from .ticket import _write_atomically
@@ -75,7 +76,12 @@ class Converted(NamedTuple):
     report:pd.DataFrame # a row a layer: whether it was exchanged, and why
     difference:float|None # the largest between its outputs and the dense model's, for the example; None without one
 
-# %% ../nbs/09_kernels.ipynb #fcfd0007
+# %% ../nbs/09_kernels.ipynb #cb01d8b6
+def _check_positive(name, value):
+    "Raises `TypeError` or `ValueError` unless `value` is a number greater than 0"
+    if isinstance(value, bool) or not isinstance(value, numbers.Real): raise TypeError(f'{name}={value!r}: expected a number greater than 0')
+    if not value>0: raise ValueError(f'{name}={value!r}: expected a number greater than 0')
+
 def _outputs(model, example):
     "The tensors that `model` gives for `example`"
     with torch.no_grad(): return [o for o in tree_leaves(model(*example)) if isinstance(o, Tensor)]
@@ -92,19 +98,25 @@ def _difference(a, b, tol):
     if shapes[0]!=shapes[1]: raise ValueError(f'the outputs have other shapes: {shapes[0]} in PyTorch, {shapes[1]} in the conversion')
     pairs = [(x.double(), y.double()) for x,y in zip(a, b) if x.numel()]
     off = max((float((x-y).nan_to_num(0. if torch.equal(x.isnan(), y.isnan()) else torch.inf).abs().max()) for x,y in pairs), default=0.)
-    if off>tol*max([1., *(float(x.nan_to_num().abs().max()) for x,_ in pairs)]): raise ValueError(f'the outputs differ by {off:.3g}, more than tol={tol:g} allows')
+    largest = max([1., *(float(x.nan_to_num(0., 0., 0.).abs().max()) for x,_ in pairs)])
+    if off>tol*largest: raise ValueError(f'the outputs differ by {off:.3g}, more than tol={tol:g} allows')
     return off
 
-# %% ../nbs/09_kernels.ipynb #0c8a81ff
+# %% ../nbs/09_kernels.ipynb #d6288d72
 def _check_gpu(model):
     "Raises `RuntimeError` without a GPU that skips zeros, `ValueError` if the model is not on it"
-    if not torch.cuda.is_available(): raise RuntimeError('semi_structured: there is no CUDA GPU here; semi_structured_report(model) says which layers would suit')
+    if not torch.cuda.is_available():
+        raise RuntimeError('semi_structured: there is no CUDA GPU here; semi_structured_report(model) says which layers would suit')
     has = torch.cuda.get_device_capability()
     if has<(8,0): raise RuntimeError(f'semi_structured: a GPU of compute capability {has[0]}.{has[1]}, expected at least 8.0 (Ampere)')
     for n,p in model.named_parameters():
         if not p.is_cuda: raise ValueError(f'model: {n} is on {p.device}; call model.cuda() first')
 
-# %% ../nbs/09_kernels.ipynb #c967ebad
+def _pack(linear):
+    "Gives a linear layer its weight as PyTorch packs 2:4"
+    linear.weight = nn.Parameter(torch.sparse.to_sparse_semi_structured(linear.weight.detach().contiguous()), requires_grad=False)
+
+# %% ../nbs/09_kernels.ipynb #69e522c7
 def semi_structured(
     model:nn.Module, # on a GPU, in half precision, pruned to 2:4; it is left as it is
     example=None, # a batch, or a tuple of tensors, to compare the outputs with; None: they are not compared
@@ -115,18 +127,17 @@ def semi_structured(
     Raises `RuntimeError` without a GPU of compute capability 8.0; `ValueError` if the model is not on it, no layer suits, or outputs differ.
 
     Source: Mishra et al. 2021, Accelerating Sparse Deep Neural Networks"""
-    model = unwrap(model)
-    args = None if example is None else _as_tuple(example)
+    model,args = unwrap(model),None if example is None else _as_tuple(example)
+    _check_positive('tol', tol)
     _check_gpu(model)
     report = semi_structured_report(model)
     if not report.suits.any(): raise ValueError('model: no layer suits:\n' + report[['layer','why']].to_string(index=False))
-    copy = deepcopy(model).eval()
-    layers = {id(m): m for n,m in _layers(copy).items() if n in set(report.layer[report.suits])}
+    copy,suits = deepcopy(model).eval(),set(report.layer[report.suits])
+    before = None if args is None else _outputs(copy, args)
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', '.*SparseSemiStructuredTensor is in prototype.*')
-        for m in layers.values(): m.weight = nn.Parameter(torch.sparse.to_sparse_semi_structured(m.weight.detach().contiguous()), requires_grad=False)
-    if args is None: return Converted(copy, report, None)
-    return Converted(copy, report, _difference(_outputs(deepcopy(model).eval(), args), _outputs(copy, args), tol))
+        for m in {m for n,m in _layers(copy).items() if n in suits}: _pack(m)
+    return Converted(copy, report, None if before is None else _difference(before, _outputs(copy, args), tol))
 
 # %% ../nbs/09_kernels.ipynb #70b43eb9
 @cache
@@ -165,11 +176,16 @@ class SparseLinear(nn.Module):
 
     def extra_repr(self): return f'in_features={self.in_features}, out_features={self.out_features}, kept={len(self.values):,}, bias={self.bias is not None}'
 
-# %% ../nbs/09_kernels.ipynb #5ab91354
+# %% ../nbs/09_kernels.ipynb #fb98278b
 @patch
-def weight_csr(self:SparseLinear, check:bool=False)->Tensor: # [out, in]
-    "The weight as a CSR tensor, on the same memory. With `check`, raises `RuntimeError` if its parts are not those of one"
-    return _csr(self.crow_indices, self.col_indices, self.values, (self.out_features, self.in_features), check)
+def csr(self:SparseLinear)->Tensor: # [out, in]
+    "The weight as a CSR tensor, on the same memory"
+    return _csr(self.crow_indices, self.col_indices, self.values, (self.out_features, self.in_features))
+
+@patch(as_prop=True)
+def weight(self:SparseLinear)->Tensor: # [out, in]
+    "The weight with its zeros, made anew every time: a copy, to look at"
+    return self.csr().to_dense()
 
 @patch
 def _check(self:SparseLinear, x):
@@ -182,7 +198,7 @@ def _check(self:SparseLinear, x):
 @patch
 def forward(self:SparseLinear, x):
     self._check(x)
-    out = (self.weight_csr() @ x.reshape(-1, self.in_features).t()).t()
+    out = (self.csr() @ x.reshape(-1, self.in_features).t()).t()
     if self.bias is not None: out = out + self.bias
     return out.contiguous().reshape(*x.shape[:-1], self.out_features)
 
@@ -213,14 +229,14 @@ def interleaved_medians(
             t.append(time.perf_counter()-start)
     return [statistics.median(t) for t in times]
 
-# %% ../nbs/09_kernels.ipynb #9d01f929
-@torch.no_grad()
+# %% ../nbs/09_kernels.ipynb #7d19a0f6
+@torch.inference_mode()
 def _times(linear, rows, measure):
     "Milliseconds that a linear layer and its `SparseLinear` take for so many rows"
     x,sparse = torch.randn(rows, linear.in_features, dtype=linear.weight.dtype),SparseLinear(linear)
     return [1000*t for t in measure([lambda: nn.functional.linear(x, linear.weight, linear.bias), lambda: sparse(x)])]
 
-# %% ../nbs/09_kernels.ipynb #107fc617
+# %% ../nbs/09_kernels.ipynb #47745b1a
 def csr_times(
     out_features:int, # rows of the weight
     in_features:int, # columns of the weight
@@ -229,7 +245,12 @@ def csr_times(
     sparsities:tuple=(99,98,95,90,85,80,70,60,50), # percent, falling
     measure:Callable=interleaved_medians # functions -> seconds, one for each
 )->pd.DataFrame: # columns: sparsity (percent), dense_ms, sparse_ms, times_as_fast
-    "How long a linear layer takes, dense and as CSR, from the highest sparsity down to the first at which CSR is not faster"
+    """How long a linear layer takes, dense and as CSR, from the highest sparsity down to the first at which CSR is not faster.
+
+    Raises `TypeError` or `ValueError` for sizes, a dtype or sparsities that cannot be right"""
+    for name,size in dict(out_features=out_features, in_features=in_features, rows=rows).items(): check_whole(name, size, 1)
+    if dtype not in (torch.float32, torch.float64): raise TypeError(f'dtype={dtype}: expected torch.float32 or torch.float64')
+    sparsities = sorted((check_percent('sparsities', o) for o in sparsities), reverse=True)
     found,linear = [],nn.utils.skip_init(nn.Linear, in_features, out_features, dtype=dtype)
     g = torch.Generator().manual_seed(0)
     scores = torch.rand(out_features, in_features, generator=g)
@@ -251,19 +272,23 @@ def break_even(
     good = times.sparsity[:too_slow.argmax() if too_slow.any() else len(times)]
     return float(good.min()) # NaN of nothing
 
-# %% ../nbs/09_kernels.ipynb #c222f356
-def _rows_seen(model, layers, args):
-    "How many rows each of `layers` gets at most in a call, by name, when `model` is called with `args`; those that are never called are not there"
+# %% ../nbs/09_kernels.ipynb #e469db8e
+def _rows_seen(
+    model:nn.Module,
+    layers:set, # linear layers of it
+    args:tuple
+)->dict: # layer -> rows
+    "How many rows each of `layers` gets at most in a call, when `model` is called with `args`; those that are never called are not there"
     seen = {}
-    def counting(name, layer):
+    def counting(layer):
         def forward(x):
-            seen[name] = max(seen.get(name, 0), x.numel()//max(layer.in_features, 1))
+            seen[layer] = max(seen.get(layer, 0), x.numel()//layer.in_features)
             return nn.Linear.forward(layer, x)
         return forward
-    for k,m in layers.items(): m.forward = counting(k, m)
+    for m in layers: m.forward = counting(m)
     try: _outputs(model, args)
     finally:
-        for m in layers.values(): del m.forward
+        for m in layers: del m.forward
     return seen
 
 # %% ../nbs/09_kernels.ipynb #1ed06730
@@ -289,16 +314,16 @@ def _verdict(dense, sparse, faster, force):
     if ratio>=faster: return True, f'CSR is {ratio:.2f} times as fast'
     return force, f'CSR is {ratio:.2f} times as fast, not {faster:g}' + ', but forced'*force
 
-# %% ../nbs/09_kernels.ipynb #130dca95
+# %% ../nbs/09_kernels.ipynb #154f9156
 _columns = ['layer','shape','rows','sparsity','dense_ms','sparse_ms','break_even','chosen','why']
 
 def _judge(model, args, faster, force, measure):
     "The report of `sparse_linear`"
     layers,shared,found,even = _layers(model),_shared_weights(model),[],{}
     why = {n: _why_not_csr(m, shared) for n,m in layers.items()}
-    seen = _rows_seen(model, {n: m for n,m in layers.items() if not why[n]}, args)
+    seen = _rows_seen(model, {m for n,m in layers.items() if not why[n]}, args)
     for n,m in layers.items():
-        w,rows = m.weight.detach(),seen.get(n, 0)
+        w,rows = m.weight.detach(),seen.get(m, 0)
         facts = n, tuple(w.shape), rows, 100*(1-int(w.count_nonzero())/max(w.numel(), 1))
         if why[n] or not rows: found.append((*facts, *[float('nan')]*3, False, why[n] or 'the example does not call it'))
         else:
@@ -320,7 +345,7 @@ def _exchange(model, names):
         setattr(model.get_submodule(parent), child, new)
     return model
 
-# %% ../nbs/09_kernels.ipynb #e5c4b85e
+# %% ../nbs/09_kernels.ipynb #07e8c239
 def sparse_linear(
     model:nn.Module, # on the CPU; it is left as it is
     example, # a batch as large as they will come, or a tuple of tensors
@@ -333,24 +358,26 @@ def sparse_linear(
 
     Raises `TypeError` or `ValueError` for arguments that cannot be right, a model that is not on the CPU, or outputs that differ"""
     model,args = unwrap(model),_as_tuple(example)
-    if not faster>0: raise ValueError(f'faster={faster!r}: expected a number greater than 0')
+    for name,value in dict(faster=faster, tol=tol).items(): _check_positive(name, value)
     for n,p in model.named_parameters():
         if p.device.type!='cpu': raise ValueError(f'model: {n} is on {p.device}; sparse_linear is for the CPU: call model.cpu() first')
-    if not _layers(model): raise ValueError('model: it has no linear layer')
+    if not _layers(model): raise ValueError('model: it has no conv and no linear layer')
     copy = deepcopy(model).eval()
     report,before = _judge(copy, args, faster, force, measure),_outputs(copy, args)
     copy = _exchange(copy, report.layer[report.chosen])
     return Converted(copy, report, _difference(before, _outputs(copy, args), tol))
 
-# %% ../nbs/09_kernels.ipynb #fccbe909
+# %% ../nbs/09_kernels.ipynb #5d57326b
 _for_export = 'onnx','onnxscript','onnxruntime'
 
 def _import_for_export():
-    "The packages that an export needs. Raises `ImportError` with how to install them"
+    "The packages that an export needs. Raises `ImportError` with how to install them, `RuntimeError` if PyTorch is too old"
+    if not {'dynamo','dynamic_shapes','external_data'} <= set(inspect.signature(torch.onnx.export).parameters):
+        raise RuntimeError(f'export_onnx: this PyTorch, {torch.__version__}, cannot do it yet; a later one can')
     try: return [import_module(o) for o in _for_export]
     except ImportError as e: raise ImportError(f"export_onnx needs {', '.join(_for_export)}: pip install 'lottery_nb[export]' ({e})") from e
 
-# %% ../nbs/09_kernels.ipynb #0f044785
+# %% ../nbs/09_kernels.ipynb #0ed9ba82
 def _check_exportable(model, args):
     "Raises `TypeError` or `ValueError` for a model or an example that cannot be exported"
     for n,m in model.named_modules():
@@ -358,7 +385,8 @@ def _check_exportable(model, args):
     for n,t in [*model.named_parameters(), *model.named_buffers()]:
         if isinstance(t, torch.sparse.SparseSemiStructuredTensor): raise ValueError(f'model: {n} is packed; export the model that it was made from')
         if t.dtype is torch.bfloat16: raise TypeError(f'model: {n} in bfloat16, in which nothing can be checked; call model.float() first')
-    if len({len(o) if o.dim() else 0 for o in args}-{0})!=1 or any(not o.dim() for o in args):
+    if sum(t.nbytes for t in [*model.parameters(), *model.buffers()])>2e9: raise ValueError('model: more than 2 GB do not go into one ONNX file')
+    if len({o.shape[:1] for o in args})!=1 or not all(o.dim() and len(o) for o in args):
         raise ValueError(f'example: expected tensors with the same number of items, at least 1, got {[list(o.shape) for o in args]}')
 
 # %% ../nbs/09_kernels.ipynb #f52f90ab
@@ -385,7 +413,7 @@ def _zeros(data):
     weights = [onnx.numpy_helper.to_array(o) for o in onnx.load_from_string(data).graph.initializer if len(o.dims)>1]
     return 100*sum(int((o==0).sum()) for o in weights)/max(sum(o.size for o in weights), 1)
 
-# %% ../nbs/09_kernels.ipynb #0595a79e
+# %% ../nbs/09_kernels.ipynb #6110bf86
 def export_onnx(
     model:nn.Module, # masked, cut out or dense; it is left as it is
     example, # a batch, or a tuple of tensors, the first axis of each being the batch
@@ -394,10 +422,14 @@ def export_onnx(
 )->dict: # bytes: the size of the file; zeros: percent of the stored weights; difference: the largest between the outputs
     """Writes `model` in eval mode as an ONNX file for batches of any size, after onnxruntime has made the same of `example` and of one item more.
 
-    Raises `ImportError` if packages are missing; `TypeError` or `ValueError` for what cannot be exported, or if outputs differ. Then nothing is written"""
-    _import_for_export()
-    model,args = deepcopy(unwrap(model)).cpu().eval(),tuple(o.detach().cpu() for o in _as_tuple(example))
+    Raises `TypeError` or `ValueError` for what cannot be exported, or if outputs differ; `ImportError` if packages are missing, `RuntimeError` if PyTorch
+    is too old. Then nothing is written"""
+    model,args = unwrap(model),tuple(o.detach().cpu() for o in _as_tuple(example))
+    _check_positive('tol', tol)
+    if not isinstance(path, (str,os.PathLike)): raise TypeError(f'path={path!r}: expected the path of a file')
     _check_exportable(model, args)
+    _import_for_export()
+    model = deepcopy(model).cpu().eval()
     data,off = _onnx_bytes(model, args),0.
     for batch in (args, tuple(torch.cat([o, o[:1]]) for o in args)):
         off = max(off, _difference(_outputs(model, batch), _onnx_outputs(data, batch), tol))
