@@ -123,7 +123,7 @@ def _own(layer_type):
     nearest = {name: [fns[t] for t in layer_type.__mro__ if t in fns] for name,fns in granularities.items()}
     return {name: fns[0] for name,fns in nearest.items() if fns}
 
-# %% ../nbs/00_granularity.ipynb #562445e8
+# %% ../nbs/00_granularity.ipynb #8ab110a2
 def granularities_of(
     module:nn.Module # a layer
 )->list[str]:
@@ -132,7 +132,7 @@ def granularities_of(
     return list({**_builtin(type(module)), **_own(type(module))})
 
 def all_granularities()->list[str]:
-    "The names of all granularities that any layer has"
+    "The names of all granularities that any layer has; n:m, of which there is no end, are not among them"
     return list(dict.fromkeys(name for names in [*_names.values(), granularities] for name in names))
 
 # %% ../nbs/00_granularity.ipynb #37e6a67f
