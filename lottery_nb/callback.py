@@ -14,12 +14,12 @@ from fastai.callback.training import GradientAccumulation
 from fastcore.basics import patch
 from fastcore.foundation import L
 from .core import check_choice, check_whole
-from .granularity import all_granularities
+from .granularity import check_granularity
 from .criteria import Criterion, criteria as all_criteria
 from .schedules import Schedule, schedules
 from .masks import Masks, unwrap
 from .ranks import Ranks, ranks_of
-from .sparsifier import Sparsifier, check_sparsity, find_layers, named_tensors, rewind_opts
+from .sparsifier import Sparsifier, check_reach, check_sparsity, find_layers, named_tensors, rewind_opts
 
 # %% ../nbs/05_callback.ipynb #aac3e5b5
 class SparsifyCallback(Callback):
@@ -30,7 +30,7 @@ class SparsifyCallback(Callback):
     order,run_valid = 55,False # after the Recorder (50), whose table gets a column, and before the ProgressCallback (60), which prints it
     def __init__(self,
         end_sparsity:float, # percent of the prunable weights that are pruned in the end, 0 to 100
-        granularity:str, # which weights go together: `weight`, `kernel`, `filter`, … (`all_granularities()`)
+        granularity:str, # which weights go together: `weight`, `kernel`, `filter`, … (`all_granularities()`); or n of every m: '2:4'
         method:str, # `local`: every layer loses the same share; `global`: all layers compete in one ranking
         criteria:Criterion|str, # how a weight is scored; the lowest go
         schedule:Schedule|str, # how the sparsity rises between `start_epoch` and `end_epoch`
@@ -48,7 +48,7 @@ class SparsifyCallback(Callback):
         allow_collapse:bool=False # may a layer lose all its weights?
     ):
         self.end_sparsity,self.start_sparsity = check_sparsity('end_sparsity', end_sparsity),check_sparsity('start_sparsity', start_sparsity)
-        self.granularity = check_choice('granularity', granularity, {o:o for o in all_granularities()})
+        self.granularity = check_granularity(granularity)
         self.method = check_choice('method', method, {o:o for o in ('local','global')})
         self.criterion = check_choice('criteria', criteria, all_criteria, Criterion)
         self.schedule = check_choice('schedule', schedule, schedules, Schedule)
@@ -66,10 +66,11 @@ class SparsifyCallback(Callback):
         self.origin = {} # what is known of the data and the seeds of the last training
         self._new_round = True
 
-# %% ../nbs/05_callback.ipynb #58efb958
+# %% ../nbs/05_callback.ipynb #e5effa15
 @patch
 def _check_order(self:SparsifyCallback):
     "Raises `ValueError` where the arguments contradict each other"
+    check_reach('end_sparsity', self.end_sparsity, self.granularity, self.round_to)
     if self.start_sparsity>self.end_sparsity:
         raise ValueError(f'start_sparsity={self.start_sparsity:g}: expected at most end_sparsity={self.end_sparsity:g}')
     if self.rewind_epoch>self.start_epoch:

@@ -23,7 +23,7 @@ from .core import check_choice, check_percent, check_whole
 from .criteria import Criterion, large_final
 from .masks import Masks, _differences
 from .ranks import Ranks, all_ranks, ranks_of
-from .sparsifier import Sparsifier, check_sparsity, named_tensors
+from .sparsifier import Sparsifier, check_reach, check_sparsity, named_tensors
 from .ticket import Ticket, _versions, _write_atomically
 try: import fcntl
 except ImportError: fcntl = None # Windows has none
@@ -767,7 +767,7 @@ def find_ticket(
     rounds:int|None=None, # how often is pruned, at least 1; 1 is one-shot; None: 10, or as many as `prune` has sparsities
     prune:float|list=20, # percent of the remaining weights that go in each round, or a list of rising sparsities in percent
     rewind:int|str=0, # where the kept weights go back to, in the first training of `fit`: an epoch (0, 1, …), a step ('100it'); or 'lr': they go on
-    granularity:str='weight', # which weights go together: `weight`, `kernel`, `filter`, … (`all_granularities()`)
+    granularity:str='weight', # which weights go together: `weight`, `kernel`, `filter`, … (`all_granularities()`); or n of every m: '2:4'
     method:str='global', # `local`: every layer loses the same share; `global`: all layers compete in one ranking
     criteria:Criterion|str=large_final, # how a weight is scored; the lowest go
     layers=None, # module types, names of layers, or a function (name, module) -> bool; None: every conv and linear layer
@@ -794,6 +794,8 @@ def find_ticket(
     if dir is not None and not isinstance(dir, (str,os.PathLike)): raise TypeError(f'dir={dir!r}: expected the path of a folder')
     recipe = _Recipe(learner, fit, prune, _rewind_point(rewind), how, _check_last(final_layer_rate, method), check_whole('seed', seed), ranks:=all_ranks())
     learn,sp = ranks.together(recipe.try_out)
+    for rate in (prune, recipe.final_layer_rate):
+        if rate is not None: check_reach(f'prune={rate}, rounds={rounds}: sparsity', _n_pruned(10**6, rate, rounds)/10**4, granularity)
     found = Search([], settings=recipe.settings(learn, sp))
     ranks.check_equal('find_ticket', dict(found.settings, rounds=rounds, stored=dir is not None))
     shown = progress and not ranks.rank
