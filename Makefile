@@ -23,8 +23,8 @@ docs: install ## build the site in docs/ from the notebooks; open docs/index.htm
 tutorials: install ## run the tutorials anew, all but the long trainings (TRAIN=--train runs these too)
 	$(BIN)/python tools/tutorials.py $(TRAIN)
 
-bench: $(VENV)/.bench ## set up .venv with the peers if need be, then measure the overhead side by side
-	$(BIN)/python benchmarks/overhead.py
+bench: $(VENV)/.bench ## set up .venv with the peers if need be, then measure speed side by side
+	for o in benchmarks/*.py; do $(BIN)/python $$o || exit 1; done
 
 install: $(VENV)/.dev ## set up .venv for development, nothing else
 
