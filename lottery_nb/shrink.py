@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['count_macs', 'Shrunk', 'shrink']
 
-# %% ../nbs/09_shrink.ipynb #061e62c4
+# %% ../nbs/09_shrink.ipynb #71af17bd
 import copy, math
 from dataclasses import dataclass
-import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
+import matplotlib.pyplot as plt, pandas as pd, torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from .channels import (_check_example, _constants, _copy_of, _depthwise, _filtering, _halves, _inputs_for, _layers_of, _leaves, _n_out,
-                                 _norms, _pruned_filters, _send, channel_groups, unit_masks)
+from .channels import (_check_example, _constants, _copy_of, _depthwise, _filtering, _halves, _inputs_for, _leaves, _n_out,
+                                 _pruned_filters, _send, ChannelGroup, channel_groups, unit_masks)
 from .masks import Masks, unwrap
 from .ticket import Ticket, _load
 
@@ -80,14 +80,14 @@ def _touched(group, named, masks):
         if (m:=mask(n)) is not None and getattr(named[n], 'groups', 1)==1: found |= (~_slices(named[n], m.cpu())).all(1)[at].all(1)
     return found
 
-# %% ../nbs/09_shrink.ipynb #c8c7061a
+# %% ../nbs/09_shrink.ipynb #2da1bfee
 def _why(group, i, named, masks, arrives):
     "Why channel `i` of a group stays although a filter of it is pruned"
     if group.stays: return group.stays
     if not group.inputs: return 'no layer is known that reads it'
     reader,places = next((n,at[i]) for n,at in group.inputs.items() if n not in arrives or not arrives[n].zero[at[i]].all())
     values = arrives[reader].seen[places] if reader in arrives else torch.tensor([math.nan])
-    if not values.isnan().any(): return f'it is {values[values!=0][0]:.3g}, not 0, where {reader} reads it: bias and norm have to be pruned too (unit_masks)'
+    if not values.isnan().any(): return f'it is constant but not 0 where {reader} reads it: bias and norm have to be pruned too (unit_masks)'
     left = [n for n,at in group.layers.items() if (m:=masks.get(f'{n}.weight' if n else 'weight')) is None or not _pruned_filters(named[n], m.cpu())[at[i]].all()]
     return f'it goes together with {", ".join(left[:3])}{", …" if len(left)>3 else ""}, not pruned there' if left else f'{reader} still gets something there'
 
