@@ -105,6 +105,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'lottery_nb.channels._layers_of': ('channels.html#_layers_of', 'lottery_nb/channels.py'),
                                      'lottery_nb.channels._leaves': ('channels.html#_leaves', 'lottery_nb/channels.py'),
                                      'lottery_nb.channels._linear': ('channels.html#_linear', 'lottery_nb/channels.py'),
+                                     'lottery_nb.channels._mend_concats': ('channels.html#_mend_concats', 'lottery_nb/channels.py'),
                                      'lottery_nb.channels._n_out': ('channels.html#_n_out', 'lottery_nb/channels.py'),
                                      'lottery_nb.channels._pinned': ('channels.html#_pinned', 'lottery_nb/channels.py'),
                                      'lottery_nb.channels._places': ('channels.html#_places', 'lottery_nb/channels.py'),

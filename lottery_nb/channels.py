@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['followers', 'unit_masks', 'ChannelGroup', 'channel_groups', 'group_scores', 'channel_size', 'group_masks']
 
-# %% ../nbs/04_channels.ipynb #179b7635
+# %% ../nbs/04_channels.ipynb #5788d326
 import copy, traceback
 from collections import Counter
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch_pruning.dependency.index_mapping import _ConcatIndexMapping
 from .granularity import Units, units_of
 from .masks import Masks, _differences, unwrap
 
@@ -319,7 +320,20 @@ def _pinned(net, calls):
         if len(names)>1: found |= {n: f'{" and ".join(names[:3])} share a parameter' for n in names}
     return found
 
-# %% ../nbs/04_channels.ipynb #af68a62a
+# %% ../nbs/04_channels.ipynb #de9f5841
+def _mend_concats(graph):
+    "Gives every concatenation of channels its offsets, where Torch-Pruning has found none"
+    for node in graph.module2node.values():
+        op,sizes = node.module,getattr(node.module, 'concat_sizes', None)
+        if not isinstance(op, torch_pruning.ops._ConcatOp) or op.offsets is not None or not sizes or None in sizes or getattr(node.grad_fn, '_saved_dim', 0)!=1: continue
+        starts = np.cumsum([0, *sizes]).tolist()
+        for i,source in enumerate(node.inputs):
+            for a,b,back in ((node,source,True), (source,node,False)):
+                free = next((d for d in a.dependencies if d.target is b and d.index_mapping[1] is None), None)
+                if free is not None: free.index_mapping[1] = _ConcatIndexMapping(offset=starts[i:i+2], reverse=back)
+    return graph
+
+# %% ../nbs/04_channels.ipynb #e4d332d2
 def _dependencies(net, inputs):
     "Torch-Pruning's graph of a network. Raises `ValueError` if it cannot follow it"
     for p in net.parameters(): p.requires_grad_(p.is_floating_point())
@@ -327,7 +341,7 @@ def _dependencies(net, inputs):
     try:
         with torch.enable_grad():
             graph = torch_pruning.DependencyGraph()
-            return graph.build_dependency(net, inputs, forward_fn=lambda m,x: m(*x), output_transform=tensors, verbose=False)
+            return _mend_concats(graph.build_dependency(net, inputs, forward_fn=lambda m,x: m(*x), output_transform=tensors, verbose=False))
     except Exception as e:
         raise ValueError(f'model: Torch-Pruning {version("torch-pruning")} cannot follow its channels ({type(e).__name__}: {str(e)[:100]})') from e
 

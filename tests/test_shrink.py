@@ -1,5 +1,5 @@
 "Shrunk equals masked, for random networks of all kinds; what cannot be cut stays, with the reason; what cannot be right is refused"
-import copy, math, pickle, warnings
+import copy, pickle
 
 import pytest, torch
 from hypothesis import given, settings, strategies as st
@@ -10,7 +10,7 @@ from lottery_nb.channels import channel_groups, followers, group_masks, unit_mas
 from lottery_nb.masks import Masks
 from lottery_nb.shrink import count_macs, shrink
 from lottery_nb.ticket import Ticket
-from models import bits, differing, everything
+from models import differing, everything
 
 def as_trained(net, seed=0):
     "Biases and norms as a training leaves them"
@@ -97,7 +97,7 @@ def networks(draw):
 x = torch.randn(2,1,6,6, generator=torch.Generator().manual_seed(0))
 
 @given(networks(), st.floats(0, .9), st.integers(0, 99), st.booleans(), st.booleans())
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_shrunk_equals_masked(net, share, seed, by_group, whole_units):
     layers = [n for n,m in net.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))][:-1]
     masks = some_channels(net, x, share, seed) if by_group else some_filters(net, layers, share, seed)
@@ -110,11 +110,11 @@ def test_shrunk_equals_masked(net, share, seed, by_group, whole_units):
     check_same(net, masks, x, small)
     df = small.shrunk.table
     assert (df.cut<=df.channels).all() and (df.left==df.channels-df.cut).all() and (df.why[df.pruned<=df.cut]=='').all()
-    assert df.why[df.pruned>df.cut].all()
+    assert (df.why[df.pruned>df.cut]!='').all()
     assert not differing(before, everything(net)) and not hasattr(net, 'shrunk')
 
 @given(networks(), st.integers(0, 99))
-@settings(max_examples=30)
+@settings(max_examples=20)
 def test_whole_groups_are_cut_whole(net, seed):
     "With all that follows it, a group leaves nothing behind, but where groups of a conv have to stay even"
     masks = some_channels(net, x, .5, seed)
@@ -124,7 +124,7 @@ def test_whole_groups_are_cut_whole(net, seed):
     assert not len(left) or left.why.str.contains('equally many|constant but not 0').all()
 
 @given(networks(), st.integers(0, 99))
-@settings(max_examples=20)
+@settings(max_examples=10)
 def test_constants_are_constant(net, seed):
     "What is told to be constant is the same for all inputs, and has that value"
     layers = [n for n,m in net.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))][:-1]
