@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Search', 'SearchError', 'find_ticket']
 
-# %% ../nbs/07_search.ipynb #3e8678e8
+# %% ../nbs/07_search.ipynb #50e45a89
 import dis, errno, functools, hashlib, inspect, json, math, os, random, re, shutil, tempfile, time, types, warnings
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
@@ -18,7 +18,7 @@ from fastai.callback import progress as _progress # noqa: F401, it gives `Learne
 from fastai.imports import progress_bar
 from fastai.learner import Learner
 from fastcore.basics import noop, patch
-from .callback import HoldMasks, SparsifyCallback
+from .callback import HoldMasks, SparsifyCallback, first_batch
 from .core import check_choice, check_percent, check_whole
 from .criteria import Criterion, large_final
 from .masks import Masks, _differences
@@ -169,16 +169,16 @@ def check(self:_FollowRound):
     if not self.n_steps: raise ValueError('fit: expected a function that trains its learner, but it has trained nothing')
     if self.point and self.weights is None: raise self._beyond(self.n_epochs if self.point.unit=='epoch' else self.n_steps)
 
-# %% ../nbs/07_search.ipynb #ec377c96
+# %% ../nbs/07_search.ipynb #6d4c0a82
 @torch.no_grad()
 def _next_masks(sp, prune, r, final_layer_rate=None):
     "The masks of round `r`, from the weights as they are now"
-    names,kept = list(sp.layers),{}
+    names,kept = sp.families,{}
     for group in ([names] if sp.method=='global' else [[k] for k in names]):
         rate = prune if final_layer_rate is None or group!=names[-1:] else final_layer_rate
-        n = sum(sp.weight(k).numel() for k in group)
+        n = sum(sp.n_weights(k) for k in group)
         kept.update(zip(group, sp._select(group, 100*_n_pruned(n, rate, r)/max(n, 1))))
-    return Masks({k: sp.units[k].spread(o).reshape(sp.weight(k).shape).cpu() for k,o in kept.items()})
+    return Masks({k: m.cpu() for k,m in sp.masks_of(kept).items()})
 
 # %% ../nbs/07_search.ipynb #1f0a1c70
 def _gradients(learn):
@@ -189,7 +189,7 @@ def _gradients(learn):
     learn._split(learn._set_device(learn.dls.one_batch()))
     learn.loss_func(learn.model(*learn.xb), *learn.yb).backward()
 
-# %% ../nbs/07_search.ipynb #926fae67
+# %% ../nbs/07_search.ipynb #94133ab9
 @dataclass(frozen=True)
 class _Recipe:
     "What a search does in each round"
@@ -208,6 +208,10 @@ class _Recipe:
         if any(isinstance(cb, SparsifyCallback) for cb in learn.cbs):
             raise ValueError('learner: expected a Learner without a SparsifyCallback: the search prunes')
         return learn
+
+    def sparsifier(self, learn):
+        "The sparsifier of a learner's model"
+        return Sparsifier(learn.model, **self.how, example=first_batch(learn.dls) if self.how['granularity']=='group' else None)
 
 # %% ../nbs/07_search.ipynb #f54f8d8d
 @patch
@@ -234,12 +238,12 @@ def _prune(self:_Recipe, learn, sp, r, found):
     else: found.tickets[0].apply_to(learn.model)
     sp.put_on(masks)
 
-# %% ../nbs/07_search.ipynb #dd3acc25
+# %% ../nbs/07_search.ipynb #b0b9a664
 @patch
 def train_round(self:_Recipe, r, found, tell=noop):
     "Trains round `r` after the rounds in `found`, and adds its ticket to them"
     learn = self.new_learner(r)
-    sp = Sparsifier(learn.model, **self.how)
+    sp = self.sparsifier(learn)
     if r: self._prune(learn, sp, r, found)
     begun = _everything(learn.model)
     follow = _FollowRound(self.point if not r and self.point.unit!='lr' else None, functools.partial(tell, r, sp.masks.density))
@@ -252,7 +256,7 @@ def train_round(self:_Recipe, r, found, tell=noop):
     masks = Masks({k: m.cpu() for k,m in sp.masks.items()})
     if not r and {'init','previous'} & set(sp.criterion.needs): found.init = Ticket(masks, begun)
     state = begun if follow.weights is None else follow.weights
-    note = self.note(r, sp, masks, state, follow, found) | dict(data=_data_facts(learn.dls))
+    note = self.note(r, sp, masks, state, follow, found) | dict(data=_data_facts(learn.dls)) | (dict(followers=sp.follow) if sp.follow else {})
     found.tickets.append(Ticket(masks, state, _everything(learn.model), note, self.whole(r, masks, state, found)))
 
 # %% ../nbs/07_search.ipynb #abcd35b4
@@ -667,14 +671,14 @@ def _check_last(rate, method):
     if method!='local': raise ValueError(f"final_layer_rate={rate:g}: expected method='local'; with {method!r} no layer has a rate of its own")
     return rate
 
-# %% ../nbs/07_search.ipynb #a0c6898f
+# %% ../nbs/07_search.ipynb #feace0eb
 @patch
 def try_out(self:_Recipe):
     "A learner and its sparsifier, not to be trained. Raises `TypeError` or `ValueError` for a learner that cannot be searched"
     one,two = self.new_learner(0),self.new_learner(0)
     if one.model is two.model: raise ValueError('learner: expected a function that makes a new model every time, it gave the same one twice')
     if not len(one.dls.train): raise ValueError('learner: expected training data of at least one batch')
-    return one, Sparsifier(one.model, **self.how)
+    return one, self.sparsifier(one)
 
 @patch
 def sizes(self:_Recipe, learn, sp, rounds)->list:
@@ -705,14 +709,14 @@ def _run(recipe, found, rounds, folder, progress):
         raise
     finally: shown.close()
 
-# %% ../nbs/07_search.ipynb #7c868d36
+# %% ../nbs/07_search.ipynb #35f1b670
 def find_ticket(
     learner:Callable, # function without arguments that makes a new `Learner`, with a new model; called for every round, and twice before
     fit:Callable, # function of a `Learner` that trains it: a round, with its learning-rate schedule from the beginning
     rounds:int|None=None, # how often is pruned, at least 1; 1 is one-shot; None: 10, or as many as `prune` has sparsities
     prune:float|list=20, # percent of the remaining weights that go in each round, or a list of rising sparsities in percent
     rewind:int|str=0, # where the kept weights go back to, in the first training of `fit`: an epoch (0, 1, …), a step ('100it'); or 'lr': they go on
-    granularity:str='weight', # which weights go together: `weight`, `kernel`, `filter`, … (`all_granularities()`)
+    granularity:str='weight', # which weights go together: `weight`, `kernel`, `filter`, … (`all_granularities()`), or `group`: channels of coupled layers
     method:str='global', # `local`: every layer loses the same share; `global`: all layers compete in one ranking
     criteria:Criterion|str=large_final, # how a weight is scored; the lowest go
     layers=None, # module types, names of layers, or a function (name, module) -> bool; None: every conv and linear layer

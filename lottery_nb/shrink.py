@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['count_macs', 'Shrunk', 'shrink']
 
-# %% ../nbs/09_shrink.ipynb #71af17bd
+# %% ../nbs/09_shrink.ipynb #77653e7b
 import copy, math
 from dataclasses import dataclass
 import matplotlib.pyplot as plt, pandas as pd, torch
@@ -15,16 +15,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from .channels import (_check_example, _constants, _copy_of, _depthwise, _filtering, _halves, _inputs_for, _leaves, _n_out,
                                  _pruned_filters, _send, ChannelGroup, channel_groups, unit_masks)
 from .masks import Masks, unwrap
-from .ticket import Ticket, _load
+from .ticket import Ticket
 
-# %% ../nbs/09_shrink.ipynb #0a9d5670
+# %% ../nbs/09_shrink.ipynb #c1a397cc
 def _masked(model, masks):
     "A copy of the model under its masks, with the weights of the ticket if it is one; and the masks. Raises `TypeError` or `ValueError` if they do not go together"
     net = copy.deepcopy(unwrap(model)).eval()
     for p in net.parameters(): p.grad = None
     if isinstance(masks, Ticket):
-        masks._check_fits(net)
-        _load(net, masks.state if masks.trained is None else masks.trained, masks.masks)
+        (masks.apply_to if masks.trained is None else masks.trained_into)(net)
         masks = masks.masks
     elif not isinstance(masks, Masks): raise TypeError(f'masks={type(masks).__name__}: expected Masks or a Ticket')
     return masks.apply_(net),masks
