@@ -51,14 +51,14 @@ def _inputs_for(net, example):
     at = next((t.device for t in [*net.parameters(), *net.buffers()]), torch.device('cpu'))
     return tuple(_wide(o.detach().as_subclass(Tensor).to(at)) for o in _few(_check_example(example)))
 
-# %% ../nbs/04_channels.ipynb #0fcd98fc
+# %% ../nbs/04_channels.ipynb #d657af23
 def _send(net, inputs):
     "What the network makes of the inputs. Raises `ValueError` if it cannot take them"
     try: return net(*inputs)
     except _Decides: raise
     except Exception as e:
-        shapes = ', '.join(str(tuple(o.shape)) for o in inputs)
-        raise ValueError(f'example: the model cannot take a batch of the shape {shapes}: {str(e).strip().splitlines()[0] if str(e) else type(e).__name__}') from e
+        shapes,what = ', '.join(str(tuple(o.shape)) for o in inputs),str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise ValueError(f'example: the model cannot take a batch of the shape {shapes}: {what}') from e
 
 # %% ../nbs/04_channels.ipynb #7513278f
 _aten = torch.ops.aten
@@ -103,9 +103,10 @@ def _batch_norm(func, x, w, *args):
     cut = (w==0).view(-1, *[1]*(x.dim()-2))
     return y.masked_fill(x.isnan() & ~cut, float('nan')),*rest
 
-# %% ../nbs/04_channels.ipynb #f122f6bf
-_rules = {_aten.convolution: _convolution, _aten.addmm: _addmm, _aten.linear: _linear, _aten.mul: _times, _aten.mul_: _times_, _aten.native_batch_norm: _batch_norm,
-          _aten.cudnn_batch_norm: _batch_norm, _aten.mm: lambda func,a,b: _product(torch.mm, a, b), _aten.bmm: lambda func,a,b: _product(torch.bmm, a, b)}
+# %% ../nbs/04_channels.ipynb #d3ce85fe
+_rules = {_aten.convolution: _convolution, _aten.addmm: _addmm, _aten.linear: _linear, _aten.mul: _times, _aten.mul_: _times_,
+          _aten.native_batch_norm: _batch_norm, _aten.cudnn_batch_norm: _batch_norm,
+          _aten.mm: lambda func,a,b: _product(torch.mm, a, b), _aten.bmm: lambda func,a,b: _product(torch.bmm, a, b)}
 _forgetful = (_aten.nan_to_num, _aten.fmax, _aten.fmin, _aten.nansum, _aten.nanmean, _aten.pow) # may make a number of NaN
 _deciding = (_aten._local_scalar_dense, _aten.is_nonzero, _aten.nonzero, _aten.masked_select, _aten.equal) # Python, or a shape, comes to know a value
 
@@ -153,7 +154,7 @@ def _channels_last_to_first(module, t):
     dim = t.dim()-1 if isinstance(module, nn.Linear) else t.dim()-module.weight.dim()+1 if isinstance(module, nn.modules.conv._ConvNd) else min(1, t.dim()-1)
     return t.movedim(dim, 0).flatten(1)
 
-# %% ../nbs/04_channels.ipynb #2b834093
+# %% ../nbs/04_channels.ipynb #ea486e43
 def _constants(
     net, # a copy, in eval mode
     inputs # as it takes them
@@ -170,7 +171,8 @@ def _constants(
     mode.made += [o for o in nans if not o.is_floating_point()]
     try:
         with torch.no_grad(), mode: _send(net, nans)
-    except _Decides as e: raise ValueError(f'model: which way it goes depends on the values of the input, {_where(e)}: its channels cannot be followed') from None
+    except _Decides as e:
+        raise ValueError(f'model: which way it goes depends on the values of the input, {_where(e)}: its channels cannot be followed') from None
     finally:
         for h in hooks: h.remove()
     return {n: torch.stack(ts) for n,ts in seen.items()}
@@ -212,9 +214,9 @@ def _heard(
         for h in hooks: h.remove()
     return said,heard
 
-# %% ../nbs/04_channels.ipynb #78a0f39f
+# %% ../nbs/04_channels.ipynb #68f2d2d1
 def _places(said, heard):
-    "Where in what a norm heard the numbers of a layer are: the first place if they are all there in a row, else a list with -1 for those that are not; None if none is"
+    "Where a norm heard the numbers of a layer: the first place if they are there in a row, else a list, -1 for those that are not; None if none is"
     at = {v: i for i,v in enumerate(heard.tolist())}
     found = [at.get(v, -1) for v in said.tolist()]
     if all(o<0 for o in found): return None
@@ -320,12 +322,13 @@ def _pinned(net, calls):
         if len(names)>1: found |= {n: f'{" and ".join(names[:3])} share a parameter' for n in names}
     return found
 
-# %% ../nbs/04_channels.ipynb #de9f5841
+# %% ../nbs/04_channels.ipynb #c0f808d7
 def _mend_concats(graph):
     "Gives every concatenation of channels its offsets, where Torch-Pruning has found none"
     for node in graph.module2node.values():
         op,sizes = node.module,getattr(node.module, 'concat_sizes', None)
-        if not isinstance(op, torch_pruning.ops._ConcatOp) or op.offsets is not None or not sizes or None in sizes or getattr(node.grad_fn, '_saved_dim', 0)!=1: continue
+        if not isinstance(op, torch_pruning.ops._ConcatOp) or op.offsets is not None or getattr(node.grad_fn, '_saved_dim', 0)!=1: continue
+        if not sizes or None in sizes: continue
         starts = np.cumsum([0, *sizes]).tolist()
         for i,source in enumerate(node.inputs):
             for a,b,back in ((node,source,True), (source,node,False)):

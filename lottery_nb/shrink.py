@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['count_macs', 'Shrunk', 'shrink']
 
-# %% ../nbs/09_shrink.ipynb #77653e7b
+# %% ../nbs/09_shrink.ipynb #663eb148
 import copy, math
 from dataclasses import dataclass
 import matplotlib.pyplot as plt, pandas as pd, torch
@@ -13,13 +13,13 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from .channels import (_check_example, _constants, _copy_of, _depthwise, _filtering, _halves, _inputs_for, _leaves, _n_out,
-                                 _pruned_filters, _send, ChannelGroup, channel_groups, unit_masks)
+                                 _pruned_filters, _send, ChannelGroup, channel_groups)
 from .masks import Masks, unwrap
 from .ticket import Ticket
 
-# %% ../nbs/09_shrink.ipynb #c1a397cc
+# %% ../nbs/09_shrink.ipynb #2c022b07
 def _masked(model, masks):
-    "A copy of the model under its masks, with the weights of the ticket if it is one; and the masks. Raises `TypeError` or `ValueError` if they do not go together"
+    "A copy of the model under its masks, with the weights of a ticket; and the masks. Raises `TypeError` or `ValueError` if they do not go together"
     net = copy.deepcopy(unwrap(model)).eval()
     for p in net.parameters(): p.grad = None
     if isinstance(masks, Ticket):
@@ -79,7 +79,7 @@ def _touched(group, named, masks):
         if (m:=mask(n)) is not None and getattr(named[n], 'groups', 1)==1: found |= (~_slices(named[n], m.cpu())).all(1)[at].all(1)
     return found
 
-# %% ../nbs/09_shrink.ipynb #2da1bfee
+# %% ../nbs/09_shrink.ipynb #3d5c2ca0
 def _why(group, i, named, masks, arrives):
     "Why channel `i` of a group stays although a filter of it is pruned"
     if group.stays: return group.stays
@@ -87,7 +87,8 @@ def _why(group, i, named, masks, arrives):
     reader,places = next((n,at[i]) for n,at in group.inputs.items() if n not in arrives or not arrives[n].zero[at[i]].all())
     values = arrives[reader].seen[places] if reader in arrives else torch.tensor([math.nan])
     if not values.isnan().any(): return f'it is constant but not 0 where {reader} reads it: bias and norm have to be pruned too (unit_masks)'
-    left = [n for n,at in group.layers.items() if (m:=masks.get(f'{n}.weight' if n else 'weight')) is None or not _pruned_filters(named[n], m.cpu())[at[i]].all()]
+    def is_pruned(n, at): return (m:=masks.get(f'{n}.weight' if n else 'weight')) is not None and _pruned_filters(named[n], m.cpu())[at[i]].all()
+    left = [n for n,at in group.layers.items() if not is_pruned(n, at)]
     return f'it goes together with {", ".join(left[:3])}{", …" if len(left)>3 else ""}, not pruned there' if left else f'{reader} still gets something there'
 
 # %% ../nbs/09_shrink.ipynb #c72bc081
@@ -173,12 +174,14 @@ def _cut_out(m, gone):
     _select(m, 'bias', 0, keep)
     setattr(m, 'out_features' if isinstance(m, nn.Linear) else 'out_channels', len(keep))
 
-# %% ../nbs/09_shrink.ipynb #be189227
+# %% ../nbs/09_shrink.ipynb #f328caaf
 @torch.no_grad()
 def _cut_in(m, gone, constants):
     "Takes inputs out of a conv or linear layer; what was constant there goes into the bias"
     if isinstance(m, nn.Linear) or m.groups==1:
-        if (c:=constants).any(): m.bias += _slices(m, m.weight.detach()).view(len(c), m.weight.shape[0], -1).sum(2).T.double().mv(c.to(m.weight.device)).to(m.bias)
+        if (c:=constants).any():
+            read = _slices(m, m.weight.detach()).view(len(c), m.weight.shape[0], -1).sum(2) # [in, out]
+            m.bias += read.T.double().mv(c.to(read.device)).to(m.bias)
         keep = _kept(m.in_features if isinstance(m, nn.Linear) else m.in_channels, gone)
         _select(m, 'weight', 0 if getattr(m, 'transposed', False) else 1, keep)
         return setattr(m, 'in_features' if isinstance(m, nn.Linear) else 'in_channels', len(keep))
@@ -256,7 +259,7 @@ def count_macs(
     with FlopCounterMode(display=False) as count: _send(net, inputs)
     return count.get_total_flops()//2//(len(inputs[0]) if inputs[0].dim() else 1)
 
-# %% ../nbs/09_shrink.ipynb #50ccde21
+# %% ../nbs/09_shrink.ipynb #0cdb9a77
 @dataclass
 class Shrunk:
     "What `shrink` has cut, and what it has not"
@@ -267,7 +270,8 @@ class Shrunk:
 
     def __repr__(self):
         (a,b),(m,n),same = self.weights,self.macs,'not checked' if self.difference is None else f'outputs differ by {self.difference:.1e}'
-        return f'Shrunk({self.table.cut.sum():,} of {self.table.channels.sum():,} channels cut, {a:,} → {b:,} parameters, {m:,} → {n:,} multiply-adds; {same})'
+        cut = f'{self.table.cut.sum():,} of {self.table.channels.sum():,} channels cut'
+        return f'Shrunk({cut}, {a:,} → {b:,} parameters, {m:,} → {n:,} multiply-adds; {same})'
 
     def _repr_html_(self): return f'<p>{self!r}</p>{self.table.to_html(index=False)}'
 

@@ -133,10 +133,10 @@ class Sparsifier:
         self._masks,self._unit,self._bits,self._snapshot,self._warned = None,{},{},None,set()
         self._remembered = {need: self._clone_weights() for need in self.criterion.needs if need!='grad'}
 
-# %% ../nbs/04_sparsifier.ipynb #cbd0a9cb
+# %% ../nbs/04_sparsifier.ipynb #8068dee7
 @patch
 def _find_groups(self:Sparsifier, layers, example):
-    "Looks for the groups of channels that can go, and drops the layers that are in none. Raises `ValueError` if a layer is asked for without those that go with it"
+    "Looks for the groups of channels that can go, drops layers that are in none. Raises `ValueError` for a layer without those that go with it"
     if example is None: raise ValueError("granularity='group': expected an example, a batch as the model takes it, to see which channels go together")
     for g in channel_groups(self.model, example):
         names = [f'{n}.weight' if n else 'weight' for n in g.layers]

@@ -292,14 +292,17 @@ def test_macs():
 
 # The granularity `group`: pruned while training, rewound, stored, and cut
 
-def block(): return as_trained(nn.Sequential(conv(1, 8), Add(nn.Sequential(conv(8, 6), nn.Conv2d(6, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8))), nn.Flatten(), nn.Linear(288, 10)))
+def body(mid): return Add(nn.Sequential(conv(8, mid), nn.Conv2d(mid, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)))
+def block(): return as_trained(nn.Sequential(conv(1, 8), body(6), nn.Flatten(), nn.Linear(288, 10)))
 
 def best_groups(sp, method, sparsity):
     "Slowly: the channels that go, by (score, position), as many as fit"
     units = []
     for i,(k,g) in enumerate(sp.groups.items()):
         w = {n: dict(sp.model.named_parameters())[f'{n}.weight'].detach().abs() for n in g.layers}
-        for c in range(g.n): units.append((sum(w[n][at[c]].flatten(1).mean(1).mean() for n,at in g.layers.items())/len(w), i, c, sum(w[n][at[c]].numel() for n,at in g.layers.items())))
+        for c in range(g.n):
+            filters = [w[n][at[c]] for n,at in g.layers.items()]
+            units.append((sum(o.flatten(1).mean(1).mean() for o in filters)/len(w), i, c, sum(o.numel() for o in filters)))
     gone = set()
     for part in ([[u for u in units if u[1]==i] for i in range(len(sp.groups))] if method=='local' else [units]):
         left = round(sparsity/100*sum(u[3] for u in part))
@@ -360,7 +363,7 @@ def test_bad_groups():
 
 def digits(seed=0):
     torch.manual_seed(seed)
-    net = nn.Sequential(conv(1, 8), Add(nn.Sequential(conv(8, 8), nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8))), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 10))
+    net = nn.Sequential(conv(1, 8), body(8), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 10))
     return Learner(digits_dls(seed=seed), net, loss_func=nn.CrossEntropyLoss(), metrics=accuracy)
 
 def same_as_masked(ticket, small):
