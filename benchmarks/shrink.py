@@ -133,7 +133,7 @@ ResNet-18, {s['batch']} images of {s['size']} by {s['size']} pixels, forward; {s
 
 {table(['network', 'parameters', 'multiply-adds', 'times fewer', 'times as fast', 'middle half', 'ms a batch'], cells)}
 
-{verdict(result)}
+{result.get('verdict', '')}
 """
 
 @call_parse
@@ -152,6 +152,7 @@ def main(
     arms,result = make_arms(sizes, x),dict(circumstances=circumstances(), sizes=asdict(sizes))
     measure(arms, sizes, x)
     result['rows'] = rows(arms, x)
+    if not quick: result['verdict'] = verdict(result)
     print(report(result))
     if markdown: Path(markdown).write_text(report(result), encoding='utf-8')
     if json: Path(json).write_text(dumps(result, indent=1), encoding='utf-8')

@@ -1,5 +1,6 @@
 "Shrunk equals masked, for random networks of all kinds; what cannot be cut stays, with the reason; what cannot be right is refused"
-import copy, pickle, warnings
+import copy, json, os, pickle, subprocess, sys, warnings
+from pathlib import Path
 
 import pytest, torch
 from fastai.learner import Learner
@@ -15,8 +16,10 @@ from lottery_nb.data import digits_dls
 from lottery_nb.search import find_ticket
 from lottery_nb.shrink import count_macs, shrink
 from lottery_nb.sparsifier import Sparsifier
-from lottery_nb.ticket import Ticket
+from lottery_nb.ticket import Ticket, random_ticket
 from models import differing, everything
+
+root = Path(__file__).resolve().parent.parent
 
 def as_trained(net, seed=0):
     "Biases and norms as a training leaves them"
@@ -404,3 +407,24 @@ def test_a_search_finds_tickets_that_can_be_cut(tmp_path):
     assert [t.masks for t in search().tickets]==[t.masks for t in found.tickets]
 
 def fit_once(learn): learn.fit(1, 1e-2)
+
+def test_a_random_ticket_of_groups():
+    net = block()
+    ticket = random_ticket(net, 50, granularity='group', method='local', example=x)
+    assert list(shrink(block(), ticket, x).shrunk.table.cut)==[4,3,4,0]
+    with pytest.raises(ValueError, match='expected an example'): random_ticket(net, 50, granularity='group')
+
+def test_final_layer_rate_of_groups():
+    with pytest.raises(ValueError, match="final_layer_rate=10: with granularity='group'"):
+        find_ticket(digits, fit_once, rounds=1, granularity='group', method='local', final_layer_rate=10)
+
+def test_the_benchmark_runs(tmp_path):
+    args = [sys.executable, root/'benchmarks/shrink.py', '--quick', '--json', tmp_path/'all.json', '--markdown', tmp_path/'all.md']
+    env = os.environ | dict(OMP_NUM_THREADS='1')
+    done = subprocess.run([str(o) for o in args], cwd=tmp_path, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode==0, done.stdout + done.stderr
+    rows = {r['network']: r for r in json.loads((tmp_path/'all.json').read_text())['rows']}
+    assert {'dense', 'lottery_nb, masked', 'lottery_nb, cut'} <= rows.keys()
+    assert rows['lottery_nb, masked']['macs']==rows['dense']['macs'] and 3.5 < rows['lottery_nb, cut']['fewer'] < 4
+    if 'fasterai' in rows: assert rows['fasterai']['macs']==rows['lottery_nb, cut']['macs']
+    assert (tmp_path/'all.md').read_text().strip() in done.stdout
