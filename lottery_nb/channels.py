@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['followers', 'unit_masks', 'ChannelGroup', 'channel_groups', 'group_scores', 'channel_size', 'group_masks']
 
-# %% ../nbs/04_channels.ipynb #5788d326
-import copy, traceback
+# %% ../nbs/04_channels.ipynb #85e8f6e1
+import copy, functools, time, traceback
 from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -348,14 +348,39 @@ def _dependencies(net, inputs):
     except Exception as e:
         raise ValueError(f'model: Torch-Pruning {version("torch-pruning")} cannot follow its channels ({type(e).__name__}: {str(e)[:100]})') from e
 
-# %% ../nbs/04_channels.ipynb #60c612ef
+# %% ../nbs/04_channels.ipynb #1ec04210
+_patience,_most = 30,1<<20 # seconds for a group, and places that a channel may have
+
+class _Mappings(list):
+    "The mappings of places along a dependency, which are used no longer than until `last()`"
+    def __init__(self, mappings, last):
+        super().__init__(mappings)
+        self.last = last
+
+    def __iter__(self): return (o and functools.partial(self.apply, o) for o in super().__iter__())
+
+    def apply(self, mapping, places):
+        if len(places)>_most or time.monotonic()>self.last(): raise ValueError('model: Torch-Pruning comes to no end with its channels')
+        return mapping(places)
+
+# %% ../nbs/04_channels.ipynb #291014e0
+def _groups_of(graph):
+    "The groups of a graph of Torch-Pruning. Raises `ValueError` if one of them comes to no end"
+    began = time.monotonic()
+    for node in graph.module2node.values():
+        for dep in node.dependencies: dep.index_mapping = _Mappings(dep.index_mapping, lambda: began+_patience)
+    for group in graph.get_all_groups():
+        yield group
+        began = time.monotonic()
+
+# %% ../nbs/04_channels.ipynb #954be207
 def _together(
     graph, # of Torch-Pruning
     names # module -> name
 )->tuple: # a list for every channel of every layer: (name, 'out' or 'in', index) of all that goes with it; and (name, side) -> reason why it cannot go
     "What Torch-Pruning says, channel by channel"
     channels,reasons,last = [],{},'it is what the model gives back'
-    for group in graph.get_all_groups():
+    for group in _groups_of(graph):
         found,root = {},names[group[0].dep.target.module]
         for item in group:
             m,node = item.dep.target.module,item.dep.target

@@ -709,7 +709,7 @@ def _run(recipe, found, rounds, folder, progress):
         raise
     finally: shown.close()
 
-# %% ../nbs/07_search.ipynb #35f1b670
+# %% ../nbs/07_search.ipynb #20e10127
 def find_ticket(
     learner:Callable, # function without arguments that makes a new `Learner`, with a new model; called for every round, and twice before
     fit:Callable, # function of a `Learner` that trains it: a round, with its learning-rate schedule from the beginning
@@ -741,6 +741,8 @@ def find_ticket(
     method = check_choice('method', method, {o:o for o in ('local','global')})
     how = dict(granularity=granularity, method=method, criteria=criteria, layers=layers, allow_collapse=bool(allow_collapse))
     if dir is not None and not isinstance(dir, (str,os.PathLike)): raise TypeError(f'dir={dir!r}: expected the path of a folder')
+    if granularity=='group' and final_layer_rate is not None:
+        raise ValueError(f"final_layer_rate={final_layer_rate!r}: with granularity='group' expected None: what the model gives back is not pruned")
     recipe = _Recipe(learner, fit, prune, _rewind_point(rewind), how, _check_last(final_layer_rate, method), check_whole('seed', seed))
     learn,sp = recipe.try_out()
     found = Search([], settings=recipe.settings(learn, sp))

@@ -578,23 +578,25 @@ def dense(self:Ticket)->Ticket:
     masks = Masks({k: torch.ones_like(m) for k,m in self.masks.items()})
     return self._control('dense', masks, {**self.state, **self.whole}, self.whole)
 
-# %% ../nbs/06_ticket.ipynb #0371ae68
+# %% ../nbs/06_ticket.ipynb #1c5ea9e7
 def random_ticket(
     model:nn.Module, # any network, on any device; it is left as it is
     sparsity:float, # percent of the prunable weights, 0 to 100
     seed:int=0, # whole number, 0 to 2**64-1
     granularity:str='weight', # which weights go together
     method:str='global', # `local`: every layer loses the same share; `global`: chance decides over all layers together
-    layers=None # module types, names of layers, or a function (name, module) -> bool; None: every conv and linear layer
+    layers=None, # module types, names of layers, or a function (name, module) -> bool; None: every conv and linear layer
+    example=None # a batch as the model takes it, or a tuple of them; for `group`, and for `filter` to take bias and norm along
 )->Ticket:
     "Random masks on the weights of `model`, on the CPU. Raises `TypeError` or `ValueError` for arguments that cannot be right"
     seed = _check_seed(seed)
     find_layers(model, layers)
-    sp = Sparsifier(deepcopy(unwrap(model)).cpu(), granularity, method, random_scores(seed=seed), layers)
+    sp = Sparsifier(deepcopy(unwrap(model)).cpu(), granularity, method, random_scores(seed=seed), layers, example=example)
     state = {k: t.detach().clone() for k,t in named_tensors(sp.model).items()}
     masks = sp.sparsify(sparsity)
     meta = dict(arm='random', seed=seed, seeds=dict(random=seed), sparsity=masks.sparsity, criterion=repr(sp.criterion), granularity=granularity,
                 method=method, layers=list(masks), shapes=_shapes(state), versions=_versions())
+    if sp.follow: meta['followers'] = sp.follow
     return Ticket(masks, state, meta=meta, whole={k: state[k] for k in masks})
 
 # %% ../nbs/06_ticket.ipynb #100ca231
