@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['SparsifyCallback', 'first_batch', 'HoldMasks']
 
-# %% ../nbs/05_callback.ipynb #24d0de57
-import copy, math, random
+# %% ../nbs/05_callback.ipynb #68ac522f
+import math, random
+from copy import deepcopy
 import numpy as np, torch
 from fastai.callback.core import Callback, CancelBatchException
 from fastai.callback.tracker import SaveModelCallback, TrackerCallback
@@ -128,13 +129,13 @@ def _origin(self:SparsifyCallback):
     data = dict(loader=type(train).__name__, n_train=_n_items(train), n_valid=_n_items(valid))
     return dict(data=data, seeds=dict(torch=torch.initial_seed(), data=seed if isinstance(seed, int) else None))
 
-# %% ../nbs/05_callback.ipynb #ef277e7b
+# %% ../nbs/05_callback.ipynb #1c600b75
 def first_batch(
     dls # `DataLoaders`
 )->tuple: # the inputs of a batch
     "What the model gets in a first batch of the training data. No random number is used up by it that the training would have had"
     dl,before = dls.train,(random.getstate(),np.random.get_state())
-    own = {k: copy.deepcopy(v) for k,v in vars(dl).items() if k in ('rng','epoch')}
+    own = {k: deepcopy(v) for k,v in vars(dl).items() if k in ('rng','epoch')}
     try:
         with torch.random.fork_rng(devices=[]): return tuple(dls.one_batch()[:getattr(dls, 'n_inp', 1)])
     finally:
