@@ -33,7 +33,7 @@ readme: install ## write README.md from nbs/index.ipynb
 
 # Each stamp says that .venv holds the package with these extras, as the facts of today ask for it
 $(VENV)/.base: extras =
-$(VENV)/.dev: extras = [dev,docs,ray,distributed]
+$(VENV)/.dev: extras = [dev,docs,ray,distributed,export]
 $(VENV)/.bench: extras = [bench]
 
 $(VENV)/.base $(VENV)/.dev $(VENV)/.bench: $(FACTS)

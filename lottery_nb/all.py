@@ -11,12 +11,16 @@ from .granularity import *
 from .criteria import *
 from .schedules import *
 from .masks import *
+from .channels import *
 from .sparsifier import *
 from .callback import *
 from .ticket import *
 from .search import *
 from .replicates import *
 from .plots import *
+from .shrink import *
+from .kernels import *
+from .profile import *
 from .data import *
 from .experiment import *
 

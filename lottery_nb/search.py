@@ -18,7 +18,7 @@ from fastai.callback import progress as _progress # it gives `Learner` its `no_b
 from fastai.imports import progress_bar
 from fastai.learner import Learner
 from fastcore.basics import noop, patch
-from .callback import HoldMasks, SparsifyCallback, _n_given, _whole_dl
+from .callback import HoldMasks, SparsifyCallback, first_batch, _n_given, _whole_dl
 from .core import check_choice, check_percent, check_whole
 from .criteria import Criterion, large_final
 from .masks import Masks, _differences
@@ -173,16 +173,16 @@ def check(self:_FollowRound):
     if not self.n_steps: raise ValueError('fit: expected a function that trains its learner, but it has trained nothing')
     if self.point and self.weights is None: raise self._beyond(self.n_epochs if self.point.unit=='epoch' else self.n_steps)
 
-# %% ../nbs/07_search.ipynb #ec377c96
+# %% ../nbs/07_search.ipynb #6d4c0a82
 @torch.no_grad()
 def _next_masks(sp, prune, r, final_layer_rate=None):
     "The masks of round `r`, from the weights as they are now"
-    names,kept = list(sp.layers),{}
+    names,kept = sp.families,{}
     for group in ([names] if sp.method=='global' else [[k] for k in names]):
         rate = prune if final_layer_rate is None or group!=names[-1:] else final_layer_rate
-        n = sum(sp.weight(k).numel() for k in group)
+        n = sum(sp.n_weights(k) for k in group)
         kept.update(zip(group, sp._select(group, 100*_n_pruned(n, rate, r)/max(n, 1))))
-    return Masks({k: sp.units[k].spread(o).reshape(sp.weight(k).shape).cpu() for k,o in kept.items()})
+    return Masks({k: m.cpu() for k,m in sp.masks_of(kept).items()})
 
 # %% ../nbs/07_search.ipynb #1f0a1c70
 def _gradients(learn):
@@ -193,7 +193,7 @@ def _gradients(learn):
     learn._split(learn._set_device(learn.dls.one_batch()))
     learn.loss_func(learn.model(*learn.xb), *learn.yb).backward()
 
-# %% ../nbs/07_search.ipynb #9c9aa73a
+# %% ../nbs/07_search.ipynb #94133ab9
 @dataclass(frozen=True)
 class _Recipe:
     "What a search does in each round"
@@ -213,6 +213,10 @@ class _Recipe:
         if any(isinstance(cb, SparsifyCallback) for cb in learn.cbs):
             raise ValueError('learner: expected a Learner without a SparsifyCallback: the search prunes')
         return learn
+
+    def sparsifier(self, learn):
+        "The sparsifier of a learner's model"
+        return Sparsifier(learn.model, **self.how, example=first_batch(learn.dls) if self.how['granularity']=='group' else None)
 
 # %% ../nbs/07_search.ipynb #848df8c2
 @patch
@@ -253,7 +257,7 @@ def _quietly(learn):
 def begin(self:_Recipe, r, found):
     "A learner and its sparsifier, as round `r` begins"
     learn = self.ranks.together(lambda: self.new_learner(r))
-    sp = Sparsifier(learn.model, **self.how)
+    sp = self.sparsifier(learn)
     if r: self._prune(learn, sp, r, found)
     else: self.ranks.share_(named_tensors(learn.model))
     return learn, sp
@@ -276,7 +280,7 @@ def train_round(self:_Recipe, r, found, tell=noop):
     state,trained = begun if follow.weights is None else follow.weights,_everything(learn.model)
     self.ranks.agree_('weights at the rewind point', state, learn.model)
     self.ranks.agree_('trained weights', trained, learn.model)
-    note = self.note(r, sp, masks, state, follow, found) | dict(data=_data_facts(learn.dls))
+    note = self.note(r, sp, masks, state, follow, found) | dict(data=_data_facts(learn.dls)) | (dict(followers=sp.follow) if sp.follow else {})
     found.tickets.append(Ticket(masks, state, trained, self.ranks.first(note), self.whole(r, masks, state, found)))
 
 # %% ../nbs/07_search.ipynb #abcd35b4
@@ -705,7 +709,7 @@ def try_out(self:_Recipe):
     try: n = len(one.dls.train)
     except TypeError as e: raise TypeError('learner: expected training data whose number of batches is known: fastai asks for it') from e
     if not n: raise ValueError('learner: expected training data of at least one batch')
-    return one, Sparsifier(one.model, **self.how)
+    return one, self.sparsifier(one)
 
 @patch
 def sizes(self:_Recipe, learn, sp, rounds)->list:
@@ -767,7 +771,7 @@ def find_ticket(
     rounds:int|None=None, # how often is pruned, at least 1; 1 is one-shot; None: 10, or as many as `prune` has sparsities
     prune:float|list=20, # percent of the remaining weights that go in each round, or a list of rising sparsities in percent
     rewind:int|str=0, # where the kept weights go back to, in the first training of `fit`: an epoch (0, 1, …), a step ('100it'); or 'lr': they go on
-    granularity:str='weight', # which weights go together: `weight`, `kernel`, `filter`, … (`all_granularities()`); or n of every m: '2:4'
+    granularity:str='weight', # which weights go together: `weight`, `filter`, … (`all_granularities()`), `group` (coupled channels), or n of every m: '2:4'
     method:str='global', # `local`: every layer loses the same share; `global`: all layers compete in one ranking
     criteria:Criterion|str=large_final, # how a weight is scored; the lowest go
     layers=None, # module types, names of layers, or a function (name, module) -> bool; None: every conv and linear layer
@@ -792,6 +796,8 @@ def find_ticket(
     method = check_choice('method', method, {o:o for o in ('local','global')})
     how = dict(granularity=granularity, method=method, criteria=criteria, layers=layers, allow_collapse=bool(allow_collapse))
     if dir is not None and not isinstance(dir, (str,os.PathLike)): raise TypeError(f'dir={dir!r}: expected the path of a folder')
+    if granularity=='group' and final_layer_rate is not None:
+        raise ValueError(f"final_layer_rate={final_layer_rate!r}: with granularity='group' expected None: what the model gives back is not pruned")
     recipe = _Recipe(learner, fit, prune, _rewind_point(rewind), how, _check_last(final_layer_rate, method), check_whole('seed', seed), ranks:=all_ranks())
     learn,sp = ranks.together(recipe.try_out)
     for rate in (prune, recipe.final_layer_rate):

@@ -12,6 +12,7 @@ import pandas as pd, torch
 from fastcore.basics import patch
 from torch import nn
 from .core import check_choice, check_percent, check_whole
+from .channels import _filters, _unit_masks, channel_groups, channel_size, followers, group_masks, group_scores
 from .granularity import n_of_m, sparsity_limit, units_of
 from .criteria import Criterion, WeightView, criteria as all_criteria, large_final, random_scores
 from .masks import Masks, _differences, _int_of, check_weight, keep_bits, unwrap, zero_once_, zero_pruned_
@@ -115,28 +116,86 @@ class Sparsifier:
     "Prunes `model`: makes the masks, holds them against any optimizer, and rewinds. Raises `TypeError` or `ValueError` for arguments that cannot be right"
     def __init__(self,
         model:nn.Module, # the network, on any device; float weights
-        granularity:str='weight', # which weights go together: `weight`, `kernel`, `filter`, … (`all_granularities()`); or n of every m: '2:4'
+        granularity:str='weight', # which weights go together: `weight`, `filter`, … (`all_granularities()`), `group` (coupled channels), or n of every m: '2:4'
         method:str='global', # `local`: every layer loses the same share; `global`: all layers compete in one ranking
         criteria:Criterion|str=large_final, # how a weight is scored; the lowest go
         layers=None, # module types, names of layers, or a function (name, module) -> bool; None: every conv and linear layer
-        allow_collapse:bool=False # may a layer lose all its weights?
+        allow_collapse:bool=False, # may a layer lose all its weights?
+        example=None # a batch as the model takes it, or a tuple of them; for `group`, and for `filter` to take bias and norm along with each filter
     ):
         self.criterion = check_choice('criteria', criteria, all_criteria, Criterion)
         self.method = check_choice('method', method, {o:o for o in ('local','global')})
         self.layers = find_layers(model, layers)
-        self.units = {k: units_of(m, granularity) for k,m in self.layers.items()}
-        self.model,self.granularity,self.allow_collapse = model,granularity,allow_collapse
+        self.model,self.granularity,self.allow_collapse,self.groups,self.follow = model,granularity,allow_collapse,{},{}
+        if granularity=='group': self._find_groups(layers, example)
+        self.units = {k: _filters(m) if self.groups else units_of(m, granularity) for k,m in self.layers.items()}
+        if example is not None and granularity in ('filter','group'): self.follow = {k: o for k,o in followers(model, example).items() if k in self.layers}
         self.asked = 0. # percent, what the last call of `sparsify` was asked for, or the sparsity of the masks that were put on
-        self._masks,self._bits,self._snapshot,self._warned = None,{},None,set()
+        self._masks,self._unit,self._bits,self._snapshot,self._warned = None,{},{},None,set()
         self._remembered = {need: self._clone_weights() for need in self.criterion.needs if need!='grad'}
 
-# %% ../nbs/04_sparsifier.ipynb #8bced148
+# %% ../nbs/04_sparsifier.ipynb #8068dee7
+@patch
+def _find_groups(self:Sparsifier, layers, example):
+    "Looks for the groups of channels that can go, drops layers that are in none. Raises `ValueError` for a layer without those that go with it"
+    if example is None: raise ValueError("granularity='group': expected an example, a batch as the model takes it, to see which channels go together")
+    for g in channel_groups(self.model, example):
+        names = [f'{n}.weight' if n else 'weight' for n in g.layers]
+        inside = [k for k in names if k in self.layers]
+        if g.stays or not g.inputs or not inside: continue
+        if len(inside)<len(names):
+            raise ValueError(f'layers={layers!r}: {inside[0]} goes together with {next(k for k in names if k not in inside)}, which is not among them')
+        self.groups[names[0] if names[0] not in self.groups else f'{names[0]} #{len(self.groups)}'] = g
+    if not self.groups: raise ValueError(f'layers={layers!r}: no channels in these layers can go')
+    members = {f'{n}.weight' if n else 'weight' for g in self.groups.values() for n in g.layers}
+    self.layers = {k: m for k,m in self.layers.items() if k in members}
+
+# %% ../nbs/04_sparsifier.ipynb #15a5d380
+@patch(as_prop=True)
+def families(self:Sparsifier)->list:
+    "The names of what has units: the layers, or with the granularity `group` the groups of channels"
+    return list(self.groups or self.layers)
+
+@patch
+def n_weights(self:Sparsifier,
+    name:str # one of `families`
+)->int:
+    "How many weights a family has that can go"
+    return self._size(name)*self.groups[name].n if self.groups else self.weight(name).numel()
+
+@patch
+def _size(self:Sparsifier, name): return channel_size(self.model, self.groups[name]) if self.groups else self.units[name].size
+
+# %% ../nbs/04_sparsifier.ipynb #4526501e
+@patch
+def masks_of(self:Sparsifier,
+    kept:dict # for each of `families`, flat bool: which units are kept
+)->Masks:
+    "The masks that keep these units"
+    if self.groups:
+        made = group_masks(self.model, list(self.groups.values()), [kept[k] for k in self.groups])
+        return Masks({k: made[k] for k in self.layers})
+    return Masks({k: self.units[k].spread(o).reshape(self.weight(k).shape) for k,o in kept.items()})
+
+# %% ../nbs/04_sparsifier.ipynb #fc28843d
 @patch
 def weight(self:Sparsifier,
     name:str # a parameter's name, one of `layers`
 )->nn.Parameter:
     "The weight of that name, as the model has it now"
     return self.layers[name]._parameters['weight']
+
+@patch
+def _parameter(self:Sparsifier, name):
+    "The parameter of that name, a weight or what follows one"
+    if name in self.layers: return self.weight(name)
+    owner,_,attr = name.rpartition('.')
+    return unwrap(self.model).get_submodule(owner)._parameters[attr]
+
+@patch
+def _units_under(self:Sparsifier, masks):
+    "Masks on what goes with the filters that `masks` prune whole"
+    return _unit_masks(self.layers, masks, self.follow, {k: self._parameter(k).shape for o in self.follow.values() for k in o})
 
 @patch
 def _clone_weights(self:Sparsifier): return {k: self.weight(k).detach().clone() for k in self.layers}
@@ -158,19 +217,20 @@ def put_on(self:Sparsifier,
     if diff:=_differences(masks.shapes(), shapes, 'the masks', 'the model'): raise ValueError(f'masks of another model: {diff}')
     for k,u in self.units.items():
         if not u.meets_quota(masks[k]): raise ValueError(f'masks: {k} keeps fewer weights in a group than granularity={self.granularity!r} does')
-    self._masks,self._bits,self.asked = masks,{},masks.sparsity
-    for k in self.layers: zero_once_(self.weight(k), masks[k])
+    unit = self._units_under(masks)
+    self._masks,self._unit,self._bits,self.asked = masks,unit,{},masks.sparsity
+    for k,m in [*masks.items(), *unit.items()]: zero_once_(self._parameter(k), m)
 
-# %% ../nbs/04_sparsifier.ipynb #bdd3c17f
+# %% ../nbs/04_sparsifier.ipynb #f43dbda4
 @patch
 @torch.no_grad()
 def apply(self:Sparsifier):
     "Makes every pruned weight exactly 0. Costs next to nothing, so call it after every step, or let `watch` do it"
     if self._masks is None: return
-    for k in self.layers:
-        w,bits = self.weight(k),self._bits.get(k)
+    for k in [*self.layers, *self._unit]:
+        w,bits = self._parameter(k),self._bits.get(k)
         if bits is None or bits.device!=w.device or bits.element_size()!=w.element_size():
-            bits = self._bits[k] = keep_bits(self._masks[k], w)
+            bits = self._bits[k] = keep_bits(self._masks[k] if k in self._masks else self._unit[k], w)
         zero_pruned_(w, bits)
 
 # %% ../nbs/04_sparsifier.ipynb #1add57a3
@@ -184,23 +244,38 @@ def _check_finite(name, t, what):
     lo,hi = t.aminmax() if t.numel() else (torch.zeros(1),)*2
     if not (torch.isfinite(lo) and torch.isfinite(hi)): raise ValueError(f'{name}: {what} NaN or infinity, so it cannot be ranked; nothing was pruned')
 
-# %% ../nbs/04_sparsifier.ipynb #fc8153f2
+# %% ../nbs/04_sparsifier.ipynb #98f5c0b2
 @patch
-def _unit_scores(self:Sparsifier, name, criterion):
-    "The score of every unit of a layer, flat"
+def _weight_scores(self:Sparsifier, name, criterion):
+    "The score of every weight of a layer"
     w = self.weight(name)
     kept = {need: at[name] for need,at in self._remembered.items()}
     _check_finite(name, w.detach(), 'the weight holds')
-    scores = criterion.scores(WeightView(name, w.detach(), grad=w.grad, **kept))
-    scores = self.units[name].reduce(scores)
+    return criterion.scores(WeightView(name, w.detach(), grad=w.grad, **kept))
+
+@patch
+def _unit_scores(self:Sparsifier, name, criterion):
+    "The score of every unit of a family, flat"
+    if self.groups:
+        members = [f'{n}.weight' if n else 'weight' for n in self.groups[name].layers]
+        scores = group_scores(self.model, self.groups[name], {k: self._weight_scores(k, criterion) for k in members})
+    else: scores = self.units[name].reduce(self._weight_scores(name, criterion))
     _check_finite(name, scores, f'its scores by {criterion} hold')
     return scores
 
-# %% ../nbs/04_sparsifier.ipynb #4bd7e720
+# %% ../nbs/04_sparsifier.ipynb #dc0cc289
 @patch
 def _kept_units(self:Sparsifier, name):
-    "Which units of a layer are kept so far, flat; None if all are"
+    "Which units of a family are kept so far, flat; None if all are"
     if self._masks is None: return None
+    if not self.groups: return self._kept_in(name)
+    (layer,at),*_ = self.groups[name].layers.items()
+    kept = self._kept_in(f'{layer}.weight' if layer else 'weight')
+    return kept[at.to(kept.device)].any(1)
+
+@patch
+def _kept_in(self:Sparsifier, name):
+    "Which units of a layer the masks keep, flat"
     u = self.units[name]
     m = self._masks[name].to(self.weight(name).device).reshape(u.shape)
     return (m.any(u.dims) if u.dims else m).flatten()
@@ -227,7 +302,7 @@ def _is_empty(self:Sparsifier, name):
 def _ranking(self:Sparsifier, names, budget):
     "The keys of the units of `names`, such that pruned ones go first, or, if the budget has shrunk, kept ones go last"
     kept = [self._kept_units(k) for k in names]
-    gone = sum((len(o)-int(o.count_nonzero()))*self.units[k].size for k,o in zip(names, kept) if o is not None)
+    gone = sum((len(o)-int(o.count_nonzero()))*self._size(k) for k,o in zip(names, kept) if o is not None)
     scores = [self._unit_scores(k, random_scores if gone>budget else self.criterion) for k in names]
     if len({s.dtype for s in scores})>1: scores = [s.double() for s in scores]
     keys = [_sort_keys_(s) for s in scores]
@@ -241,7 +316,7 @@ def _ranking(self:Sparsifier, names, budget):
 @patch
 def _select(self:Sparsifier, names, sparsity):
     "Which units of `names` stay at a `sparsity` in percent: exact, and with no layer left empty"
-    sizes,total = [self.units[k].size for k in names],sum(self.weight(k).numel() for k in names)
+    sizes,total = [self._size(k) for k in names],sum(self.n_weights(k) for k in names)
     budget = round(sparsity/100*total)
     total -= sum(self.units[k].least*self.units[k].size for k in names) # from here on: of what may go at all
     keys = self._ranking(names, budget)
@@ -266,13 +341,13 @@ def _warn_collapse(self:Sparsifier, name, sparsity):
     warnings.warn(f'layer collapse: at {sparsity:g} % sparsity {name} would lose all its weights, so the best {self.granularity} '
                   f'of it is kept (allow_collapse=True lets it go)', stacklevel=6)
 
-# %% ../nbs/04_sparsifier.ipynb #09177c31
+# %% ../nbs/04_sparsifier.ipynb #75a99a2e
 @patch
 def _round_up(self:Sparsifier, name, kept, round_to):
     "Keeps some more units, the best of those that would go, so that their number is a multiple of `round_to`; none that was gone before comes back"
     before,n = self._kept_units(name),int(kept.count_nonzero())
     most = len(kept) if before is None else max(n, int(before.count_nonzero()))
-    keys, = self._ranking([name], self.weight(name).numel())
+    keys, = self._ranking([name], self.n_weights(name))
     return keep_highest([keys], [1], len(kept) - min(math.ceil(n/round_to)*round_to, most))[0]
 
 # %% ../nbs/04_sparsifier.ipynb #f95925d0
@@ -313,10 +388,10 @@ def sparsify(self:Sparsifier,
 @torch.no_grad()
 def _make_masks(self:Sparsifier, sparsity, round_to=None):
     kept = {}
-    for names in ([[k] for k in self.layers] if self.method=='local' else [list(self.layers)]):
+    for names in ([[k] for k in self.families] if self.method=='local' else [self.families]):
         kept.update(zip(names, self._select(names, sparsity)))
     if round_to: kept = {k: self._round_up(k, o, round_to) for k,o in kept.items()}
-    self.put_on(Masks({k: self.units[k].spread(o).reshape(self.weight(k).shape) for k,o in kept.items()}))
+    self.put_on(self.masks_of(kept))
     self.asked = sparsity
     self._remember_previous()
     return self.masks
@@ -421,14 +496,14 @@ def snapshot(self:Sparsifier)->dict|None:
     "Name -> tensor of every parameter and buffer at the rewind point; None before `save_weights`"
     return self._snapshot and self._snapshot[0]
 
-# %% ../nbs/04_sparsifier.ipynb #181c5962
+# %% ../nbs/04_sparsifier.ipynb #3b0b4be9
 @patch
 def report(self:Sparsifier)->pd.DataFrame: # columns: layer, type, shape, weights, kept, sparsity (percent), units, units_kept
     "What is left of every layer, as a table"
     df = self.masks.table()
     df.insert(1, 'type', [type(m).__name__ for m in self.layers.values()])
     units = [self.units[k].n for k in self.layers]
-    kept = [n if (o:=self._kept_units(k)) is None else int(o.sum()) for k,n in zip(self.layers, units)]
+    kept = [n if self._masks is None else int(self._kept_in(k).sum()) for k,n in zip(self.layers, units)]
     return df.assign(units=units, units_kept=kept)
 
 @patch

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Ticket', 'TicketError', 'random_ticket']
 
-# %% ../nbs/06_ticket.ipynb #8994ffb0
+# %% ../nbs/06_ticket.ipynb #dd7fcacc
 import hashlib, html, json, math, os, platform, re, warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as _from_bytes, save as _to_bytes
 from torch import nn, Tensor
 from .callback import SparsifyCallback
+from .channels import _filters
 from .core import check_choice, check_whole
 from .criteria import random_scores
 from .masks import Masks, _differences, _int_of, check_weight, unwrap
@@ -182,7 +183,7 @@ def settings(self:SparsifyCallback)->dict:
     "The arguments of the callback, as JSON can hold them: rules by what they print as"
     return {k: v if isinstance(v:=getattr(self, k), (int,float,str,type(None))) else repr(v) for k in _settings}
 
-# %% ../nbs/06_ticket.ipynb #367bc78e
+# %% ../nbs/06_ticket.ipynb #d7cdc831
 @patch(as_prop=True)
 def ticket(self:SparsifyCallback)->Ticket|None:
     "What the search has found so far; None before the rewind point has been passed"
@@ -191,6 +192,7 @@ def ticket(self:SparsifyCallback)->Ticket|None:
     masks,state = sp.masks,{k: t if k in sp.layers else t.clone() for k,t in sp.snapshot.items()}
     meta = dict(arm='ticket', sparsity=masks.sparsity, layers=list(masks), **self.settings(), **self.origin, rounds=self.history,
                 shapes=_shapes(state), versions=_versions())
+    if sp.follow: meta['followers'] = sp.follow
     return Ticket(masks, state, self.trained, meta, {k: state[k] for k in masks})
 
 # %% ../nbs/06_ticket.ipynb #bd639893
@@ -207,11 +209,29 @@ def _load(model, tensors, last=()):
     now = named_tensors(model)
     for k in sorted(tensors, key=lambda k: k in last): now[k].copy_(tensors[k])
 
-# %% ../nbs/06_ticket.ipynb #100597b4
+# %% ../nbs/06_ticket.ipynb #0a177c4d
+def _is_place(at, n, size):
+    "Whether `at` can say where in a parameter of `size` entries what belongs to each of `n` filters is"
+    if type(at) is int: return 0<=at<=size-n
+    return isinstance(at, list) and len(at)==n and all(type(o) is int and -1<=o<size for o in at)
+
+@patch
+def _followers(self:Ticket, model):
+    "What goes with each filter, as the note says. Raises `ValueError` if that cannot be true of this model"
+    told,named = self.meta.get('followers') or {},named_tensors(model)
+    for k,follow in told.items() if isinstance(told, dict) else [(None,None)]:
+        layer = k in self.masks and isinstance(follow, dict)
+        n = unwrap(model).get_submodule(k.rpartition('.')[0]) if layer else None
+        if not layer or not all(p in named and named[p].dim()==1 and _is_place(at, _filters(n).n, len(named[p])) for p,at in follow.items()):
+            raise ValueError(f"meta['followers']: what it says of {_plain(repr(k))} cannot be true of this model")
+    return told
+
+# %% ../nbs/06_ticket.ipynb #b2d71355
 @patch
 def _into(self:Ticket, model, tensors):
     self._check_fits(model)
     sp = Sparsifier(model, layers=list(self.masks))
+    sp.follow = self._followers(model)
     _load(model, tensors, self.masks)
     sp.put_on(self.masks)
     return sp
@@ -567,23 +587,25 @@ def dense(self:Ticket)->Ticket:
     masks = Masks({k: torch.ones_like(m) for k,m in self.masks.items()})
     return self._control('dense', masks, {**self.state, **self.whole}, self.whole)
 
-# %% ../nbs/06_ticket.ipynb #0371ae68
+# %% ../nbs/06_ticket.ipynb #1c5ea9e7
 def random_ticket(
     model:nn.Module, # any network, on any device; it is left as it is
     sparsity:float, # percent of the prunable weights, 0 to 100
     seed:int=0, # whole number, 0 to 2**64-1
     granularity:str='weight', # which weights go together
     method:str='global', # `local`: every layer loses the same share; `global`: chance decides over all layers together
-    layers=None # module types, names of layers, or a function (name, module) -> bool; None: every conv and linear layer
+    layers=None, # module types, names of layers, or a function (name, module) -> bool; None: every conv and linear layer
+    example=None # a batch as the model takes it, or a tuple of them; for `group`, and for `filter` to take bias and norm along
 )->Ticket:
     "Random masks on the weights of `model`, on the CPU. Raises `TypeError` or `ValueError` for arguments that cannot be right"
     seed = _check_seed(seed)
     find_layers(model, layers)
-    sp = Sparsifier(deepcopy(unwrap(model)).cpu(), granularity, method, random_scores(seed=seed), layers)
+    sp = Sparsifier(deepcopy(unwrap(model)).cpu(), granularity, method, random_scores(seed=seed), layers, example=example)
     state = {k: t.detach().clone() for k,t in named_tensors(sp.model).items()}
     masks = sp.sparsify(sparsity)
     meta = dict(arm='random', seed=seed, seeds=dict(random=seed), sparsity=masks.sparsity, criterion=repr(sp.criterion), granularity=granularity,
                 method=method, layers=list(masks), shapes=_shapes(state), versions=_versions())
+    if sp.follow: meta['followers'] = sp.follow
     return Ticket(masks, state, meta=meta, whole={k: state[k] for k in masks})
 
 # %% ../nbs/06_ticket.ipynb #100ca231

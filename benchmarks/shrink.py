@@ -1,0 +1,158 @@
+"""What cutting brings: a forward pass of the smaller network beside the dense one, and beside fasterai's Pruner, in one run
+
+A ResNet-18 with half of its channels in every group cut. As in `overhead.py` nothing is measured on its own: all networks take the same batch in turn,
+in an order that is shuffled anew in each round, and what is reported are medians of ratios within a round.
+
+    python benchmarks/shrink.py                            about two minutes on two cores
+    python benchmarks/shrink.py --markdown shrink.md       the table as a file
+    python benchmarks/shrink.py --json shrink.json         the same with the time of every single pass
+    python benchmarks/shrink.py --quick                    a few seconds with small images: shows that it runs, says nothing about speed
+
+fasterai (`pip install 'lottery_nb[bench]'`) is left out if it is not there. Its Pruner is asked for the same share of the channels; the table has the
+multiply-adds of both.
+"""
+import contextlib, copy, io, os, platform, random, sys
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from json import dumps
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np, torch
+from fastcore.script import call_parse, store_true
+from torch import nn
+from torchvision.models import resnet18
+
+from lottery_nb.criteria import large_final
+from lottery_nb.shrink import count_macs, shrink
+from lottery_nb.sparsifier import Sparsifier
+
+try:
+    from fasterai.core.criteria import large_final as their_large_final
+    from fasterai.prune.pruner import Pruner
+    has_fasterai = True
+except ImportError: has_fasterai = False
+
+@dataclass(frozen=True)
+class Sizes:
+    "How much is measured"
+    size:int = 128      # pixels, height and width of an image
+    batch:int = 16      # images a batch
+    rounds:int = 60     # passes of each network
+    warmup:int = 5      # passes of each network that are not counted
+    sparsity:float = 50 # percent of the channels of every group
+    round_to:int = 8    # channels are kept in multiples of it
+
+QUICK = Sizes(size=32, batch=2, rounds=4, warmup=1)
+
+@dataclass
+class Arm:
+    "A network, and how long its passes took"
+    name:str
+    model:nn.Module
+    seconds:list = field(default_factory=list)
+
+    @torch.no_grad()
+    def run(self, x:torch.Tensor):
+        start = perf_counter()
+        self.model(x)
+        self.seconds.append(perf_counter()-start)
+
+def ours(model:nn.Module, sizes:Sizes, x:torch.Tensor)->tuple: # the masked network, the smaller one
+    "Prunes half of the channels of every group, and cuts them out"
+    model = copy.deepcopy(model)
+    masks = Sparsifier(model, 'group', 'local', large_final, example=x).sparsify(sizes.sparsity, round_to=sizes.round_to)
+    return model, shrink(model, masks, x)
+
+def theirs(model:nn.Module, sizes:Sizes, x:torch.Tensor)->nn.Module:
+    "The same share by fasterai"
+    model = copy.deepcopy(model)
+    with contextlib.redirect_stdout(io.StringIO()):
+        Pruner(model, sizes.sparsity/100, 'local', their_large_final, example_inputs=x[:1], round_to=sizes.round_to).prune_model()
+    return model.eval()
+
+def make_arms(sizes:Sizes, x:torch.Tensor)->list:
+    "All networks, from the same weights"
+    torch.manual_seed(0)
+    model = resnet18(num_classes=10).eval()
+    masked,small = ours(model, sizes, x)
+    arms = [Arm('dense', model), Arm('dense again (the noise)', copy.deepcopy(model)), Arm('lottery_nb, masked', masked), Arm('lottery_nb, cut', small)]
+    return [*arms, Arm('fasterai', theirs(model, sizes, x))] if has_fasterai else arms
+
+def measure(arms:list, sizes:Sizes, x:torch.Tensor):
+    "Sends the batch through all networks in turn"
+    shuffled = random.Random(0)
+    for _ in range(sizes.warmup+sizes.rounds):
+        for arm in shuffled.sample(arms, len(arms)): arm.run(x)
+    for arm in arms: del arm.seconds[:sizes.warmup]
+
+def rows(arms:list, x:torch.Tensor)->list: # dicts
+    "What came out, a row a network"
+    dense,found,macs = np.array(arms[0].seconds),[],count_macs(arms[0].model, x)
+    for arm in arms:
+        q1,median,q3 = np.percentile(dense/np.array(arm.seconds), [25,50,75]).tolist()
+        n,parameters = count_macs(arm.model, x),sum(p.numel() for p in arm.model.parameters())
+        found.append(dict(network=arm.name, parameters=parameters, macs=n, fewer=macs/n, faster=median, q1=q1, q3=q3,
+                          milliseconds=1000*float(np.median(arm.seconds)), seconds=arm.seconds))
+    return found
+
+def table(head:list, cells:list)->str:
+    "A markdown table that can be read as it is"
+    widths = [max(len(r[i]) for r in [head, *cells]) for i in range(len(head))]
+    lines = ['| ' + ' | '.join(c.ljust(w) for c,w in zip(r, widths)) + ' |' for r in [head, *cells]]
+    return '\n'.join([lines[0], '|' + '|'.join('-'*(w+2) for w in widths) + '|', *lines[1:]])
+
+def circumstances()->dict: # name -> value
+    "When and with what it was measured"
+    versions = {}
+    for o in ('lottery_nb', 'torch', 'torch-pruning', 'fasterai'):
+        with contextlib.suppress(PackageNotFoundError): versions[o] = version(o)
+    if not has_fasterai: versions.pop('fasterai', None)
+    load = ' '.join(f'{o:.2f}' for o in os.getloadavg()) if hasattr(os, 'getloadavg') else 'unknown'
+    return dict(date=datetime.now(timezone.utc).strftime('%Y-%m-%d'), cores=os.cpu_count(), threads=torch.get_num_threads(), load=load,
+                system=platform.platform(), python=platform.python_version(), **versions)
+
+def verdict(result:dict)->str:
+    "What is promised, and whether this run bears it out"
+    cut = next(r for r in result['rows'] if r['network']=='lottery_nb, cut')
+    said = f"cut, it runs {cut['faster']:.2f} times as fast as dense (promised: at least 2.3), with {cut['fewer']:.2f} times fewer multiply-adds"
+    return f"{'kept' if cut['faster']>=2.3 else 'NOT kept'}: {said}"
+
+def report(result:dict)->str:
+    "All of it as markdown"
+    s = result['sizes']
+    cells = [[r['network'], f"{r['parameters']:,}", f"{r['macs']:,}", f"{r['fewer']:.2f}", f"{r['faster']:.2f}", f"{r['q1']:.2f} to {r['q3']:.2f}",
+              f"{r['milliseconds']:.1f}"] for r in result['rows']]
+    return f"""# What cutting channels brings
+
+{', '.join(f'{k} {v}' for k,v in result['circumstances'].items())}
+
+ResNet-18, {s['batch']} images of {s['size']} by {s['size']} pixels, forward; {s['sparsity']:g} % of the channels of every group, multiples of
+{s['round_to']} kept. Medians of {s['rounds']} ratios to the dense network on the same batch in the same round.
+
+{table(['network', 'parameters', 'multiply-adds', 'times fewer', 'times as fast', 'middle half', 'ms a batch'], cells)}
+
+{result.get('verdict', '')}
+"""
+
+@call_parse
+def main(
+    size:int=None, # pixels, height and width of an image (default 128)
+    batch:int=None, # images a batch (default 16)
+    rounds:int=None, # passes of each network (default 60)
+    quick:store_true=False, # small images and few rounds, to see that it runs
+    json:str=None, # file for all results, with the seconds of every pass
+    markdown:str=None, # file for the table
+):
+    "What cutting channels brings, side by side with the dense network and fasterai's Pruner"
+    sizes = replace(QUICK if quick else Sizes(), **{k: v for k,v in dict(size=size, batch=batch, rounds=rounds).items() if v is not None})
+    if not has_fasterai: print("fasterai is not installed and is left out (pip install 'lottery_nb[bench]')", file=sys.stderr)
+    x = torch.randn(sizes.batch, 3, sizes.size, sizes.size, generator=torch.Generator().manual_seed(0))
+    arms,result = make_arms(sizes, x),dict(circumstances=circumstances(), sizes=asdict(sizes))
+    measure(arms, sizes, x)
+    result['rows'] = rows(arms, x)
+    if not quick: result['verdict'] = verdict(result)
+    print(report(result))
+    if markdown: Path(markdown).write_text(report(result), encoding='utf-8')
+    if json: Path(json).write_text(dumps(result, indent=1), encoding='utf-8')
