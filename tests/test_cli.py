@@ -218,7 +218,8 @@ def test_ctrl_c_and_going_on(tmp_path):
     "Exit status 130, a line, the finished rounds; the same command ends with what an undisturbed one finds"
     line = ['find', 'digits', '--rounds', '40', '--rate', '10', '--epochs', '2', '--out', 'd']
     env = {**os.environ, 'COLUMNS': '100', 'NO_COLOR': '1'}
-    process = subprocess.Popen([command, *line], cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding='utf-8')
+    process = subprocess.Popen([command, *line], cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding='utf-8',
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) # a shell's background jobs ignore it
     try:
         until = time.monotonic()+300
         while not (tmp_path/'d/round_02.safetensors').exists() and process.poll() is None and time.monotonic()<until: time.sleep(.05)
