@@ -69,10 +69,10 @@ def _misuse(error):
     if not isinstance(error, (TypeError,ValueError)) or not found or found[1] not in _options: return None
     return typer.BadParameter(f'{found[2]}: {found[3]}', param_hint=_options[found[1]])
 
-# %% ../nbs/11_cli.ipynb #07ef799e
+# %% ../nbs/11_cli.ipynb #9f1a0983
 def _reason(error):
     "An error in a line"
-    if isinstance(error, OSError) and error.strerror and error.filename: return f'{error.filename}: {error.strerror}'
+    if isinstance(error, OSError) and error.strerror and error.filename: return f'{error.filename2 or error.filename}: {error.strerror}'
     text = ' '.join(str(error).split())
     return text if isinstance(error, (OSError,ValueError)) and text else f'{type(error).__name__}: {text}'
 

@@ -37,7 +37,8 @@ def test_version(tmp_path):
 def test_result_goes_to_stdout_and_nothing_to_a_pipe_on_stderr(done):
     told,_ = done
     assert (told.returncode, told.stderr)==(0, '')
-    for words in ('Held-out accuracy', '2 seeds', 'after 40 steps', 'After 60 steps, at 64.3 % density', 'Saved: runs/demo/results.csv'): assert words in told.stdout
+    for words in ('Held-out accuracy', '2 seeds', 'after 40 steps', 'After 60 steps, at 64.3 % density', 'Saved: runs/demo/results.csv'):
+        assert words in told.stdout
     for sign in ('█', '\x1b', '\r', 'nan'): assert sign not in told.stdout
 
 def in_terminal(*args, cwd):
@@ -89,7 +90,7 @@ def test_same_settings_same_numbers(done, tmp_path):
     assert Ticket.load(out/'ticket.safetensors').masks==Ticket.load(tmp_path/'here/ticket.safetensors').masks
 
 bad = {'--seeds': [('0', 'seeds=0'), ('-1', 'seeds=-1'), ('two', 'valid integer'), ('1.5', 'valid integer')],
-       '--rounds': [('0', 'rounds=0')], '--steps': [('0', 'steps=0')], '--out': [(__file__, 'cannot be made a folder')], '--sparsity': [('9', 'No such option')]}
+       '--rounds': [('0', 'rounds=0')], '--steps': [('0', 'steps=0')], '--out': [(__file__, 'cannot be made a folder')], '--speed': [('9', 'No such option')]}
 
 @pytest.mark.parametrize('option,value,says', [(o, *case) for o,cases in bad.items() for case in cases])
 def test_bad_input(option, value, says, tmp_path):
@@ -458,9 +459,12 @@ def examples():
 
 def test_examples_of_the_help_are_true(tmp_path):
     "In the order of the help, each with few epochs; every command has one, and its own help shows it"
-    small = dict(demo='--rounds 1 --steps 30 --seeds 1 --quiet', find='--epochs 3 --rate 10 --quiet', train='--epochs 1 --quiet')
+    small = dict(demo='--rounds 1 --steps 30 --seeds 1 --quiet', find='--epochs 3 --rate 10 --quiet', train='--epochs 1 --quiet',
+                 sweep='--engine here --quiet')
+    (tmp_path/'rates.toml').write_text("file = 'rates.db'\nfunction = 'lottery_curve'\nseeds = 2\ngrid = {lr = [1e-3, 3e-3]}\n"
+                                       "settings = {model = 'digits_mlp', data = 'digits', rounds = 1, steps = 20}\n")
     told = examples()
-    assert list(told)==['demo', 'find', 'show', 'check', 'compare', 'train']
+    assert list(told)==['demo', 'find', 'show', 'check', 'compare', 'train', 'sweep']
     for name,line in told.items():
         assert line.startswith(f'{name} ') and f'lottery-nb {line}' in ' '.join(invoke_in(tmp_path, f'{name} --help').stdout.split())
         done = invoke_in(tmp_path, f'{line} {small.get(name, "")}')
