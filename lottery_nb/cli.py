@@ -69,10 +69,10 @@ def _misuse(error):
     if not isinstance(error, (TypeError,ValueError)) or not found or found[1] not in _options: return None
     return typer.BadParameter(f'{found[2]}: {found[3]}', param_hint=_options[found[1]])
 
-# %% ../nbs/11_cli.ipynb #07ef799e
+# %% ../nbs/11_cli.ipynb #9f1a0983
 def _reason(error):
     "An error in a line"
-    if isinstance(error, OSError) and error.strerror and error.filename: return f'{error.filename}: {error.strerror}'
+    if isinstance(error, OSError) and error.strerror and error.filename: return f'{error.filename2 or error.filename}: {error.strerror}'
     text = ' '.join(str(error).split())
     return text if isinstance(error, (OSError,ValueError)) and text else f'{type(error).__name__}: {text}'
 
@@ -378,12 +378,11 @@ _Workers = Annotated[int|None, typer.Option(help='For photos: processes that rea
 
 def _example(line): return dict(epilog=f'Example: `lottery-nb {line}`')
 
-# %% ../nbs/11_cli.ipynb #1d80428a
+# %% ../nbs/11_cli.ipynb #4263bac1
 def _settings(**kwargs):
     "`DemoSettings`, or the error as a command line says it"
-    core = _module('core')
     try:
-        for name,least in dict(seeds=1, rounds=1, epochs=2).items(): core.check_whole(name, kwargs[name], least)
+        for name,value in kwargs.items(): _module('core').check_whole(name, value, 1) # before PyTorch is imported
         return _module('demo').DemoSettings(**kwargs)
     except (TypeError,ValueError) as e: raise typer.BadParameter(str(e)) from e
 
@@ -394,28 +393,26 @@ def _folder(path):
     if not os.access(path, os.W_OK): raise typer.BadParameter(f'--out {path}: no permission to write there')
     return path
 
-# %% ../nbs/11_cli.ipynb #7f37aa2e
+# %% ../nbs/11_cli.ipynb #c5035e98
 @app.command('demo', **_example('demo --seeds 3 --rounds 4'))
 def _demo(
-    seeds:Annotated[int, typer.Option(help='How often to repeat everything, from other random numbers.')]=5,
-    sparsity:Annotated[float, typer.Option(help='Percent of the weights to prune, more than 0 and less than 100.')]=90.,
-    rounds:Annotated[int, typer.Option(help='Rounds of pruning and rewinding in a search.')]=5,
-    epochs:Annotated[int, typer.Option(help='Epochs in a round, at least 2.')]=8,
+    seeds:Annotated[int, typer.Option(help='How often to repeat everything, from other random numbers.')]=10,
+    rounds:Annotated[int, typer.Option(help='How often to prune: 20 % of what is left, each time.')]=8,
+    steps:Annotated[int, typer.Option(help='Batches in the training of a round.')]=400,
     out:Annotated[Path, typer.Option(help='Folder for the picture, the tables and the ticket.')]=Path('runs/demo'),
-    quiet:Annotated[bool, typer.Option('--quiet', '-q', help='No progress bars.')]=False,
+    quiet:_Quiet=False,
     as_json:_Json=False
 ):
     """Find lottery tickets on handwritten digits, and see whether they are worth it.
 
-    Trains, for every seed, a small dense network; searches it for a ticket, rewinding to epoch 0 and to epoch 1; and trains the mask
-    of the ticket on fresh weights as a control. Prints accuracies on held-out images and what can be said about their differences."""
-    settings,out,experiment = _settings(seeds=seeds, sparsity=sparsity, rounds=rounds, epochs=epochs),_folder(out),_module('demo')
-    with _working('demo'), experiment._progress(settings, _console(stderr=True), quiet) as tell: d = experiment.demo(settings, tell)
-    try: paths = d.save(out)
-    except OSError as e:
-        _complain('demo', f'the results could not be saved: {e}')
-        raise typer.Exit(1) from e
-    if as_json: _print_json(d.summary())
+    For every seed, trains a small dense network, and prunes and rewinds it in rounds; beside the ticket of each round three controls are
+    trained: its masks on fresh weights, its masks shuffled, and random ones. Prints accuracies on held-out images, and what can be said
+    about their differences."""
+    settings,out,experiment = _settings(seeds=seeds, rounds=rounds, steps=steps),_folder(out),_module('demo')
+    with _working('demo'):
+        d = experiment.demo(settings, progress=not quiet and sys.stderr.isatty())
+        paths = d.save(out)
+    if as_json: _print_json(experiment._facts(d))
     else: experiment._print_result(d, paths, _console())
 
 # %% ../nbs/11_cli.ipynb #c88c545a

@@ -9,7 +9,7 @@ from models import differing
 from lottery_nb.ticket import Ticket, random_ticket
 
 command = Path(sysconfig.get_path('scripts'))/'lottery-nb'
-tiny = ['demo', '--seeds', '2', '--sparsity', '80', '--rounds', '2', '--epochs', '2']
+tiny = ['demo', '--seeds', '2', '--rounds', '2', '--steps', '60']
 files = {'results.csv', 'results.json', 'demo.png', 'ticket.safetensors'}
 
 def run(*args, cwd, **env):
@@ -28,39 +28,57 @@ def test_help(tmp_path):
     assert told.returncode==0 and 'demo' in told.stdout and '--version' in told.stdout and not told.stderr
     told = invoke('demo', '--help', folder=tmp_path)
     assert told.exit_code==0 and not told.stderr
-    for option in ('--seeds', '--sparsity', '--rounds', '--epochs', '--out', '--quiet', '--json'): assert option in told.stdout
+    for option in ('--seeds', '--rounds', '--steps', '--out', '--quiet', '--json'): assert option in told.stdout
 
 def test_version(tmp_path):
     told = run('--version', cwd=tmp_path)
     assert (told.returncode, told.stdout, told.stderr)==(0, f"lottery-nb {version('lottery_nb')}\n", '')
 
-def test_result_goes_to_stdout_and_progress_to_stderr(done):
+def test_result_goes_to_stdout_and_nothing_to_a_pipe_on_stderr(done):
     told,_ = done
-    assert told.returncode==0, told.stderr
-    for words in ('Held-out accuracy', '2 seeds', 'after 2 epochs', 'At 20 % density', 'Saved: runs/demo/results.csv'): assert words in told.stdout
-    for sign in ('━╸', '\x1b', '\r'): assert sign not in told.stdout
-    assert '32/32' in told.stderr and 'Warning' not in told.stderr
+    assert (told.returncode, told.stderr)==(0, '')
+    for words in ('Held-out accuracy', '2 seeds', 'after 40 steps', 'After 60 steps, at 64.3 % density', 'Saved: runs/demo/results.csv'):
+        assert words in told.stdout
+    for sign in ('█', '\x1b', '\r', 'nan'): assert sign not in told.stdout
+
+def in_terminal(*args, cwd):
+    "Exit status, and what a process writes to an error stream that is a terminal, and to an output that is none"
+    pty = pytest.importorskip('pty')
+    master,slave = pty.openpty()
+    env = {k: v for k,v in os.environ.items() if k!='NO_COLOR'} | dict(TERM='xterm-256color', COLUMNS='100')
+    with open(cwd/'stdout', 'wb') as out:
+        process = subprocess.Popen([command, *args], cwd=cwd, env=env, stdout=out, stderr=slave, stdin=slave)
+    os.close(slave)
+    said = b''
+    with suppress(OSError): # so it ends on Linux
+        while piece:=os.read(master, 4096): said += piece
+    os.close(master)
+    return process.wait(60), said.decode(), (cwd/'stdout').read_text(encoding='utf-8')
+
+def test_progress_goes_to_a_terminal_on_stderr(tmp_path):
+    code,said,out = in_terminal(*tiny, '--json', cwd=tmp_path)
+    assert code==0 and 'round 2/2, 64.3 % kept' in said and 'Warning' not in said
+    assert len(strictly(out)['findings'])==2*2*4
 
 def test_files_are_there_and_can_be_read(done):
     _,out = done
     assert {o.name for o in out.iterdir()}==files
-    df,summary = pd.read_csv(out/'results.csv'), json.loads((out/'results.json').read_text(encoding='utf-8'))
-    assert list(df)==['arm', 'seed', 'round', 'epoch', 'trained', 'sparsity', 'accuracy'] and not df.isna().any().any()
-    assert dict(df.groupby('arm').size())==dict(dense=4, ticket=12, rewound=12, fresh=4)
-    assert df.accuracy.between(0, 100).all()
-    assert summary['settings']==dict(seeds=2, sparsity=80, rounds=2, epochs=2)
+    df,summary = pd.read_csv(out/'results.csv'), strictly((out/'results.json').read_text(encoding='utf-8'))
+    assert list(df)==['arm', 'seed', 'round', 'density', 'step', 'metric', 'value'] and not df.isna().any().any()
+    assert dict(df[df.step==60].groupby('arm').size())==dict(dense=4, ticket=8, reinit=8, shuffle=8, random=8) # seeds, rounds, metrics
+    assert df[df.metric=='accuracy'].value.between(0, 1).all() and set(df.seed)=={100,101}
+    assert summary['settings']==dict(seeds=2, rounds=2, steps=60) and len(summary['summary'])==2*(1+4*2)
     assert summary['versions']['lottery_nb']==version('lottery_nb')
     assert (out/'demo.png').read_bytes().startswith(b'\x89PNG')
 
-def test_ticket_is_the_one_of_the_results(done):
+def test_ticket_is_as_sparse_as_the_results_and_can_be_trained_again(done, tmp_path):
+    "`train` gives what the demo has measured, bit for bit"
     _,out = done
     ticket,df = Ticket.load(out/'ticket.safetensors'), pd.read_csv(out/'results.csv')
-    assert ticket.masks.sparsity==80 and ticket.meta['seed']==100 and ticket.trained
-    from lottery_nb.cli import digits_learner
-    learn = digits_learner()
-    ticket.trained_into(learn.model)
-    with learn.no_bar(), learn.no_logging(): right = learn.validate()[1]
-    assert 100*right==pytest.approx(df.query('arm=="ticket" and seed==100').accuracy.iloc[-1], abs=1e-3)
+    assert ticket.masks.density==df.density.min() and ticket.meta['seed']==100 and ticket.meta['setup']['epochs']==3
+    told = invoke('train', str(out/'ticket.safetensors'), '--json', '-q', '--out', 'again', folder=tmp_path)
+    assert strictly(told.stdout)['epochs'][-1]['accuracy']==ticket.meta['epochs'][-1]['accuracy']
+    assert not differing(Ticket.load(tmp_path/'again').trained, ticket.trained)
 
 def test_same_settings_same_numbers(done, tmp_path):
     "Also with another number of threads; and `--json --quiet` prints the summary and nothing else"
@@ -72,8 +90,7 @@ def test_same_settings_same_numbers(done, tmp_path):
     assert Ticket.load(out/'ticket.safetensors').masks==Ticket.load(tmp_path/'here/ticket.safetensors').masks
 
 bad = {'--seeds': [('0', 'seeds=0'), ('-1', 'seeds=-1'), ('two', 'valid integer'), ('1.5', 'valid integer')],
-       '--sparsity': [('0', 'sparsity=0'), ('100', 'sparsity=100'), ('101', 'sparsity=101'), ('-1', 'sparsity=-1'), ('nan', 'sparsity=nan'), ('half', 'valid')],
-       '--rounds': [('0', 'rounds=0')], '--epochs': [('1', 'epochs=1')], '--out': [(__file__, 'cannot be made a folder')], '--speed': [('9', 'No such option')]}
+       '--rounds': [('0', 'rounds=0')], '--steps': [('0', 'steps=0')], '--out': [(__file__, 'cannot be made a folder')], '--speed': [('9', 'No such option')]}
 
 @pytest.mark.parametrize('option,value,says', [(o, *case) for o,cases in bad.items() for case in cases])
 def test_bad_input(option, value, says, tmp_path):
@@ -103,12 +120,12 @@ def test_no_permission_to_write(tmp_path, monkeypatch):
 def test_failed_run(tmp_path):
     "A result that cannot be written: exit status 1, and the reason"
     (tmp_path/'results.csv'/'in the way').mkdir(parents=True)
-    told = run('demo', '--seeds', '1', '--rounds', '1', '--epochs', '2', '--out', '.', cwd=tmp_path)
-    assert told.returncode==1 and not told.stdout and 'the results could not be saved' in told.stderr
+    told = run('demo', '--seeds', '1', '--rounds', '1', '--steps', '30', '--out', '.', cwd=tmp_path)
+    assert told.returncode==1 and not told.stdout and told.stderr.startswith('lottery-nb demo: results.csv: ') and told.stderr.count('\n')==1
     assert [o.name for o in tmp_path.iterdir()]==['results.csv']
 
 def test_one_seed_claims_nothing(tmp_path):
-    told = invoke('demo', '--seeds', '1', '--rounds', '1', '--epochs', '2', '--quiet', folder=tmp_path)
+    told = invoke('demo', '--seeds', '1', '--rounds', '1', '--steps', '30', '--quiet', folder=tmp_path)
     assert told.exit_code==0 and '1 seed cannot tell' in told.stdout and 'beats' not in told.stdout and 'nan' not in told.stdout
     json.loads((tmp_path/'runs/demo/results.json').read_text(encoding='utf-8'))
 
@@ -117,7 +134,7 @@ def test_global_state_is_left_alone():
     from lottery_nb.cli import DemoSettings, demo
     def state(): return torch.get_num_threads(), torch.get_rng_state().tolist(), random.getstate()
     before = state()
-    demo(DemoSettings(seeds=1, rounds=1, epochs=2))
+    demo(DemoSettings(seeds=1, rounds=1, steps=30), progress=False)
     assert state()==before
 
 # --- every command
@@ -406,7 +423,7 @@ def test_take_away_stands_alone(tmp_path):
     "ticket.safetensors has all that every arm needs; demo's has it too"
     made = invoke_in(tmp_path, 'find digits --rounds 1 --rate 10 --epochs 3 --out d --json -q')
     if strictly(made.stdout)['matching'] is None: pytest.fail('choose settings that give a matching ticket')
-    assert invoke_in(tmp_path, 'demo --seeds 1 --rounds 1 --epochs 2 -q').exit_code==0
+    assert invoke_in(tmp_path, 'demo --seeds 1 --rounds 1 --steps 30 -q').exit_code==0
     for name,path in dict(find='d', demo='runs/demo').items():
         shutil.copy(tmp_path/path/'ticket.safetensors', tmp_path/name)
         for arm in ('ticket','reinit','shuffle','dense'): assert invoke_in(tmp_path, f'train {name} --arm {arm} --epochs 1 -q').exit_code==0
@@ -443,9 +460,12 @@ def examples():
 
 def test_examples_of_the_help_are_true(tmp_path):
     "In the order of the help, each with few epochs; every command has one, and its own help shows it"
-    small = dict(demo='--rounds 1 --epochs 2 --seeds 1 --quiet', find='--epochs 3 --rate 10 --quiet', train='--epochs 1 --quiet')
+    small = dict(demo='--rounds 1 --steps 30 --seeds 1 --quiet', find='--epochs 3 --rate 10 --quiet', train='--epochs 1 --quiet',
+                 sweep='--engine here --quiet')
+    (tmp_path/'rates.toml').write_text("file = 'rates.db'\nfunction = 'lottery_curve'\nseeds = 2\ngrid = {lr = [1e-3, 3e-3]}\n"
+                                       "settings = {model = 'digits_mlp', data = 'digits', rounds = 1, steps = 20}\n")
     told = examples()
-    assert list(told)==['demo', 'find', 'show', 'check', 'compare', 'train']
+    assert list(told)==['demo', 'find', 'show', 'check', 'compare', 'train', 'sweep']
     for name,line in told.items():
         assert line.startswith(f'{name} ') and f'lottery-nb {line}' in ' '.join(invoke_in(tmp_path, f'{name} --help').stdout.split())
         done = invoke_in(tmp_path, f'{line} {small.get(name, "")}')
@@ -467,5 +487,5 @@ def test_a_terminal_gets_colours_unless_told_otherwise(env, colours, tmp_path):
 
 def test_the_experiment_is_still_here():
     import lottery_nb.cli as cli, lottery_nb.demo as demo
-    for name in ('DemoSettings', 'Demo', 'digits_mlp', 'digits_learner', 'mean_interval', 'first_seed'): assert getattr(cli, name) is getattr(demo, name)
-    with pytest.raises(AttributeError): cli._one_seed
+    for name in ('DemoSettings', 'Demo', 'demo', 'digits_mlp', 'first_seed'): assert getattr(cli, name) is getattr(demo, name)
+    with pytest.raises(AttributeError): cli._one_thread
