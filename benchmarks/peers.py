@@ -26,7 +26,7 @@ from overhead import circumstances, has_fasterai, load, sparsity, table
 from torch import nn
 
 from lottery_nb.callback import SparsifyCallback
-from lottery_nb.cli import digits_mlp
+from lottery_nb.data import digits_mlp
 from lottery_nb.criteria import large_final
 from lottery_nb.data import digits_dls
 from lottery_nb.replicates import lottery_curve

@@ -18,7 +18,7 @@ import numpy as np
 from fastcore.script import call_parse, store_true
 from overhead import circumstances, load, table
 
-from lottery_nb.cli import digits_mlp
+from lottery_nb.data import digits_mlp
 from lottery_nb.data import digits_dls
 from lottery_nb.replicates import lottery_curve, memory_needed
 

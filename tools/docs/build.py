@@ -37,7 +37,10 @@ Home <self>
 :caption: More
 
 background
-Benchmarks <benchmarks>
+Benchmark: what pruning costs <benchmarks>
+Benchmark: error bars <benchmark_replicates>
+Benchmark: a curve, beside a peer <benchmark_peers>
+Benchmark: channels cut out <benchmark_shrink>
 changelog
 contributing
 ```

@@ -18,7 +18,8 @@ from nbdev.processors import strip_ansi as strip_stream
 from nbdev.showdoc import show_doc
 
 PROCS = [populate_language, add_show_docs, strip_stream, hide_line, rm_header_dash, rm_export, clean_magics, hide_]
-TEXTS = {'benchmarks/overhead.md': 'benchmarks.md', 'CHANGELOG.md': 'changelog.md', 'CONTRIBUTING.md': 'contributing.md'} # pages that are no notebooks
+TEXTS = {'benchmarks/overhead.md': 'benchmarks.md', 'benchmarks/replicates.md': 'benchmark_replicates.md', 'benchmarks/peers.md': 'benchmark_peers.md',
+         'benchmarks/shrink.md': 'benchmark_shrink.md', 'CHANGELOG.md': 'changelog.md', 'CONTRIBUTING.md': 'contributing.md'} # pages that are no notebooks
 TAKEN = {'search': 'find_ticket'} # Sphinx has a page of this name
 CODE = re.compile(r'(^ *```.*?^ *```[^\n]*$|`[^`\n]+`)', re.M | re.S) # blocks and spans of code: they are left as they are
 NAME = re.compile(r'^ *```.*?^ *```[^\n]*$|^#[^\n]*$|\[`[^`\n]+`\]|(?P<name>`[^`\n]+`)', re.M | re.S)
@@ -123,7 +124,8 @@ def relink(text, names):
     def moved(m):
         target = m[2]
         if target.endswith('.ipynb'): target = page(Path(target)) + '.ipynb'
-        return m[1] + TEXTS.get(re.sub(r'^(\.\./)+', '', target), target)
+        up,name = re.fullmatch(r'((?:\.\./)*)(.*)', target).groups()
+        return m[1] + (up.removeprefix('../') + TEXTS[name] if name in TEXTS else target) # the notebooks' folder is the site's root
     return names(''.join(part if i%2 else LINK.sub(moved, part) for i,part in enumerate(CODE.split(text))))
 
 def is_text(cell): return not re.fullmatch(r'[\W\d_]*|nan|None|True|False|.*\d.*', cell.text.strip()) or len(cell.text)>40
