@@ -216,7 +216,7 @@ class _Recipe:
 
     def sparsifier(self, learn):
         "The sparsifier of a learner's model"
-        return Sparsifier(learn.model, **self.how, example=first_batch(learn.dls) if self.how['granularity']=='group' else None)
+        return Sparsifier(learn.model, **self.how, example=first_batch(learn.dls) if self.how.get('granularity')=='group' else None)
 
 # %% ../nbs/07_search.ipynb #848df8c2
 @patch
