@@ -160,6 +160,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'lottery_nb.cli._console': ('cli.html#_console', 'lottery_nb/cli.py'),
                                 'lottery_nb.cli._control': ('cli.html#_control', 'lottery_nb/cli.py'),
                                 'lottery_nb.cli._data': ('cli.html#_data', 'lottery_nb/cli.py'),
+                                'lottery_nb.cli._data_is_an_option': ('cli.html#_data_is_an_option', 'lottery_nb/cli.py'),
                                 'lottery_nb.cli._demo': ('cli.html#_demo', 'lottery_nb/cli.py'),
                                 'lottery_nb.cli._density': ('cli.html#_density', 'lottery_nb/cli.py'),
                                 'lottery_nb.cli._differing': ('cli.html#_differing', 'lottery_nb/cli.py'),

@@ -58,9 +58,10 @@ def _table(rows, columns, left=()):
     for row in rows: t.add_row(*row)
     return t
 
-# %% ../nbs/11_cli.ipynb #3d690481
+# %% ../nbs/11_cli.ipynb #3091d60a
 _options = dict(data='DATA', path='DATA', prune='--rate', criteria='--criterion', num_workers='--workers', dir='--out',
-                **{o: f'--{o}' for o in ('arch','rounds','rewind','granularity','method','epochs','lr','bs','size','seed','threads','seconds')}) # argument -> option
+                **{o: f'--{o}' for o in ('arch','rounds','rewind','granularity','method','epochs','lr','bs','size','seed',
+                                          'threads','seconds')}) # argument -> option
 
 def _misuse(error):
     "An error of a function as one of the command line; None if no option is to blame"
@@ -641,7 +642,16 @@ def _draw_profile(p, path):
     fig.savefig(png, format='png', dpi=120)
     _module('ticket')._write_atomically(path, png.getvalue())
 
-# %% ../nbs/11_cli.ipynb #8de9f9b1
+# %% ../nbs/11_cli.ipynb #f07db7c8
+@contextmanager
+def _data_is_an_option():
+    "Inside, what is said against `DATA` is said against `--data`"
+    try: yield
+    except typer.BadParameter as e:
+        if e.param_hint=='DATA': e.param_hint = '--data'
+        raise
+
+# %% ../nbs/11_cli.ipynb #28ae4092
 @app.command('profile', **_example('profile runs/digits/ticket.safetensors --png profile.png'))
 def _profile(
     ticket:_TicketFile,
@@ -657,7 +667,7 @@ def _profile(
     """Say what a ticket saves: weights, multiply-adds, bytes, time and memory, beside its dense network, on the CPU.
 
     Where its masks prune whole channels, also what the smaller network without these takes."""
-    with _working('profile'):
+    with _data_is_an_option(), _working('profile'):
         loaded = _load_ticket(ticket)
         setup = _train_setup(ticket, loaded, dict(data=data, arch=arch, bs=bs, size=size))
         found = _profiled(loaded, setup, threads, seconds)

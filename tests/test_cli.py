@@ -520,7 +520,7 @@ def test_profile_of_photos(photos, tmp_path):
 
 wrong_profiles = [('t --threads 0', '--threads', 'at least 1'), ('t --threads 1000000', '--threads', 'cores'), ('t --seconds 0', '--seconds', 'more than 0'),
                   ('t --seconds nan', '--seconds', 'more than 0'), ('t --bs 0', '--bs', 'at least 1'), ('t --size 9', '--size', '8 by 8'),
-                  ('t --arch resnet18', '--arch', 'digits_mlp'), ('t --data moon', 'DATA', 'moon'), ('t --png .', '--png', 'directory'),
+                  ('t --arch resnet18', '--arch', 'digits_mlp'), ('t --data moon', '--data: ', 'moon'), ('t --png .', '--png', 'directory'),
                   ('bare', '--data', 'does not say'), ('nowhere', 'TICKET', 'does not exist'), ('t --epochs 3', '--epochs', 'No such option')]
 
 @pytest.mark.parametrize('line,option,says', wrong_profiles, ids=[o[0] for o in wrong_profiles])
