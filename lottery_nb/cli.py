@@ -58,9 +58,10 @@ def _table(rows, columns, left=()):
     for row in rows: t.add_row(*row)
     return t
 
-# %% ../nbs/11_cli.ipynb #dbc83072
+# %% ../nbs/11_cli.ipynb #3091d60a
 _options = dict(data='DATA', path='DATA', prune='--rate', criteria='--criterion', num_workers='--workers', dir='--out',
-                **{o: f'--{o}' for o in ('arch','rounds','rewind','granularity','method','epochs','lr','bs','size','seed')}) # argument -> option
+                **{o: f'--{o}' for o in ('arch','rounds','rewind','granularity','method','epochs','lr','bs','size','seed',
+                                          'threads','seconds')}) # argument -> option
 
 def _misuse(error):
     "An error of a function as one of the command line; None if no option is to blame"
@@ -591,3 +592,82 @@ def _sweep(
     if as_json: _print_json(df.to_dict('records'))
     else: _print_status(df, _console())
     if (df.status=='failed').any(): raise typer.Exit(1)
+
+# %% ../nbs/11_cli.ipynb #f06b4155
+def _may_be_cut(masks):
+    "Whether masks prune a whole filter or input channel of a layer, or something that goes with one"
+    return any(not m.all() if m.dim()<2 else any(not m.transpose(0, d).flatten(1).any(1).all() for d in (0,1)) for m in masks.values())
+
+def _without_channels(ticket, model, x):
+    "The network of a ticket without the channels that its masks prune whole, by name; empty if none can go"
+    if not _may_be_cut(ticket.masks): return {}
+    try: small = _module('shrink').shrink(model, ticket, x[:2])
+    except (TypeError,ValueError) as e:
+        warnings.warn(f'no channels were cut: {e}')
+        return {}
+    return dict(shrunk=small) if small.shrunk.table.cut.any() else {}
+
+# %% ../nbs/11_cli.ipynb #1fd045c5
+def _profiled(ticket, setup, threads=None, seconds=10.):
+    "The `Profile` of a ticket beside its dense network, on the CPU, for a batch of the data that it was found with"
+    if threads and threads>os.cpu_count(): raise ValueError(f'threads={threads}: expected at most {os.cpu_count()}, as many as there are cores')
+    data,kit = _module('data'),_module('profile')
+    kit._check_settings(1, seconds, threads, None, None)
+    with _module('search')._seeded(setup['seed'], 'profile'):
+        dls = data.dls_by_name(setup['data'], setup['bs'], setup['seed'], setup['size'], 0).cpu()
+        x,dense = dls.valid.one_batch()[0].as_subclass(import_module('torch').Tensor)[:setup['bs']],data.model_by_name(setup['arch'], dls)
+        ticket._check_fits(dense)
+        if ticket.whole is not None: ticket.dense().apply_to(dense)
+        return kit.profile({'dense': dense}, x, {'ticket': ticket, **_without_channels(ticket, dense, x)}, threads=threads, seconds=seconds)
+
+# %% ../nbs/11_cli.ipynb #8e1fcfd0
+def _print_profile(p, console):
+    "A row for every quantity, with its ratio to the dense network's; a sentence on the time"
+    kit,(first,*others) = _module('profile'),p.table.index
+    def row(k): return [kit._quantities[k], kit._number(k, p.table[k][first]),
+                        *(o for n in others for o in (kit._number(k, p.table[k][n]), f"{p.table[f'{k}_ratio'][n]:.2f}×"))]
+    console.print(_table(map(row, p._measured(kit._quantities)), ['',first,*(o for n in others for o in (n,'ratio'))], left=['']))
+    for n,o in p.table.loc[others].iterrows():
+        _say(console, f'{n}: {o.latency_ratio:.2f} times as long as {first} (quartiles {o.latency_ratio_q1:.2f} to {o.latency_ratio_q3:.2f}).')
+    _say(console, p._how())
+
+def _draw_profile(p, path):
+    "Writes a picture of all quantities to a PNG file"
+    from matplotlib.figure import Figure
+    fig,png = Figure(figsize=(7, 3+.8*len(p.table)), layout='constrained'),io.BytesIO()
+    p.plot(fig.subplots())
+    fig.savefig(png, format='png', dpi=120)
+    _module('ticket')._write_atomically(path, png.getvalue())
+
+# %% ../nbs/11_cli.ipynb #f07db7c8
+@contextmanager
+def _data_is_an_option():
+    "Inside, what is said against `DATA` is said against `--data`"
+    try: yield
+    except typer.BadParameter as e:
+        if e.param_hint=='DATA': e.param_hint = '--data'
+        raise
+
+# %% ../nbs/11_cli.ipynb #28ae4092
+@app.command('profile', **_example('profile runs/digits/ticket.safetensors --png profile.png'))
+def _profile(
+    ticket:_TicketFile,
+    data:Annotated[str|None, typer.Option(help='As for `find`.', show_default='as it was found')]=None,
+    arch:Annotated[str|None, typer.Option(help='As for `find`.', show_default='as it was found')]=None,
+    bs:Annotated[int|None, typer.Option(help='Images in a batch.', show_default='as it was found')]=None,
+    size:Annotated[int|None, typer.Option(help='For photos: pixels, height and width.', show_default='as it was found')]=None,
+    threads:Annotated[int|None, typer.Option(help='CPU threads that compute.', show_default='as PyTorch has it')]=None,
+    seconds:Annotated[float, typer.Option(help='How long to take the time, at most.')]=10.,
+    png:Annotated[Path|None, typer.Option(dir_okay=False, help='Draw it, into this PNG file.', show_default=False)]=None,
+    as_json:_Json=False
+):
+    """Say what a ticket saves: weights, multiply-adds, bytes, time and memory, beside its dense network, on the CPU.
+
+    Where its masks prune whole channels, also what the smaller network without these takes."""
+    with _data_is_an_option(), _working('profile'):
+        loaded = _load_ticket(ticket)
+        setup = _train_setup(ticket, loaded, dict(data=data, arch=arch, bs=bs, size=size))
+        found = _profiled(loaded, setup, threads, seconds)
+        if png: _draw_profile(found, png)
+    if as_json: _print_json(dict(file=str(ticket), setup={k: setup[k] for k in ('data','arch','bs','size')}, **found.summary()))
+    else: _print_profile(found, _console())

@@ -489,3 +489,75 @@ def test_the_experiment_is_still_here():
     import lottery_nb.cli as cli, lottery_nb.demo as demo
     for name in ('DemoSettings', 'Demo', 'demo', 'digits_mlp', 'first_seed'): assert getattr(cli, name) is getattr(demo, name)
     with pytest.raises(AttributeError): cli._one_thread
+
+def profiled(folder, line):
+    told = invoke_in(folder, f'profile {line} --threads 1 --seconds .05 --json')
+    assert told.exit_code==0 and not told.stderr, told.stderr
+    return strictly(told.stdout)
+
+def test_profile(made, tmp_path):
+    "Counts are those of the ticket; a table, a picture, and nothing on the error stream"
+    ticket = Ticket.load(made[1]/'runs/digits/round_02.safetensors')
+    told = invoke_in(made[1], f'profile runs/digits/round_02.safetensors --threads 1 --seconds .05 --png {tmp_path}/p.png')
+    assert told.exit_code==0 and not told.stderr
+    words = 'multiply-adds','time of a pass','ticket file','0.25×','times as long as dense','64 × 1 × 8 × 8 on cpu, 1 CPU thread'
+    for o in words: assert o in told.stdout
+    with Image.open(tmp_path/'p.png') as image: assert min(image.size)>300 and len(image.getcolors(10**6))>10
+    facts = profiled(made[1], 'runs/digits/round_02.safetensors --bs 16')
+    dense,sparse,*_ = facts['networks'] # and perhaps a third: a hidden unit that no weight is left of is gone
+    assert [dense['network'], sparse['network']]==['dense', 'ticket'] and facts['facts']['example']==[[16,1,8,8]] and facts['setup']['bs']==16
+    assert dense['macs']==sparse['macs']==16*50_200 and sparse['macs_nonzero']==16*ticket.masks.n_kept and sparse['nonzero']==ticket.masks.n_kept+410
+
+def test_profile_measures_the_dense_network_that_the_ticket_came_from(tmp_path):
+    "If the file holds the pruned weights, the dense network has them: the same file in every run"
+    digits_ticket(90).save(tmp_path/'whole', whole=True)
+    sizes = [profiled(tmp_path, 'whole --data digits')['networks'][0]['file_zipped'] for _ in range(2)]
+    assert sizes[0]==sizes[1]
+
+@pytest.mark.parametrize('granularity,cut', [('row',True), ('weight',False)])
+def test_profile_cuts_what_can_be_cut(granularity, cut, tmp_path):
+    "Rows of the hidden layers are units; where they are gone, the network without them is in the table"
+    import torch
+    from lottery_nb.data import digits_mlp
+    from lottery_nb.shrink import count_macs
+    from lottery_nb.sparsifier import Sparsifier
+    net = digits_mlp()
+    for m in net: # without biases a pruned unit is 0
+        if isinstance(m, torch.nn.Linear): torch.nn.init.zeros_(m.bias)
+    state = {k: t.detach().clone() for k,t in net.state_dict().items()}
+    masks = Sparsifier(net, granularity, 'local', layers=['1','3']).sparsify(50)
+    Ticket(masks, state).save(tmp_path/'t')
+    rows = profiled(tmp_path, 't --data digits --bs 8')['networks']
+    assert [o['network'] for o in rows]==['dense','ticket','shrunk'][:2+cut]
+    if cut: assert rows[2]['macs']==8*(64*150+150*50+50*10)<rows[1]['macs']==8*count_macs(net, torch.zeros(2,1,8,8))
+
+def test_profile_of_photos(photos, tmp_path):
+    "Convs, and how many pixels"
+    from torchvision.models import squeezenet1_1
+    random_ticket(squeezenet1_1(num_classes=2), 50, 0).save(tmp_path/'t')
+    small,large = (profiled(photos, f'{tmp_path}/t --data photos --arch squeezenet1_1 --bs 2 --size {n}') for n in (32,64))
+    assert [o['facts']['example'] for o in (small,large)]==[[[2,3,32,32]], [[2,3,64,64]]]
+    assert large['networks'][0]['macs']>3*small['networks'][0]['macs']
+
+wrong_profiles = [('t --threads 0', '--threads', 'at least 1'), ('t --threads 1000000', '--threads', 'cores'), ('t --seconds 0', '--seconds', 'more than 0'),
+                  ('t --seconds nan', '--seconds', 'more than 0'), ('t --bs 0', '--bs', 'at least 1'), ('t --size 9', '--size', '8 by 8'),
+                  ('t --arch resnet18', '--arch', 'digits_mlp'), ('t --data moon', '--data: ', 'moon'), ('t --png .', '--png', 'directory'),
+                  ('bare', '--data', 'does not say'), ('nowhere', 'TICKET', 'does not exist'), ('t --epochs 3', '--epochs', 'No such option')]
+
+@pytest.mark.parametrize('line,option,says', wrong_profiles, ids=[o[0] for o in wrong_profiles])
+def test_wrong_use_of_profile(line, option, says, tmp_path):
+    digits_ticket(setup=dict(data='digits')).save(tmp_path/'t'), digits_ticket().save(tmp_path/'bare')
+    told = invoke_in(tmp_path, f'profile {line}')
+    text = ' '.join(told.stderr.replace('│', ' ').split())
+    assert told.exit_code==2 and not told.stdout and option in text and says in text, text
+    assert {o.name for o in tmp_path.iterdir()}=={'t', 'bare'}
+
+def test_profile_that_fails(tmp_path):
+    "A damaged file, a ticket of another network, a picture that cannot be written: status 1 and a line"
+    import torch
+    digits_ticket().save(tmp_path/'t'), (tmp_path/'in the way').write_text('')
+    random_ticket(torch.nn.Linear(3, 2), 50).save(tmp_path/'other')
+    (tmp_path/'damaged').write_bytes((tmp_path/'t').read_bytes()[:-1])
+    for line,says in (('damaged', 'damaged'), ('other', 'another model'), ('t --png "in the way/p.png"', 'in the way')):
+        told = invoke_in(tmp_path, f'profile {line} --data digits --seconds .05')
+        assert told.exit_code==1 and not told.stdout and says in told.stderr and told.stderr.count('\n')==1, told.stderr
