@@ -51,7 +51,10 @@ def _inputs_for(net, example):
     at = next((t.device for t in [*net.parameters(), *net.buffers()]), torch.device('cpu'))
     return tuple(_wide(o.detach().as_subclass(Tensor).to(at)) for o in _few(_check_example(example)))
 
-# %% ../nbs/04_channels.ipynb #d657af23
+# %% ../nbs/04_channels.ipynb #91a9bfc2
+class _Decides(Exception):
+    "The way through a model depends on the values of its input"
+
 def _send(net, inputs):
     "What the network makes of the inputs. Raises `ValueError` if it cannot take them"
     try: return net(*inputs)
@@ -103,15 +106,12 @@ def _batch_norm(func, x, w, *args):
     cut = (w==0).view(-1, *[1]*(x.dim()-2))
     return y.masked_fill(x.isnan() & ~cut, float('nan')),*rest
 
-# %% ../nbs/04_channels.ipynb #d3ce85fe
+# %% ../nbs/04_channels.ipynb #88023883
 _rules = {_aten.convolution: _convolution, _aten.addmm: _addmm, _aten.linear: _linear, _aten.mul: _times, _aten.mul_: _times_,
           _aten.native_batch_norm: _batch_norm, _aten.cudnn_batch_norm: _batch_norm,
           _aten.mm: lambda func,a,b: _product(torch.mm, a, b), _aten.bmm: lambda func,a,b: _product(torch.bmm, a, b)}
 _forgetful = (_aten.nan_to_num, _aten.fmax, _aten.fmin, _aten.nansum, _aten.nanmean, _aten.pow) # may make a number of NaN
 _deciding = (_aten._local_scalar_dense, _aten.is_nonzero, _aten.nonzero, _aten.masked_select, _aten.equal) # Python, or a shape, comes to know a value
-
-class _Decides(Exception):
-    "The way through a model depends on the values of its input"
 
 # %% ../nbs/04_channels.ipynb #4d523ed7
 class _Unknown(TorchDispatchMode):
@@ -139,12 +139,12 @@ def mark(self:_Unknown, t, lost):
     if not t.is_floating_point(): self.made.append(t)
     elif lost: t.fill_(float('nan'))
 
-# %% ../nbs/04_channels.ipynb #dbbc0e69
+# %% ../nbs/04_channels.ipynb #1d7b2dc5
 def _where(error):
     "The line of the model's own code at which an error came up, as text"
     frames = [(f,n) for f,n in traceback.walk_tb(error.__traceback__) if not f.f_globals.get('__name__', '').startswith(('torch.', 'lottery_nb.'))]
-    frame,line = next(((f,n) for f,n in reversed(frames) if f.f_code.co_name!='<module>' and isinstance(f.f_locals.get('self'), nn.Module)), (None,None))
-    return f'in {type(frame.f_locals["self"]).__name__}.{frame.f_code.co_name}, line {line}' if frame else 'somewhere in it'
+    own = [(type(o).__name__, f.f_code.co_name, line) for f,line in frames if isinstance(o:=f.f_locals.get(next(iter(f.f_code.co_varnames), '')), nn.Module)]
+    return 'in {}.{}, line {}'.format(*own[-1]) if own else 'somewhere in it'
 
 # %% ../nbs/04_channels.ipynb #93553249
 _followed = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.PReLU)
@@ -336,7 +336,16 @@ def _mend_concats(graph):
                 if free is not None: free.index_mapping[1] = _ConcatIndexMapping(offset=starts[i:i+2], reverse=back)
     return graph
 
-# %% ../nbs/04_channels.ipynb #e4d332d2
+# %% ../nbs/04_channels.ipynb #e70ed349
+def _mend_splits(graph):
+    "Puts the layers behind each split of channels into the order of the parts that they get, if each gets one of them"
+    for node in graph.module2node.values():
+        if not isinstance(node.module, torch_pruning.ops._SplitOp): continue
+        parts = [[i for fn,i in o.grad_fn.next_functions if fn is node.grad_fn] for o in node.outputs]
+        if sorted(parts)==[[i] for i in range(len(parts))]: node.outputs = [node.outputs[parts.index([i])] for i in range(len(parts))]
+    return graph
+
+# %% ../nbs/04_channels.ipynb #4fce285c
 def _dependencies(net, inputs):
     "Torch-Pruning's graph of a network. Raises `ValueError` if it cannot follow it"
     for p in net.parameters(): p.requires_grad_(p.is_floating_point())
@@ -344,7 +353,8 @@ def _dependencies(net, inputs):
     try:
         with torch.enable_grad():
             graph = torch_pruning.DependencyGraph()
-            return _mend_concats(graph.build_dependency(net, inputs, forward_fn=lambda m,x: m(*x), output_transform=tensors, verbose=False))
+            graph.build_dependency(net, inputs, forward_fn=lambda m,x: m(*x), output_transform=tensors, verbose=False)
+            return _mend_splits(_mend_concats(graph))
     except Exception as e:
         raise ValueError(f'model: Torch-Pruning {version("torch-pruning")} cannot follow its channels ({type(e).__name__}: {str(e)[:100]})') from e
 
@@ -373,7 +383,14 @@ def _groups_of(graph):
         yield group
         began = time.monotonic()
 
-# %% ../nbs/04_channels.ipynb #954be207
+# %% ../nbs/04_channels.ipynb #69c3fdbf
+def _n_channels(m, side):
+    "How many places for channels a layer has; infinitely many if it is not known"
+    if isinstance(m, _filtering): return _n_out(m) if side=='out' else m.in_features if isinstance(m, nn.Linear) else m.in_channels
+    if isinstance(m, nn.PReLU): return m.num_parameters if m.num_parameters>1 else float('inf')
+    return m.num_features if isinstance(m, _norms) else float('inf')
+
+# %% ../nbs/04_channels.ipynb #68d8b5d2
 def _together(
     graph, # of Torch-Pruning
     names # module -> name
@@ -390,7 +407,9 @@ def _together(
             side = 'out' if graph.is_out_channel_pruning_fn(item.dep.handler) else 'in'
             if side=='out' and not node.outputs: reasons[name,side] = last
             if why:=_reason(name, m): reasons[name,side] = why
-            for i,r in zip(item.idxs, item.root_idxs): found.setdefault(r, []).append((name, side, i))
+            n = _n_channels(m, side)
+            if item.idxs and max(item.idxs)>=n: reasons[name,side] = f'Torch-Pruning cannot follow them to {name}'
+            for i,r in zip(item.idxs, item.root_idxs): found.setdefault(r, []).append((name, side, i if i<n else i%n))
         channels += found.values()
     return channels,reasons
 

@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['count_macs', 'Shrunk', 'shrink']
 
-# %% ../nbs/09_shrink.ipynb #663eb148
+# %% ../nbs/09_shrink.ipynb #41edee58
 import copy, math
 from dataclasses import dataclass
 import matplotlib.pyplot as plt, pandas as pd, torch
 from fastcore.basics import patch
 from torch import nn, Tensor
-from torch.utils.flop_counter import FlopCounterMode
 from .channels import (_check_example, _constants, _copy_of, _depthwise, _filtering, _halves, _inputs_for, _leaves, _n_out,
                                  _pruned_filters, _send, ChannelGroup, channel_groups)
 from .masks import Masks, unwrap
+from .profile import _macs
 from .ticket import Ticket
 
 # %% ../nbs/09_shrink.ipynb #2c022b07
@@ -247,7 +247,7 @@ def _try_alone(net, plans, arrives, example, tol):
             p.why = [f'cut, the network would not be the same: {str(e)[:80]}' if o else w for o,w in zip(p.goes.tolist(), p.why)]
             p.goes = torch.zeros_like(p.goes)
 
-# %% ../nbs/09_shrink.ipynb #35aa5687
+# %% ../nbs/09_shrink.ipynb #ab5f57f4
 @torch.no_grad()
 def count_macs(
     model:nn.Module, # the network, in any mode; it is left as it is
@@ -256,8 +256,9 @@ def count_macs(
     "How many multiplications the network does for one item"
     net = _copy_of(model)
     inputs = _inputs_for(net, example)
-    with FlopCounterMode(display=False) as count: _send(net, inputs)
-    return count.get_total_flops()//2//(len(inputs[0]) if inputs[0].dim() else 1)
+    _send(net, inputs)
+    counts,_ = _macs(net, (inputs,{}))
+    return sum(n for n,_ in counts.values())//(len(inputs[0]) if inputs[0].dim() else 1)
 
 # %% ../nbs/09_shrink.ipynb #0cdb9a77
 @dataclass

@@ -150,7 +150,7 @@ def _find_groups(self:Sparsifier, layers, example):
     members = {f'{n}.weight' if n else 'weight' for g in self.groups.values() for n in g.layers}
     self.layers = {k: m for k,m in self.layers.items() if k in members}
 
-# %% ../nbs/04_sparsifier.ipynb #15a5d380
+# %% ../nbs/04_sparsifier.ipynb #4ffa1d58
 @patch(as_prop=True)
 def families(self:Sparsifier)->list:
     "The names of what has units: the layers, or with the granularity `group` the groups of channels"
@@ -165,6 +165,9 @@ def n_weights(self:Sparsifier,
 
 @patch
 def _size(self:Sparsifier, name): return channel_size(self.model, self.groups[name]) if self.groups else self.units[name].size
+
+@patch
+def _quota(self:Sparsifier, name): return 0 if self.groups else self.units[name].least
 
 # %% ../nbs/04_sparsifier.ipynb #4526501e
 @patch
@@ -297,7 +300,7 @@ def _is_empty(self:Sparsifier, name):
     kept = self._kept_units(name)
     return kept is not None and not kept.count_nonzero()
 
-# %% ../nbs/04_sparsifier.ipynb #6827020e
+# %% ../nbs/04_sparsifier.ipynb #5fe3755d
 @patch
 def _ranking(self:Sparsifier, names, budget):
     "The keys of the units of `names`, such that pruned ones go first, or, if the budget has shrunk, kept ones go last"
@@ -309,16 +312,16 @@ def _ranking(self:Sparsifier, names, budget):
     for k,o in zip(keys, kept):
         if o is not None: _bound_(k, o, torch.maximum if gone>budget else torch.minimum)
     for name,k in zip(names, keys):
-        if self.units[name].least: _bound_(k, self.units[name].spared(k), torch.maximum)
+        if self._quota(name): _bound_(k, self.units[name].spared(k), torch.maximum)
     return keys
 
-# %% ../nbs/04_sparsifier.ipynb #de745bc7
+# %% ../nbs/04_sparsifier.ipynb #50a4dc78
 @patch
 def _select(self:Sparsifier, names, sparsity):
     "Which units of `names` stay at a `sparsity` in percent: exact, and with no layer left empty"
     sizes,total = [self._size(k) for k in names],sum(self.n_weights(k) for k in names)
     budget = round(sparsity/100*total)
-    total -= sum(self.units[k].least*self.units[k].size for k in names) # from here on: of what may go at all
+    total -= sum(self._quota(k)*self._size(k) for k in names) # from here on: of what may go at all
     keys = self._ranking(names, budget)
     guarded = set() if self.allow_collapse or self.granularity=='layer' else {i for i,k in enumerate(names) if not self._is_empty(k)}
     saved = []

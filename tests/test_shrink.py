@@ -428,3 +428,62 @@ def test_the_benchmark_runs(tmp_path):
     assert rows['lottery_nb, masked']['macs']==rows['dense']['macs'] and 3.5 < rows['lottery_nb, cut']['fewer'] < 4
     if 'fasterai' in rows: assert rows['fasterai']['macs']==rows['lottery_nb, cut']['macs']
     assert (tmp_path/'all.md').read_text().strip() in done.stdout
+
+class Halves(nn.Module):
+    "Two convs that get one half each of what the first one gives"
+    def __init__(self):
+        super().__init__()
+        self.stem,self.a,self.b,self.fc = nn.Conv2d(1, 8, 3),nn.Conv2d(4, 6, 3),nn.Conv2d(4, 6, 3),nn.Linear(12, 5)
+    def forward(self, x):
+        first,second = self.stem(x).relu().chunk(2, 1)
+        return self.fc(torch.cat([self.a(first), self.b(second)], 1).mean((2,3)))
+
+@pytest.mark.parametrize('method', ['local', 'global'])
+@pytest.mark.parametrize('round_to', [None, 2])
+def test_a_layer_may_have_several_groups(method, round_to):
+    torch.manual_seed(0)
+    net,x = Halves(),torch.randn(2, 1, 8, 8)
+    sp = Sparsifier(net, 'group', method, example=x)
+    assert sp.families==['stem.weight', 'stem.weight #1', 'a.weight', 'b.weight']
+    for sparsity in (20, 50): masks = sp.sparsify(sparsity, round_to=round_to)
+    small = shrink(net, masks, x)
+    check_same(net, masks, x, small)
+    assert list(small.shrunk.table.cut)==list(small.shrunk.table.pruned) and small.shrunk.table.cut.sum()
+    if method=='local': assert [len(o.flatten(1).any(1).nonzero()) for o in net.stem.weight.chunk(2)]==[2, 2]
+
+def test_places_that_a_layer_does_not_have():
+    "Behind a `PixelShuffle` Torch-Pruning counts further than the next layer has channels"
+    torch.manual_seed(0)
+    net,x = nn.Sequential(nn.Conv2d(1, 16, 3), nn.PixelShuffle(2), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)),torch.randn(2, 1, 8, 8)
+    sp = Sparsifier(net, 'group', 'local', example=x)
+    assert sp.families==['2.weight']
+    masks = sp.sparsify(50)
+    small = shrink(net, masks, x)
+    check_same(net, masks, x, small)
+    assert list(small.shrunk.table.left)==[16, 2, 2]
+    assert 'Torch-Pruning cannot follow them to 2' in why(net, half_of(net, '0'), x, '0')
+
+def test_macs_of_attention_and_recurrent_layers():
+    "Whose fast ways through PyTorch no counter knows"
+    layer,x = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),torch.randn(3, 5, 4)
+    net = nn.Sequential(nn.Linear(4, 8), layer, nn.Linear(8, 3))
+    weights,attention = 4*8 + 3*8*8 + 8*8 + 2*8*16 + 8*3,2*5*8
+    assert count_macs(net, x)==5*(weights+attention)
+    assert torch.backends.mha.get_fastpath_enabled()
+    small = shrink(net, Sparsifier(net, 'group', 'local', example=x).sparsify(50), x)
+    assert small[1].linear1.out_features==8
+    assert small.shrunk.macs==(5*(weights+attention), 5*(weights+attention-2*8*8))
+    assert count_macs(nn.LSTM(4, 8, batch_first=True), x)==5*4*8*(4+8)
+
+def test_the_line_of_a_decision_is_found_whatever_self_is_called():
+    class Decides(nn.Module):
+        def __init__(me):
+            super().__init__()
+            me.fc = nn.Linear(3, 3)
+        def forward(me, x): return x if me.fc(x).sum()>0 else me.fc(x)
+    with pytest.raises(ValueError, match='in Decides.forward, line'): shrink(Decides(), Masks({'fc.weight': torch.ones(3, 3).bool()}), torch.randn(2, 3))
+
+@pytest.mark.parametrize('make', [lambda o: Sparsifier(Halves(), o, example=torch.randn(2, 1, 8, 8)),
+                                  lambda o: SparsifyCallback(50, o, 'local', 'large_final', 'one_shot')])
+def test_errors_name_all_granularities(make):
+    with pytest.raises(ValueError, match="granularity='groups': expected one of weight, .*, group, or n:m, such as 2:4"): make('groups')
