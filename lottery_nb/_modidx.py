@@ -784,6 +784,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'lottery_nb.search.SearchError': ('search.html#searcherror', 'lottery_nb/search.py'),
                                    'lottery_nb.search._Folder': ('search.html#_folder', 'lottery_nb/search.py'),
                                    'lottery_nb.search._Folder.__init__': ('search.html#_folder.__init__', 'lottery_nb/search.py'),
+                                   'lottery_nb.search._Folder.check_data': ('search.html#_folder.check_data', 'lottery_nb/search.py'),
                                    'lottery_nb.search._Folder.check_init': ('search.html#_folder.check_init', 'lottery_nb/search.py'),
                                    'lottery_nb.search._Folder.check_room': ('search.html#_folder.check_room', 'lottery_nb/search.py'),
                                    'lottery_nb.search._Folder.clear': ('search.html#_folder.clear', 'lottery_nb/search.py'),
