@@ -775,7 +775,7 @@ def _tell_all(ranks, found)->Search:
         tickets.append(_following(tickets, settings.get('rewind'), *told))
     return Search(tickets, settings=settings, init=init)
 
-# %% ../nbs/07_search.ipynb #44c76116
+# %% ../nbs/07_search.ipynb #17c0eea7
 def find_ticket(
     learner:Callable, # function without arguments that makes a new `Learner`, with a new model; called for every round, and twice before
     fit:Callable, # function of a `Learner` that trains it: a round, with its learning-rate schedule from the beginning
@@ -799,7 +799,8 @@ def find_ticket(
     instance, is raised with the finished rounds in its attribute `search`.
 
     Raises `TypeError` or `ValueError` for arguments that cannot be right, before anything is trained; `SearchError` or `TicketError` if `dir` holds
-    a search with other settings or numbers of items, or a damaged file; `OSError` if it cannot be written to; with several processes `RankError` if they differ.
+    a search with other settings or numbers of items, or a damaged file; `OSError` if it cannot be written to; with several processes `RankError`
+    if they differ.
 
     Source: Frankle & Carbin 2019; rewinding: Frankle et al. 2020; of the learning rate: Renda et al. 2020"""
     _check_functions(learner, fit)
