@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['app']
 
-# %% ../nbs/11_cli.ipynb #ba7fb223
+# %% ../nbs/11_cli.ipynb #6d1bd94b
 import io, json, math, os, re, sys, warnings
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -36,11 +36,13 @@ def _finite(o):
 
 def _print_json(o): print(json.dumps(_finite(o), indent=1, allow_nan=False))
 
-# %% ../nbs/11_cli.ipynb #231cf91e
+# %% ../nbs/11_cli.ipynb #17e5bfcf
 def _console(stderr=False):
-    "Where to print: in colours for a terminal, unless `NO_COLOR` is set"
+    "Where to print: in colours for a terminal, unless `NO_COLOR` is set; a pipe or a file has room for lines of any length"
     from rich.console import Console
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal: console.width = 10_000
+    return console
 
 def _say(console, line):
     "Prints a line, which is only broken for a terminal"
@@ -58,64 +60,93 @@ def _table(rows, columns, left=()):
     for row in rows: t.add_row(*row)
     return t
 
-# %% ../nbs/11_cli.ipynb #3091d60a
+# %% ../nbs/11_cli.ipynb #e81ac9e7
+def _middle(text, most):
+    "`text` of at most so many characters, cut in the middle"
+    return text if len(text)<=most else f'{text[:(most-1)//2]}…{text[len(text)-most//2:]}'
+
+def _fit(rows, columns, width, drop=()):
+    "Rows and columns for a table of at most this `width`: cut are the names, which are the first column; at worst it does without the columns `drop`"
+    rows,columns,drop = list(map(list, rows)),list(columns),list(drop)
+    while True:
+        widths = [max(map(len, o)) for o in zip(columns, *rows)]
+        room = width - sum(widths[1:]) - 3*len(widths) + 1
+        if not drop or room>=(min(widths[0], 12) if drop[0] else widths[0]): break
+        at = columns.index(drop.pop(0))
+        for o in (columns, *rows): del o[at]
+    return [[_middle(o[0], max(room, 6)), *o[1:]] for o in rows], columns
+
+# %% ../nbs/11_cli.ipynb #50a0cd29
 _options = dict(data='DATA', path='DATA', prune='--rate', criteria='--criterion', num_workers='--workers', dir='--out',
                 **{o: f'--{o}' for o in ('arch','rounds','rewind','granularity','method','epochs','lr','bs','size','seed',
                                           'threads','seconds')}) # argument -> option
 
-def _misuse(error):
+_python = {'with force=True': 'with --force', 'hoose another dir': 'hoose another --out', r' \(allow_collapse=True lets it go\)': '', ', or a Criterion$': '',
+           'expected None: ': '', r'choose layers that have it, e\.g\. layers=\S+': 'choose one that all its layers have'} # what only Python has -> in a shell
+
+def _for_shell(text):
+    "`text` without what can only be done in Python"
+    for python,shell in _python.items(): text = re.sub(python, shell, text)
+    return text
+
+def _misuse(error, options=_options):
     "An error of a function as one of the command line; None if no option is to blame"
     text = re.sub(r'^Exception occured in .*?:\n\t', '', str(error), flags=re.S) # fastai says so of errors in callbacks
     found = re.match(r'(\w+)=(.*?): (.*)', text, flags=re.S)
-    if not isinstance(error, (TypeError,ValueError)) or not found or found[1] not in _options: return None
-    return typer.BadParameter(f'{found[2]}: {found[3]}', param_hint=_options[found[1]])
+    if not isinstance(error, (TypeError,ValueError)) or not found or found[1] not in options: return None
+    return typer.BadParameter(_for_shell(f'{found[2]}: {found[3]}'), param_hint=options[found[1]])
 
-# %% ../nbs/11_cli.ipynb #9f1a0983
+# %% ../nbs/11_cli.ipynb #4761ff02
 def _reason(error):
     "An error in a line"
     if isinstance(error, OSError) and error.strerror and error.filename: return f'{error.filename2 or error.filename}: {error.strerror}'
-    text = ' '.join(str(error).split())
+    text = _for_shell(' '.join(str(error).split()))
     return text if isinstance(error, (OSError,ValueError)) and text else f'{type(error).__name__}: {text}'
 
-# %% ../nbs/11_cli.ipynb #d3073c53
+# %% ../nbs/11_cli.ipynb #9b6cdb15
 def _complain(command, text): print(f'lottery-nb {command}: {text}', file=sys.stderr, flush=True)
 
 @contextmanager
-def _working(command, stopped=lambda error: 'stopped'):
+def _working(command, stopped=lambda error: 'stopped', options=_options):
     "Inside, the output is left to the result, and what goes wrong ends the command with a line and its exit status"
     try:
         with warnings.catch_warnings(), redirect_stdout(sys.stderr):
             warnings.simplefilter('ignore', FutureWarning)
-            warnings.showwarning = lambda message, *args, **kwargs: _complain(command, f'warning: {" ".join(str(message).split())}')
+            warnings.showwarning = lambda message, *args, **kwargs: _complain(command, f'warning: {_for_shell(" ".join(str(message).split()))}')
             yield
     except (typer.Exit, typer.BadParameter): raise
     except KeyboardInterrupt as e:
         _complain(command, stopped(e))
         raise typer.Exit(130) from e
     except Exception as e:
-        if misuse:=_misuse(e): raise misuse from e
+        if misuse:=_misuse(e, options): raise misuse from e
         _complain(command, _reason(e))
         raise typer.Exit(1) from e
 
-# %% ../nbs/11_cli.ipynb #0713baa5
+# %% ../nbs/11_cli.ipynb #63c69745
 @contextmanager
 def _bar(quiet=False, console=None):
     "A function that moves a progress bar: `description`, `completed`, `total`, `state`"
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    columns = (TextColumn('{task.description}'), BarColumn(20), MofNCompleteColumn(), TextColumn('epochs{task.fields[state]}'), TimeElapsedColumn(),
+    quiet,console = quiet or not (console or _console(stderr=True)).is_terminal,console or _console(stderr=True)
+    bar = BarColumn(20)
+    columns = (TextColumn('{task.description}', markup=False), bar, MofNCompleteColumn(), TextColumn('epochs{task.fields[state]}'), TimeElapsedColumn(),
                TextColumn('left:'), TimeRemainingColumn())
-    bars = Progress(*columns, console=console or _console(stderr=True), disable=quiet, speed_estimate_period=3600)
+    bars = Progress(*columns, console=console, disable=quiet, speed_estimate_period=3600)
     task = bars.add_task('', total=None, state='')
-    def move(**now):
-        bars.update(task, **now)
+    def move(description, completed, total, state):
+        words = f'{description} {total}/{total} epochs{state} 0:00:00 left: 0:00:00'
+        bar.bar_width = max(1, min(20, console.width-len(words)-3))
+        bars.update(task, description=description, completed=completed, total=total, state=state)
         bars.start()
     try: yield move
     finally:
         if bars.live.is_started: bars.stop()
 
-# %% ../nbs/11_cli.ipynb #055981fa
+# %% ../nbs/11_cli.ipynb #5915b115
 def _follower(tell):
-    "A callback that calls `tell` with the epochs trained so far and the metrics of the last one, after every batch and epoch"
+    """A callback that calls `tell` with the epochs trained so far and the metrics of the last one, after every batch and epoch.
+    Raises `ValueError` when a loss is no number any more: nothing can come of it"""
     from fastai.callback.core import Callback
     class Follower(Callback):
         order,run_valid,last = 60,False,{} # after the Recorder, which measures
@@ -123,15 +154,21 @@ def _follower(tell):
         def after_epoch(self):
             self.last = dict(zip(self.recorder.metric_names[1:-1], self.recorder.values[-1]))
             tell(self.epoch+1, self.last)
+            for k,v in self.last.items():
+                if 'loss' in k and not math.isfinite(v): raise ValueError(f'lr={self.learn.lr:g}: expected a lower one: {k} is {v} after epoch {self.epoch+1}')
     return Follower()
 
-# %% ../nbs/11_cli.ipynb #2f2cf79c
+# %% ../nbs/11_cli.ipynb #8512bdd8
 _usual = dict(digits=dict(arch='digits_mlp', size=None, bs=64, epochs=8, lr=3e-3), photos=dict(arch='resnet18', size=128, bs=64, epochs=5, lr=1e-3))
 
 def _setup(data, given):
     "What is to be trained, in words; what is None in `given` becomes what is usual for the data"
     usual = _usual['digits' if data=='digits' else 'photos']
-    return dict(data=data, **usual, seed=0) | {k: v for k,v in given.items() if v is not None}
+    return dict(data=_absolute(data), **usual, seed=0) | {k: v for k,v in given.items() if v is not None}
+
+def _absolute(data):
+    "`data`, or where it is if it is a folder: the same folder has many names"
+    return str(Path(data).resolve()) if isinstance(data, str) and data not in ('digits','imagenette') and Path(data).is_dir() else data
 
 # %% ../nbs/11_cli.ipynb #edf0e317
 def _check_setup(setup):
@@ -167,12 +204,12 @@ def _asked_before(out):
     if not isinstance(note, dict) or not all(isinstance(note.get(k), dict) for k in ('setup','search')): raise ValueError(f'{path}: not what find has written')
     return note
 
-# %% ../nbs/11_cli.ipynb #b4a5c102
+# %% ../nbs/11_cli.ipynb #5256dea3
 def _check_same(out, asked):
     "Raises `ValueError` if this folder holds rounds of a search that was asked for otherwise"
     then = _asked_before(out) if _stored(out) else None
     if then is None: return
-    then,now = ({**o['setup'], **o['search']} for o in (then, asked))
+    then,now = ({**o['setup'], **o['search'], 'data': _absolute(o['setup'].get('data'))} for o in (then, asked))
     changed = [f"{_options.get(k, k)} {_plain(then.get(k))} → {_plain(now.get(k))}" for k in {**then, **now} if then.get(k)!=now.get(k)]
     if changed: raise ValueError(f"{out}: holds a search with other settings ({', '.join(changed)}): choose another --out, or begin anew with --force")
 
@@ -190,7 +227,24 @@ def _train_round(learn, epochs, begin, show):
     show = partial(show, begin(), _density(learn))
     learn.fit(epochs, cbs=_follower(show))
 
-# %% ../nbs/11_cli.ipynb #6025574a
+# %% ../nbs/11_cli.ipynb #df3ae983
+def _check_rewind(rewind, epochs, batches):
+    "Raises `ValueError` if no training of so many epochs comes by this rewind point"
+    kit = _module('search')
+    point = kit._rewind_point(rewind)
+    n = dict(epoch=epochs, step=epochs*batches).get(point.unit)
+    if n is not None and point.at>=n: raise kit._FollowRound(point)._beyond(n)
+
+@contextmanager
+def _in_a_line(out):
+    "Inside, an error that lists the settings of a search that `find` has not made names them"
+    try: yield
+    except _module('search').SearchError as e:
+        if 'of a search with other settings' not in str(e): raise
+        others = ', '.join(re.findall(r'^  (\w+):', str(e), flags=re.M))
+        raise ValueError(f'{out}: holds a search that this command has not made (other {others}): choose another --out, or begin anew with --force') from e
+
+# %% ../nbs/11_cli.ipynb #bab37968
 def _search(setup, search, rounds, out, force=False, workers=None, move=lambda **now: None):
     "The `Search` that `find` was asked for, stored in the folder `out`"
     asked,epochs,first = dict(setup=setup, search=search),setup['epochs'],0 if force else _stored(out)
@@ -201,30 +255,41 @@ def _search(setup, search, rounds, out, force=False, workers=None, move=lambda *
     def show(r, density, done, last):
         move(description=f'round {r}/{rounds}', completed=(r-first)*epochs+done, total=(rounds+1-first)*epochs, state=_state(density, last))
     dls = _data(setup, workers)
+    _check_rewind(search['rewind'], epochs, len(dls.train))
     fit = partial(_train_round, epochs=epochs, begin=begin, show=show)
-    with _threads(setup):
+    with _threads(setup), _in_a_line(out):
         return _module('search').find_ticket(partial(_learner, dls, setup['arch'], setup['lr']), fit, rounds, **search, seed=setup['seed'], dir=out,
                                              force=force, progress=False)
 
-# %% ../nbs/11_cli.ipynb #01e4cf30
+# %% ../nbs/11_cli.ipynb #17598241
 def _ticket_with(ticket, **meta): return _module('ticket').Ticket(ticket.masks, ticket.state, ticket.trained, {**ticket.meta, **meta}, ticket.whole)
 
 def _take_away(found, setup, out):
-    "Writes the matching ticket to `ticket.safetensors`. Gives its path, or None if there is none: then no earlier one stays either"
-    path,ticket = out/'ticket.safetensors',found.matching('accuracy')
-    if ticket is None: return path.unlink(missing_ok=True)
-    return _ticket_with(ticket, setup=setup).save(path, whole=True)
+    "Sees to it that `ticket.safetensors` is the matching ticket, and gives its path; if there is none no earlier one stays"
+    path,ticket,kit = out/'ticket.safetensors',found.matching('accuracy'),_module('ticket')
+    if ticket is None:
+        path.unlink(missing_ok=True)
+        return path
+    ticket = _ticket_with(ticket, setup=setup)
+    with suppress(FileNotFoundError,kit.TicketError):
+        if kit.Ticket.load(path)==ticket: return path
+    return ticket.save(path, whole=True)
 
-# %% ../nbs/11_cli.ipynb #c9e53f0c
+def _written(command, write, *args, **kwargs):
+    "What `write` gives; None, and a line on the error stream, if the system does not let it"
+    try: return write(*args, **kwargs)
+    except OSError as e: _complain(command, _reason(e))
+
+# %% ../nbs/11_cli.ipynb #7c8378d9
 def _found_facts(found, path, asked, out):
     "What came out of a search, as JSON can hold it"
     df,ticket = found.summary().reset_index(),found.matching('accuracy')
     rows = df.astype(object).where(df.notna(), None).to_dict('records')
-    match = None if ticket is None else dict(next(o for o in rows if o['round']==ticket.meta['round']), file=str(path))
+    match = None if ticket is None else dict(next(o for o in rows if o['round']==ticket.meta['round']), file=str(path) if path else None)
     files = ['find.json', 'settings.json', 'table.csv', *(f"round_{t.meta['round']:02d}.safetensors" for t in found.tickets)]
     return dict(asked, rounds=rows, matching=match, folder=str(out), files=files, versions=_module('ticket')._versions())
 
-# %% ../nbs/11_cli.ipynb #c2481f74
+# %% ../nbs/11_cli.ipynb #278a8fe3
 def _cell(k, v):
     "A value of a column of the summary as text"
     if v is None: return '–'
@@ -239,27 +304,60 @@ def _matching_line(facts):
 def _print_found(facts, console):
     "The table of the rounds, the matching ticket and the files"
     columns = [k for k in facts['rounds'][0] if k not in ('epoch','step')]
-    console.print(_table([[_cell(k, row[k]) for k in columns] for row in facts['rounds']], [k.replace('_', ' ') for k in columns]))
+    rows = [[_cell(k, row[k]) for k in columns] for row in facts['rounds']]
+    droppable = [k.replace('_', ' ') for k in ('early_stop','train_loss','valid_loss') if k in columns]
+    console.print(_table(*_fit(rows, [k.replace('_', ' ') for k in columns], console.width, droppable)))
     _say(console, _matching_line(facts))
     _say(console, 'One run each: how much of a difference is chance, only several seeds can say.')
-    match = [f"the matching ticket, {facts['matching']['file']}"] if facts['matching'] else []
-    _say(console, f"Saved: {', '.join([*match, *(str(Path(facts['folder'])/o) for o in facts['files'])])}")
+    match = f"the matching ticket, {facts['matching']['file']}, and " if facts['matching'] and facts['matching']['file'] else ''
+    _say(console, f"Saved: {match}{len(facts['rounds'])} rounds and the table in {facts['folder']}")
 
-# %% ../nbs/11_cli.ipynb #a72eb7fc
+# %% ../nbs/11_cli.ipynb #27813307
+def _is_round(path): return bool(re.fullmatch(r'round_\d{2,}\.safetensors', path.name))
+
+def _setup_of(path, ticket):
+    "The words that say how a ticket was trained, from its note or from the search in its folder; empty if they are nowhere"
+    setup = ticket.meta.get('setup')
+    if setup is None and _stored(path.parent) and _is_round(path): setup = (_asked_before(path.parent) or {}).get('setup')
+    return {k: v for k,v in setup.items() if k in ('data','arch','size','bs','epochs','lr','seed')} if isinstance(setup, dict) else {}
+
+def _last_accuracy(rows):
+    "The accuracy in the last of these dicts; None if there is none"
+    last = rows[-1] if isinstance(rows, list) and rows else None
+    return last['accuracy'] if isinstance(last, dict) and isinstance(last.get('accuracy'), float) else None
+
 def _ticket_facts(path, ticket):
     "What there is to say of a ticket"
     layers = [dict(o, shape=list(o['shape'])) for o in ticket.report().to_dict('records')]
+    rounds = ticket.meta.get('rounds')
+    accuracy = dict(accuracy=_last_accuracy(ticket.meta.get('epochs')), dense_accuracy=_last_accuracy(rounds[:1] if isinstance(rounds, list) else None))
     return dict(file=str(path), sparsity=ticket.sparsity, density=ticket.density, kept=ticket.masks.n_kept, weights=ticket.masks.n_weights,
-                trained=ticket.trained is not None, whole=ticket.whole is not None, layers=layers, meta=ticket.meta)
+                trained=ticket.trained is not None, whole=ticket.whole is not None, setup=_setup_of(Path(path), ticket), **accuracy,
+                layers=layers, meta=ticket.meta)
 
-# %% ../nbs/11_cli.ipynb #1bbce458
+# %% ../nbs/11_cli.ipynb #c9395aa1
+def _training_line(facts):
+    "On what a ticket was trained and how well that went, in a sentence"
+    words = dict(data='{}', arch='{}', size='{} pixels', epochs='epochs: {}', lr='learning rate {}', bs='batches of {}')
+    told = [words[k].format(_plain(facts['setup'][k], 60)) for k in words if facts['setup'].get(k) is not None]
+    measured = [f"{what} {facts[k]:.4f}" for k,what in dict(accuracy='accuracy', dense_accuracy='of the dense network').items() if facts[k] is not None]
+    return f"Training: {', '.join(told) or 'the file does not say on what'}{'; '*bool(measured)}{', '.join(measured)}."
+
+def _holds(ticket):
+    "What is in the file of a ticket"
+    return ['masks', 'weights', *['trained weights']*(ticket.trained is not None), *['pruned weights']*(ticket.whole is not None)]
+
+# %% ../nbs/11_cli.ipynb #06f1c07e
 def _print_ticket(facts, ticket, console):
     "A table with a bar for every layer"
     _say(console, f'{facts["file"]}: {ticket._counts()}')
     _say(console, ', '.join(ticket._facts()))
+    _say(console, _training_line(facts))
+    _say(console, f"Holds: {', '.join(_holds(ticket))}.")
     rows = [[_plain(o['layer']), '×'.join(map(str, o['shape'])), f"{o['kept']:,}", f"{o['weights']:,}", f"{100-o['sparsity']:.2f} %",
              '█'*round((100-o['sparsity'])/5)] for o in facts['layers']]
-    console.print(_table(rows, ['layer','shape','kept','of','density',''], left=['layer','']))
+    rows,columns = _fit(rows, ['layer','shape','kept','of','density',''], console.width, ['','shape','of'])
+    console.print(_table(rows, columns, left=['layer','']))
 
 def _draw_ticket(ticket, path):
     "Writes a picture of the layers to a PNG file"
@@ -269,22 +367,21 @@ def _draw_ticket(ticket, path):
     fig.savefig(png, format='png', dpi=120)
     _module('ticket')._write_atomically(path, png.getvalue())
 
-# %% ../nbs/11_cli.ipynb #1261b74e
+# %% ../nbs/11_cli.ipynb #f96d1e29
 def _check_facts(path):
     "What `check` finds in a file. Raises `TicketError` if it is damaged"
     kit = _module('ticket')
     ticket = kit.Ticket.load(path)
     with Path(path).open('rb') as f: note = kit._note_in(kit._header(f))
     dense = sum(t.nbytes for t in ticket.state.values())
-    holds = ['masks', 'weights', *['trained weights']*(ticket.trained is not None), *['pruned weights']*(ticket.whole is not None)]
-    return dict(file=str(path), whole=True, format=note['format'], digest=note['digest'], sparsity=ticket.sparsity, holds=holds,
+    return dict(file=str(path), whole=True, format=note['format'], digest=note['digest'], sparsity=ticket.sparsity, holds=_holds(ticket),
                 bytes=os.path.getsize(path), dense_bytes=dense)
 
 def _check_line(o):
     return (f"{o['file']}: whole and unchanged; {o['format']}, digest {o['digest'][:16]}…; {o['sparsity']:.2f} % sparse; {', '.join(o['holds'])} "
             f"in {o['bytes']:,} bytes, {100*o['bytes']/max(o['dense_bytes'], 1):.0f} % of the dense state_dict's {o['dense_bytes']:,}")
 
-# %% ../nbs/11_cli.ipynb #d4f83d99
+# %% ../nbs/11_cli.ipynb #daedaa6a
 _histories = ('rounds','epochs','shapes','layers','density','sparsity') # of a note: what came out, not what was asked for
 
 def _differing(a, b, at=''):
@@ -293,37 +390,38 @@ def _differing(a, b, at=''):
     for k in dict.fromkeys([*a, *b]):
         x,y = a.get(k),b.get(k)
         if not at and k in _histories or x==y: continue
-        if isinstance(x, dict) and isinstance(y, dict): out |= _differing(x, y, f'{at}{k}.')
+        if isinstance(x or y, dict) and isinstance(y or x, dict): out |= _differing(x or {}, y or {}, f'{at}{k}.')
         else: out[f'{at}{k}'] = [x, y]
     return out
 
-# %% ../nbs/11_cli.ipynb #b6b254bb
+# %% ../nbs/11_cli.ipynb #9ee00d74
 def _compare_facts(a, b, first, second):
     "What `compare` says of two tickets. Raises `ValueError` if they are of different models"
     *layers,total = first.overlap(second).to_dict('records')
-    return dict(a=str(a), b=str(b), all=total, layers=layers, differing=_differing(first.meta, second.meta))
+    setups = [_setup_of(Path(a), first), _setup_of(Path(b), second)]
+    notes = [{**t.meta, 'setup': o if all(setups) else None} for t,o in zip((first, second), setups)] # what only one file says is no difference
+    return dict(a=str(a), b=str(b), all=total, layers=layers, differing=_differing(*notes))
 
 def _print_compared(facts, console):
     "The overlap in all and by layer, and what differs in the settings"
     def row(o): return [_plain(o['layer']), *(f'{o[k]:,}' for k in ('weights','kept_a','kept_b','kept_both')), f"{o['iou']:.4f}", f"{o['chance']:.4f}"]
-    console.print(_table(map(row, [*facts['layers'], facts['all']]), ['layer','weights','kept A','kept B','both','IoU','by chance'], left=['layer']))
+    columns = ['layer','weights','kept A','kept B','both','IoU','by chance']
+    rows,columns = _fit(map(row, [*facts['layers'], facts['all']]), columns, console.width, ['both','weights','kept A','kept B'])
+    console.print(_table(rows, columns, left=['layer']))
     o = facts['all']
     _say(console, f"A, {facts['a']}, and B, {facts['b']}, share {100*o['iou']:.1f} % of the weights that either keeps; "
                   f"two random masks would share {100*o['chance']:.1f} %.")
-    for k,(x,y) in facts['differing'].items(): _say(console, f'{_plain(k)}: {_plain(x, 80)} → {_plain(y, 80)}')
+    for k,pair in facts['differing'].items(): _say(console, f'{_plain(k)}: ' + ' → '.join(_plain('–' if o is None else o, 80) for o in pair))
 
-# %% ../nbs/11_cli.ipynb #f4309c89
-_arms = ('ticket','reinit','shuffle','dense')
+# %% ../nbs/11_cli.ipynb #05c1e1f6
+_arms = ('ticket','reinit','shuffle','random','signs','dense')
 
-def _setup_of(path, ticket):
-    "The words that say how a ticket was trained, from its note or from the search in its folder; empty if they are nowhere"
-    setup = ticket.meta.get('setup')
-    if setup is None and _stored(path.parent) and _is_round(path): setup = (_asked_before(path.parent) or {}).get('setup')
-    return {k: v for k,v in setup.items() if k in ('data','arch','size','bs','epochs','lr','seed')} if isinstance(setup, dict) else {}
+def _label(ticket, arm):
+    "What is trained, in a word: a control of a control has both names"
+    before = _plain(ticket.meta.get('arm') or 'ticket', 40)
+    return before if arm=='ticket' else arm if before=='ticket' else f'{before}+{arm}'
 
-def _is_round(path): return bool(re.fullmatch(r'round_\d{2,}\.safetensors', path.name))
-
-# %% ../nbs/11_cli.ipynb #d8949841
+# %% ../nbs/11_cli.ipynb #2700eed8
 def _with_whole(path, ticket, arm):
     "The ticket with its pruned weights, from the search in its folder if need be. Raises `ValueError` if they are nowhere"
     if ticket.whole is not None: return ticket
@@ -337,15 +435,18 @@ def _control(path, ticket, arm, model, seed):
     "The ticket that this arm trains"
     if arm=='ticket': return ticket
     if arm=='reinit': return ticket.reinit(model, seed)
-    return getattr(_with_whole(path, ticket, arm), arm)(**dict(seed=seed) if arm=='shuffle' else {})
+    if arm=='signs': return ticket.signs()
+    whole = _with_whole(path, ticket, arm)
+    if arm=='random': return _ticket_with(whole.shuffle(seed, within='model'), arm=_label(ticket, arm))
+    return whole.dense() if arm=='dense' else whole.shuffle(seed)
 
-# %% ../nbs/11_cli.ipynb #caf6d8ab
-def _train_arm(path, ticket, arm, setup, workers=None, move=lambda **now: None):
-    "The trained ticket of this arm, and a dict for every epoch"
+# %% ../nbs/11_cli.ipynb #92ed4204
+def _train_arm(path, ticket, arm, setup, rows, workers=None, move=lambda **now: None):
+    "The trained ticket of this arm. `rows` gets a dict after every epoch"
     _check_setup(setup)
-    seed,epochs,rows = _module('ticket')._check_seed(setup['seed']),setup['epochs'],[]
+    seed,epochs = _module('ticket')._check_seed(setup['seed']),setup['epochs']
     def show(done, last):
-        move(description=arm, completed=done, total=epochs, state=_state(start.density, last))
+        move(description=_label(ticket, arm), completed=done, total=epochs, state=_state(start.density, last))
         if done==len(rows)+1: rows.append(dict(epoch=done, **{k: float(v) for k,v in last.items()}))
     with _threads(setup), _module('search')._seeded(seed, 'train'):
         learn = _learner(_data(setup, workers), setup['arch'], setup['lr'])
@@ -353,10 +454,30 @@ def _train_arm(path, ticket, arm, setup, workers=None, move=lambda **now: None):
         learn.add_cb(_module('callback').HoldMasks(start.apply_to(learn.model)))
         with learn.no_bar(), learn.no_logging(): learn.fit(epochs, cbs=_follower(show))
     trained = {k: t.detach().cpu().clone() for k,t in _module('sparsifier').named_tensors(learn.model).items()}
-    return _module('ticket').Ticket(start.masks, start.state, trained, dict(start.meta, setup=setup, epochs=rows), start.whole), rows
+    return _module('ticket').Ticket(start.masks, start.state, trained, dict(start.meta, setup=setup, epochs=rows), start.whole)
 
-# %% ../nbs/11_cli.ipynb #6bb35561
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False, rich_markup_mode='markdown',
+# %% ../nbs/11_cli.ipynb #adaa8315
+def _unwritten(error):
+    "The exit status after an output that could not be written. What is left of it is dropped"
+    with suppress(OSError,ValueError): os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()) # else Python tries again, and says so
+    if isinstance(error, BrokenPipeError): return 0
+    print(f'lottery-nb: the output cannot be written: {error.strerror}', file=sys.stderr)
+    return 1
+
+class _App(typer.Typer):
+    "The commands, as a program"
+    def __call__(self, *args, **kwargs):
+        try:
+            try: return super().__call__(*args, **kwargs)
+            finally: print(end='', flush=True)
+        except OSError as e: sys.exit(_unwritten(e))
+        except KeyboardInterrupt: sys.exit(130)
+        except SystemExit as e:
+            if isinstance(e.__context__, BrokenPipeError): sys.exit(_unwritten(e.__context__)) # Typer has made it a 1
+            raise
+
+# %% ../nbs/11_cli.ipynb #d270eb03
+app = _App(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False, rich_markup_mode='markdown',
                   help='Find winning lottery tickets: sparse subnetworks that train as well as the dense network they came from.')
 
 def _print_version(wanted:bool):
@@ -435,7 +556,7 @@ def _stopped(out, error):
     n = _stored(out)
     return f"stopped; {n} finished round{'s'*(n!=1)} in {out}: the same command goes on from there"
 
-# %% ../nbs/11_cli.ipynb #9c4ab610
+# %% ../nbs/11_cli.ipynb #6a9a56c1
 @app.command('find', **_example('find digits --rounds 8 --out runs/digits'))
 def _find(
     data:_Data,
@@ -465,13 +586,23 @@ def _find(
     with _working('find', partial(_stopped, out)):
         _check_setup(setup)
         _module('core').check_whole('rounds', rounds, 1)
-        with _bar(quiet) as move: found = _search(setup, search, rounds, out, force, workers, move)
-        facts = _found_facts(found, _take_away(found, setup, out), dict(setup=setup, search=search), out)
+        there = 0 if force else _stored(out)-1
+        with _bar(quiet) as move: found = _search(setup, search, max(rounds, there), out, force, workers, move)
+        if there>rounds: _complain('find', f'{out} holds {there} rounds, more than the {rounds} asked for; all of them are shown')
+        path = _written('find', _take_away, found, setup, out)
+        facts = _found_facts(found, path, dict(setup=setup, search=search), out)
     if as_json: _print_json(facts)
     else: _print_found(facts, _console())
+    if path is None: raise typer.Exit(1)
 
-# %% ../nbs/11_cli.ipynb #5290e025
+# %% ../nbs/11_cli.ipynb #76eb363f
 def _load_ticket(path): return _module('ticket').Ticket.load(path)
+
+def _check_png(path):
+    "Raises `typer.BadParameter` unless a picture may be written to `path`: a PNG, in place of nothing or of another PNG"
+    if path.suffix.lower()!='.png': raise typer.BadParameter(f'{path}: expected a name that ends in .png', param_hint='--png')
+    if path.exists() and not (path.is_file() and path.read_bytes()[:8]==b'\x89PNG\r\n\x1a\n'):
+        raise typer.BadParameter(f'{path}: is there and is no PNG, so it stays', param_hint='--png')
 
 @app.command('show', **_example('show runs/digits/ticket.safetensors --png layers.png'))
 def _show(
@@ -480,21 +611,23 @@ def _show(
     as_json:_Json=False
 ):
     "Say what is in a ticket: how sparse it is, layer by layer, and how it was found."
+    if png: _check_png(png)
     with _working('show'):
         loaded = _load_ticket(ticket)
         facts = _ticket_facts(ticket, loaded)
-        if png: _draw_ticket(loaded, png)
     if as_json: _print_json(facts)
     else: _print_ticket(facts, loaded, _console())
+    if png:
+        with _working('show'): _draw_ticket(loaded, png)
 
-# %% ../nbs/11_cli.ipynb #5f3c3bc1
+# %% ../nbs/11_cli.ipynb #0a2f93da
 @app.command('check', **_example('check runs/digits/round_00.safetensors runs/digits/round_01.safetensors'))
 def _check(
-    tickets:Annotated[list[Path], typer.Argument(metavar='TICKET…', help='Files that `Ticket.save` wrote.', **_file)],
+    tickets:Annotated[list[Path], typer.Argument(metavar='TICKET…', help='Files that `Ticket.save` wrote.', show_default=False)],
     as_json:_Json=False
 ):
-    "Say whether tickets are whole and unchanged. Exit status 1 if one is not."
-    results,error = [],_module('ticket').TicketError
+    "Say whether tickets are whole and unchanged. Exit status 1 if one is not, or is not there."
+    results,error = [],(OSError,_module('ticket').TicketError)
     for path in tickets:
         with _working('check'):
             try: results.append(_check_facts(path))
@@ -516,29 +649,61 @@ def _compare(
     if as_json: _print_json(facts)
     else: _print_compared(facts, _console())
 
-# %% ../nbs/11_cli.ipynb #2f2b5089
+# %% ../nbs/11_cli.ipynb #35b869a2
 def _train_setup(path, ticket, given):
     "How a ticket is to be trained: what is `given`, else what is known of it, else what is usual for the data"
     known,given = _setup_of(path, ticket),{k: v for k,v in given.items() if v is not None}
-    data = given.get('data', known.get('data'))
+    data,of = given.get('data', known.get('data')),known.get('data')
+    if of is not None and (data=='digits')!=(of=='digits'):
+        raise typer.BadParameter(f'{data}: {path} was found on {_plain(of)}, and its network takes no other images', param_hint='--data')
     if data is None: raise typer.BadParameter(f'{path} does not say what it was trained on: digits, imagenette, or a folder?', param_hint='--data')
     return _setup(data, {**known, **given})
 
-# %% ../nbs/11_cli.ipynb #333bc372
+# %% ../nbs/11_cli.ipynb #3b293317
+def _options_of_train(path, ticket, given):
+    "The names of the options; of those that come from the ticket, with its name"
+    known = {k for k in _setup_of(path, ticket) if given.get(k) is None}
+    names = {**_options, 'data': '--data'}
+    return {k: names[k] + f' (from {path})'*(k in known) for k in names} | dict(path=names['data'] + f' (from {path})'*('data' in known))
+
+# %% ../nbs/11_cli.ipynb #4389c5fd
+def _is_ticket(path):
+    "Whether this file has the note of a ticket"
+    kit = _module('ticket')
+    try:
+        with path.open('rb') as f: return bool(kit._note_in(kit._header(f)))
+    except (OSError,ValueError): return False
+
+def _check_out(out, ticket):
+    "Raises `typer.BadParameter` for a file that `train` must not write: its ticket, one of a search, and what is no ticket; `OSError` for one that it cannot"
+    place,names = Path(os.path.realpath(out)),('find.json','settings.json','table.csv','init.safetensors','ticket.safetensors')
+    def no(text): return typer.BadParameter(f'{out}: {text}', param_hint='--out')
+    if out.exists() and out.samefile(ticket): raise no('expected another file than the ticket')
+    if _stored(place.parent) and (_is_round(place) or place.name in names): raise no('belongs to the search in this folder, so it stays')
+    if out.exists() and not (out.is_file() and _is_ticket(out)): raise no('is there and is no ticket, so it stays')
+    _module('ticket')._check_writable(out)
+
+# %% ../nbs/11_cli.ipynb #c5d69f00
+def _print_epochs(rows, console):
+    "A row for every epoch"
+    columns = [k.replace('_', ' ') for k in rows[0]]
+    texts = [[_cell(k, v) for k,v in row.items()] for row in rows]
+    console.print(_table(*_fit(texts, columns, console.width, [o for o in columns if 'loss' in o])))
+
 def _print_trained(facts, console):
     "The epochs of a training and where it is stored"
     rows = facts['epochs']
-    console.print(_table([[_cell(k, v) for k,v in row.items()] for row in rows], [k.replace('_', ' ') for k in rows[0]]))
+    _print_epochs(rows, console)
     accuracy,n = _cell('accuracy', rows[-1].get('accuracy')),len(rows)
-    _say(console, f"{facts['arm']}, {facts['sparsity']:.2f} % sparse, seed {facts['setup']['seed']}: accuracy {accuracy} after {n} epoch{'s'*(n>1)}.")
+    _say(console, f"{_plain(facts['arm'])}, {facts['sparsity']:.2f} % sparse, seed {facts['setup']['seed']}: accuracy {accuracy} after {n} epoch{'s'*(n>1)}.")
     if facts['file']: _say(console, f"Saved: {facts['file']}")
 
-# %% ../nbs/11_cli.ipynb #fcdea3dd
+# %% ../nbs/11_cli.ipynb #6da72ac3
 @app.command('train', **_example('train runs/digits/round_08.safetensors --arm reinit --seed 1'))
 def _train(
     ticket:_TicketFile,
-    arm:Annotated[str, typer.Option(help='`ticket`, or a control: its masks on fresh weights (`reinit`), as many weights elsewhere (`shuffle`), '
-                                         'all weights (`dense`).')]='ticket',
+    arm:Annotated[str, typer.Option(help='`ticket`, or a control: its masks on fresh weights (`reinit`), as many weights elsewhere in each layer '
+                                         '(`shuffle`) or in all (`random`), only its signs (`signs`), all weights (`dense`).')]='ticket',
     data:Annotated[str|None, typer.Option(help='As for `find`.', show_default='as it was found')]=None,
     arch:Annotated[str|None, typer.Option(help='As for `find`.', show_default='as it was found')]=None,
     epochs:Annotated[int|None, typer.Option(help='How many.', show_default='as it was found')]=None,
@@ -555,15 +720,22 @@ def _train(
 
     With the seed of its search, a ticket that was found on the CPU comes out as it did there."""
     if arm not in _arms: raise typer.BadParameter(f"{arm}: expected one of {', '.join(_arms)}", param_hint='--arm')
-    if out and out.exists() and out.samefile(ticket): raise typer.BadParameter(f'{out}: expected another file than the ticket', param_hint='--out')
-    with _working('train'):
-        loaded = _load_ticket(ticket)
-        setup = _train_setup(ticket, loaded, dict(data=data, arch=arch, epochs=epochs, lr=lr, bs=bs, size=size, seed=seed))
-        with _bar(quiet) as move: trained,rows = _train_arm(ticket, loaded, arm, setup, workers, move)
-        if out: trained.save(out, whole=trained.whole is not None)
-    facts = dict(arm=arm, sparsity=trained.sparsity, setup=setup, epochs=rows, file=str(out) if out else None)
+    given,options,rows = dict(data=data, arch=arch, epochs=epochs, lr=lr, bs=bs, size=size, seed=seed),dict(_options),[]
+    try:
+        with _working('train', lambda e: f'stopped after {len(rows)} whole epochs', options):
+            loaded = _load_ticket(ticket)
+            setup = _train_setup(ticket, loaded, given)
+            options |= _options_of_train(ticket, loaded, given)
+            if out: _check_out(out, ticket)
+            with _bar(quiet) as move: trained = _train_arm(ticket, loaded, arm, setup, rows, workers, move)
+    except typer.Exit:
+        if rows: _print_json(dict(arm=_label(loaded, arm), setup=setup, epochs=rows)) if as_json else _print_epochs(rows, _console())
+        raise
+    saved = _written('train', trained.save, out, whole=trained.whole is not None) if out else None
+    facts = dict(arm=_label(loaded, arm), sparsity=trained.sparsity, setup=setup, epochs=rows, file=str(saved) if saved else None)
     if as_json: _print_json(facts)
     else: _print_trained(facts, _console())
+    if out and not saved: raise typer.Exit(1)
 
 # %% ../nbs/11_cli.ipynb #c640537c
 def _print_status(df, console):

@@ -157,7 +157,7 @@ def _imagenette()->Path:
             f'    mkdir -p {home} && tar -xf imagenette2-160.tgz -C {home}\n'
             'or say where it is: imagenette_dls(path=...), a folder with the folders train and val') from e
 
-# %% ../nbs/10_data.ipynb #84596251
+# %% ../nbs/10_data.ipynb #f9746433
 def _photos(path):
     "The image files of `path`/train and of `path`/val, sorted. Raises `FileNotFoundError`, `TypeError` or `ValueError`"
     if not isinstance(path, (str, Path)): raise TypeError(f'path={path!r}: expected the path of a folder')
@@ -168,8 +168,10 @@ def _photos(path):
     parts = {part: sorted(get_image_files(path/part)) for part in ('train','val')}
     for part,files in parts.items():
         if not files: raise ValueError(f"path='{path}': no images in {part}")
-    unknown = {f.parent.name for f in parts['val']} - {f.parent.name for f in parts['train']}
+    classes = {f.parent.name for f in parts['train']}
+    unknown = {f.parent.name for f in parts['val']} - classes
     if unknown: raise ValueError(f"path='{path}': classes in val but not in train: {', '.join(sorted(unknown))}")
+    if len(classes)<2: raise ValueError(f"path='{path}': expected at least two classes to tell apart, but train has only {classes.pop()}")
     return parts['train'], parts['val']
 
 # %% ../nbs/10_data.ipynb #cba8a89e
@@ -192,7 +194,7 @@ def imagenette_dls(
     order = dict(dl_type=TfmdDL) if seed is None else dict(dl_type=SeededDL, seed=seed)
     return block.dataloaders(train + valid, bs=bs, num_workers=num_workers, **order)
 
-# %% ../nbs/10_data.ipynb #46040636
+# %% ../nbs/10_data.ipynb #b5e70087
 def dls_by_name(
     data:str|Path, # 'digits', 'imagenette', or a folder of photos with the folders train and val, in these a folder a class
     bs:int=64, # images in a batch, at least 1
@@ -202,6 +204,7 @@ def dls_by_name(
 )->DataLoaders: # images `[bs, channels, height, width]` and labels `[bs]`
     "The data that is called so. Raises `TypeError` or `ValueError` for words and numbers that cannot be right, `FileNotFoundError` without Imagenette"
     if not isinstance(data, (str,Path)): raise TypeError(f'data={data!r}: expected digits, imagenette, or the path of a folder')
+    if num_workers is not None: check_whole('num_workers', num_workers)
     if data=='digits':
         if size is not None: raise ValueError(f'size={size!r}: expected None: the digits are 8 by 8 pixels and stay so')
         return digits_dls(bs, seed)

@@ -142,14 +142,16 @@ def metrics(self:_FollowRound)->dict: # name -> value
     named = {k: _number(v) for k,v in zip(recorder.metric_names[1:], recorder.values[-1])}
     return {k: v for k,v in named.items() if v is not None}
 
-# %% ../nbs/07_search.ipynb #17b38af1
+# %% ../nbs/07_search.ipynb #7f6de0d6
 @patch
 def _is_there(self:_FollowRound)->bool:
     "Whether the rewind point has been reached"
     return self.point.at==(self.n_epochs if self.point.unit=='epoch' else self.n_steps)
 
 @patch
-def _beyond(self:_FollowRound, n): return ValueError(f'rewind={self.point.stored!r}: the training of a round has only {n} {self.point.unit}{"s"*(n!=1)}')
+def _beyond(self:_FollowRound, n):
+    said = f'the training of a round has only {n} {self.point.unit}{"s"*(n!=1)}, so expected at most {n-1}'
+    return ValueError(f'rewind={self.point.stored!r}: {said}')
 
 @patch
 def before_fit(self:_FollowRound):
@@ -262,11 +264,12 @@ def begin(self:_Recipe, r, found):
     else: self.ranks.share_(named_tensors(learn.model))
     return learn, sp
 
-# %% ../nbs/07_search.ipynb #4a331f72
+# %% ../nbs/07_search.ipynb #bfdd3375
 @patch
 def train_round(self:_Recipe, r, found, tell=noop):
     "Trains round `r` after the rounds in `found`, and adds its ticket to them"
     learn,sp = self.begin(r, found)
+    data = _data_facts(learn.dls) # now: `fit` may go over to other data
     begun = _everything(learn.model)
     follow = _FollowRound(self.point if not r and self.point.unit!='lr' else None, functools.partial(tell, r, sp.masks.density), self.ranks)
     learn.add_cbs([follow, *[HoldMasks(sp)]*(r>0)])
@@ -280,7 +283,7 @@ def train_round(self:_Recipe, r, found, tell=noop):
     state,trained = begun if follow.weights is None else follow.weights,_everything(learn.model)
     self.ranks.agree_('weights at the rewind point', state, learn.model)
     self.ranks.agree_('trained weights', trained, learn.model)
-    note = self.note(r, sp, masks, state, follow, found) | dict(data=_data_facts(learn.dls)) | (dict(followers=sp.follow) if sp.follow else {})
+    note = self.note(r, sp, masks, state, follow, found) | dict(data=data) | (dict(followers=sp.follow) if sp.follow else {})
     found.tickets.append(Ticket(masks, state, trained, self.ranks.first(note), self.whole(r, masks, state, found)))
 
 # %% ../nbs/07_search.ipynb #abcd35b4
@@ -559,7 +562,7 @@ def _locked(path, patience=10):
         yield
     finally: os.close(fd)
 
-# %% ../nbs/07_search.ipynb #a3401d2b
+# %% ../nbs/07_search.ipynb #562d4472
 def _allocate(file, size):
     "Makes a file `size` bytes long, with room for them on the disk where that can be had"
     if not hasattr(os, 'posix_fallocate'): return
@@ -571,7 +574,7 @@ def _allocate(file, size):
 def check_room(self:_Folder, sizes):
     "Raises `OSError` if files of these `sizes`, in bytes, cannot be stored here"
     free = shutil.disk_usage(self.path).free
-    if free<sum(sizes): raise OSError(errno.ENOSPC, f'{free/1e6:,.0f} MB are free, but the rounds to come need up to {sum(sizes)/1e6:,.0f} MB', str(self.path))
+    if free<sum(sizes): raise OSError(errno.ENOSPC, f'{free/1e6:,.3f} MB are free, but the rounds to come need up to {sum(sizes)/1e6:,.3f} MB', str(self.path))
     try:
         with tempfile.TemporaryFile(dir=self.path) as f: _allocate(f, max(sizes))
     except OSError as e: raise OSError(e.errno, f'a round of {max(sizes)/1e6:,.1f} MB cannot be stored here: {e.strerror}', str(self.path)) from e
@@ -646,7 +649,14 @@ def resume(self:_Folder, settings, force=False)->Search:
     found.settings = max(old, settings, key=lambda o: len(o['prune']) if isinstance(o['prune'], list) else 0)
     return found
 
-# %% ../nbs/07_search.ipynb #4cceb626
+# %% ../nbs/07_search.ipynb #21624663
+@patch
+def check_data(self:_Folder, found, dls):
+    "Raises `SearchError` if the first round was trained and measured on so many items and there are others now. That the items are the same is not known"
+    then,now = (found.tickets[0].meta.get('data') if found.tickets else None) or {},_data_facts(dls)
+    changed = [f'{k} {then[k]} → {now[k]}' for k in ('n_train','n_valid') if k in then and then[k]!=now[k]]
+    if changed: raise SearchError(f'{self.path}: holds a search in other data ({", ".join(changed)}): choose another dir, or begin anew with force=True')
+
 @patch
 def check_init(self:_Folder, found, criterion):
     "Raises `SearchError` if the next round needs the first weights and they are not there"
@@ -740,11 +750,12 @@ def _run(recipe, found, rounds, folder, progress):
         raise
     finally: shown.close()
 
-# %% ../nbs/07_search.ipynb #2bce8a38
+# %% ../nbs/07_search.ipynb #a7e28c99
 @patch
 def go_on(self:_Folder, recipe, learn, sp, settings, rounds, force):
     "The rounds that are here, and everything made ready for those that are left"
     found = self.resume(settings, force)
+    self.check_data(found, learn.dls)
     if todo:=range(len(found.tickets), rounds+1):
         self.check_init(found, sp.criterion)
         self.warn_of_versions(found)
@@ -764,7 +775,7 @@ def _tell_all(ranks, found)->Search:
         tickets.append(_following(tickets, settings.get('rewind'), *told))
     return Search(tickets, settings=settings, init=init)
 
-# %% ../nbs/07_search.ipynb #572bb158
+# %% ../nbs/07_search.ipynb #17c0eea7
 def find_ticket(
     learner:Callable, # function without arguments that makes a new `Learner`, with a new model; called for every round, and twice before
     fit:Callable, # function of a `Learner` that trains it: a round, with its learning-rate schedule from the beginning
@@ -788,7 +799,8 @@ def find_ticket(
     instance, is raised with the finished rounds in its attribute `search`.
 
     Raises `TypeError` or `ValueError` for arguments that cannot be right, before anything is trained; `SearchError` or `TicketError` if `dir` holds
-    a search with other settings, or a damaged file; `OSError` if it cannot be written to; with several processes `RankError` if they differ.
+    a search with other settings or numbers of items, or a damaged file; `OSError` if it cannot be written to; with several processes `RankError`
+    if they differ.
 
     Source: Frankle & Carbin 2019; rewinding: Frankle et al. 2020; of the learning rate: Renda et al. 2020"""
     _check_functions(learner, fit)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Ticket', 'TicketError', 'random_ticket']
 
-# %% ../nbs/06_ticket.ipynb #dd7fcacc
-import hashlib, html, json, math, os, platform, re, warnings
+# %% ../nbs/06_ticket.ipynb #cc2658bf
+import errno, hashlib, html, json, math, os, platform, re, tempfile, warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -119,28 +119,53 @@ def _counts(self:Ticket):
     n = sum(t.numel() for t in self.state.values())
     return f'{self.sparsity:.2f} % sparse: {self.masks.n_kept:,} of {self.masks.n_weights:,} prunable weights kept, {n:,} values in all'
 
-# %% ../nbs/06_ticket.ipynb #e7225feb
+# %% ../nbs/06_ticket.ipynb #1fd05bba
 def _rewound(meta):
     "Where the note says that the weights come from: a list of one phrase, or of none"
-    rewind,first = meta.get('rewind'),meta.get('round')==0
+    rewind,arms = meta.get('rewind'),str(meta.get('arm')).split('+')
+    first = meta.get('round')==0 or arms[-1]=='dense'
     if rewind is None: rewind = meta.get('rewind_epoch')
-    if rewind is None or (first and rewind=='lr'): return []
+    if rewind is None or 'reinit' in arms or (first and rewind=='lr'): return []
     if rewind=='lr': return ['learning rate rewound, weights not']
     step = re.fullmatch('([0-9]+)it', str(rewind))
     return [('weights of ' if first else 'rewound to ') + (f'step {_plain(step[1])}' if step else f'epoch {_plain(rewind)}')]
 
-# %% ../nbs/06_ticket.ipynb #7ae448c0
+# %% ../nbs/06_ticket.ipynb #8fd4c255
 _told = ('arm','seed','criterion','granularity','method','schedule','round') # of the note, by `repr`
+
+def _is_control(meta): return meta.get('arm') not in (None, 'ticket') and meta.get('round')!=0
 
 @patch
 def _facts(self:Ticket):
     "What the note says of how it was found, in a few words each"
-    told = [f'{k} {_plain(self.meta[k])}' for k in _told if self.meta.get(k) is not None]
+    names = dict(round='from the ticket of round') if _is_control(self.meta) else {}
+    told = [f'{names.get(k, k)} {_plain(self.meta[k])}' for k in _told if self.meta.get(k) is not None]
     return [*told, *_rewound(self.meta), 'not trained' if self.trained is None else 'trained']
 
 # %% ../nbs/06_ticket.ipynb #81c76d79
 @patch
 def __repr__(self:Ticket): return f"Ticket({self._counts()}; {', '.join(self._facts())})"
+
+# %% ../nbs/06_ticket.ipynb #07beb0a9
+def _bits(t):
+    "`t` as whole numbers, so that NaN is NaN and -0 is not 0"
+    return t.cpu().contiguous().view(_int_of[t.dtype]) if t.dtype in _int_of else t.cpu()
+
+def _same_bits(a, b):
+    "Whether two dicts hold the same tensors to the bit, on whatever devices, or are both None"
+    if a is None or b is None: return a is b
+    return a.keys()==b.keys() and all(a[k].dtype==t.dtype and torch.equal(_bits(a[k]), _bits(t)) for k,t in b.items())
+
+# %% ../nbs/06_ticket.ipynb #ab3e9752
+@patch
+def __eq__(self:Ticket, other):
+    if not isinstance(other, Ticket): return NotImplemented
+    notes = [json.dumps(o.meta, default=repr) for o in (self, other)] # a note of a file has NaN and lists where this one may have another NaN and tuples
+    return (self.masks==other.masks and (self.meta==other.meta or notes[0]==notes[1])
+            and all(_same_bits(getattr(self, part), getattr(other, part)) for part in ('state','trained','whole')))
+
+@patch
+def __hash__(self:Ticket): return hash(self.masks)
 
 # %% ../nbs/06_ticket.ipynb #b940189e
 def _bar(percent):
@@ -259,19 +284,39 @@ _format = 'lottery_nb ticket 2'
 class TicketError(ValueError):
     "A file that is not a ticket, or not a whole one"
 
-# %% ../nbs/06_ticket.ipynb #e03cfdd1
+# %% ../nbs/06_ticket.ipynb #06a4965b
+def _place(path):
+    "The file that is meant by `path`, where links lead. Raises `OSError` for what is there and is not a file: a folder, a device"
+    path = Path(path)
+    if path.is_dir(): raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if path.exists() and not path.is_file(): raise OSError(errno.EINVAL, 'Not a regular file')
+    return Path(os.path.realpath(path))
+
+@contextmanager
+def _about(path):
+    "Inside, errors of the system are about `path`, not about a file beside it"
+    try: yield
+    except OSError as e: raise OSError(e.errno, e.strerror or str(e), str(path)) from e
+
+# %% ../nbs/06_ticket.ipynb #6b75e597
 def _write_atomically(path, data):
     "Writes the bytes `data` to `path` so that at every moment there is the old file or the new one"
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f'.{path.name}.{uuid4().hex}')
-    try:
-        with beside.open('xb') as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(beside, path)
-    finally: beside.unlink(missing_ok=True)
+    with _about(path):
+        place = _place(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        beside = place.with_name(f'.{place.name}.{uuid4().hex}')
+        try:
+            with beside.open('xb') as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(beside, place)
+        finally: beside.unlink(missing_ok=True)
+
+# %% ../nbs/06_ticket.ipynb #647ba66f
+def _check_writable(path):
+    "Raises `OSError` if no file can be made where `path` is to be"
+    with _about(path), tempfile.TemporaryFile(dir=next(o for o in _place(path).parents if o.exists())): pass
 
 # %% ../nbs/06_ticket.ipynb #8c3f7dae
 def _pack(mask):
@@ -353,15 +398,23 @@ def _note(self:Ticket, trained, whole):
     names = dict(state=list(self.state), trained=list(self.trained) if trained and self.trained is not None else None)
     return dict(format=_format, digest='0'*64, shapes=_shapes(self.masks), **names, whole=bool(whole), meta=self.meta)
 
-# %% ../nbs/06_ticket.ipynb #80a86f46
+# %% ../nbs/06_ticket.ipynb #e1b21d8d
+def _check_json(meta):
+    "Raises `TypeError` or `ValueError`, naming the entry, for what JSON cannot hold"
+    for k,v in meta.items():
+        try: json.dumps({k: v})
+        except (TypeError,ValueError) as e: raise type(e)(f'meta[{k!r}]: {e}') from e
+
+# %% ../nbs/06_ticket.ipynb #d49b4b06
 @patch
 def save(self:Ticket,
-    path:str|Path, # the file, usually `….safetensors`; what was there is replaced
+    path:str|Path, # the file, usually `….safetensors`; a file that was there is replaced, a link followed
     trained:bool=True, # the trained weights too, if there are any?
     whole:bool=False # the pruned weights as they were before the mask too? For `dense` and `shuffle`
 )->Path: # `path`
     "Writes the ticket to a safetensors file, atomically. Raises `ValueError` or `TypeError`, before it writes, for what a file cannot hold"
     if whole and self.whole is None: raise ValueError('whole=True: this ticket does not know its pruned weights')
+    _check_json(self.meta)
     note = json.dumps(self._note(trained, whole)) # in one piece: safetensors keeps no order, and the same ticket should be the same file
     _write_atomically(path, _sealed(_to_bytes(_flat(self._parts(trained, whole)), metadata=dict(lottery_nb=note))))
     return Path(path)
@@ -378,25 +431,25 @@ def _end_of_data(header):
     try: return max((int(o['data_offsets'][1]) for k,o in header.items() if k!='__metadata__'), default=0)
     except (AttributeError,LookupError,OverflowError,TypeError,ValueError) as e: raise ValueError('its header is none of safetensors') from e
 
-# %% ../nbs/06_ticket.ipynb #f31c72ed
+# %% ../nbs/06_ticket.ipynb #7ce9e7e9
 def _header(f):
     "The header of a safetensors file that is open at its start, a dict. Raises `ValueError` if it has none, or is longer or shorter than it says"
     size,start = os.fstat(f.fileno()).st_size,f.read(8)
-    n = int.from_bytes(start, 'little')
-    if len(start)<8 or n>min(size-8, 100_000_000): # no header is longer, says the format
-        raise ValueError(f'not a whole safetensors file: its header should take {n:,} bytes, and the file has {size:,}')
+    n,most = int.from_bytes(start, 'little'),100_000_000 # no header is longer, says the format
+    if len(start)<8 or n>min(size-8, most):
+        raise ValueError(f"not a {'whole '*(n<=most)}safetensors file: its header should take {n:,} bytes, and the file has {size:,}")
     header = _parsed(f.read(n), 'not a safetensors file: its header')
     if (whole:=8+n+_end_of_data(header))!=size: raise ValueError(f'not a whole file: it should have {whole:,} bytes, and has {size:,}')
     return header
 
-# %% ../nbs/06_ticket.ipynb #3456aee8
+# %% ../nbs/06_ticket.ipynb #984ff84a
 def _note_in(header):
     "The note in a header, a dict. Raises `ValueError` if there is none, or of another format"
     meta = header.get('__metadata__')
     text = meta.get('lottery_nb') if isinstance(meta, dict) else None
     note = _parsed(text, 'its note') if isinstance(text, str) else None
     got = note.get('format') if isinstance(note, dict) else None
-    if got!=_format: raise ValueError(f'expected the format {_format!r}, got {_plain(repr(got))}')
+    if got!=_format: raise ValueError(f"{'not a ticket of lottery_nb: '*(text is None)}expected the format {_format!r}, got {_plain(repr(got))}")
     return note
 
 # %% ../nbs/06_ticket.ipynb #590da9cd

@@ -152,8 +152,8 @@ def test_rounds_are_trained_under_their_masks():
         assert not differing(t.trained, masked(t.trained, t.masks))
         for state in w.began: assert not differing(state, masked(state, t.masks))
 
-@pytest.mark.parametrize('rewind, said', [(2, 'rewind=2: the training of a round has only 2 epochs'),
-    ('8it', "rewind='8it': the training of a round has only 8 steps")])
+@pytest.mark.parametrize('rewind, said', [(2, 'rewind=2: the training of a round has only 2 epochs, so expected at most 1'),
+    ('8it', "rewind='8it': the training of a round has only 8 steps, so expected at most 7")])
 def test_a_rewind_point_beyond_the_training(rewind, said):
     fit_, seen = watched()
     with pytest.raises(ValueError, match=said): search(fit=fit_, rewind=rewind)
@@ -241,6 +241,34 @@ def test_gone_on_with_is_never_stopped(kwargs, tmp_path):
     assert not different(whole, Search.load(tmp_path/'grown'))
     before = files(tmp_path/'whole')
     assert len(search(rounds=1, dir=tmp_path/'whole', **kwargs).tickets)==2 and files(tmp_path/'whole')==before
+
+def test_data_that_have_become_more_or_fewer(tmp_path):
+    "Their accuracies cannot be compared: refused like another setting, also if nothing is left to do; with `force` it begins anew"
+    n = [8, 4] # items that are left out
+    def fewer(): return Learner(DataLoaders(DataLoader(train[n[0]:], bs=8, shuffle=True), DataLoader(valid[n[1]:], bs=8)), Noisy(),
+                                loss_func=CrossEntropyLossFlat(), metrics=accuracy, lr=1e-2)
+    search(fewer, rounds=1, dir=tmp_path)
+    before = files(tmp_path)
+    for more,says in (([0, 4], f'n_train {len(train)-8} → {len(train)}'), ([8, 0], f'n_valid {len(valid)-4} → {len(valid)}')):
+        n[:] = more
+        for rounds in (1, 2):
+            with pytest.raises(SearchError, match=f'in other data .{says}.: choose another dir, or begin anew with force=True'):
+                search(fewer, rounds=rounds, dir=tmp_path)
+    assert files(tmp_path)==before
+    n[:] = 8, 4
+    assert len(search(fewer, rounds=2, dir=tmp_path).tickets)==3
+    n[:] = 0, 0
+    assert search(fewer, rounds=1, dir=tmp_path, force=True).tickets[0].meta['data']['n_train']==len(train)
+
+def test_a_training_that_goes_over_to_other_data(tmp_path):
+    "What counts is what the learner came with"
+    def fit(learn):
+        learn.fit(1)
+        learn.dls = DataLoaders(DataLoader(train[8:], bs=8), DataLoader(valid, bs=8))
+        learn.fit(1)
+    whole = search(fit=fit, rounds=2)
+    for rounds in (1, 2): found = search(fit=fit, rounds=rounds, dir=tmp_path)
+    assert not different(found, whole)
 
 def test_a_list_goes_on_with_a_longer_one(tmp_path):
     whole = search(rounds=None, prune=[30,50,70], dir=tmp_path/'a')

@@ -1,5 +1,5 @@
 "Tickets: there and back again, into models and files, and files that are damaged"
-import copy, html.parser, json, math, os, pickle, re, struct, subprocess, sys, time
+import copy, html.parser, json, math, os, pickle, re, stat, struct, subprocess, sys, time
 from pathlib import Path
 
 import pytest, torch, torchvision
@@ -126,6 +126,75 @@ def test_replacing(tmp_path):
     a.save(tmp_path/'t')
     b.save(tmp_path/'t')
     assert same(Ticket.load(tmp_path/'t'), b) and os.listdir(tmp_path)==['t']
+
+# Equal, or not
+
+def test_a_ticket_is_equal_to_the_one_that_was_saved(tmp_path):
+    "To the bit, NaN and -0 too; without its pruned weights, or with another weight or word, it is another"
+    ticket = ticket_of(meta=dict(a=(1, 2), loss=math.nan))
+    ticket.state['stem.1.running_mean'] = torch.tensor([math.nan, -0.]).repeat(4)[:len(ticket.state['stem.1.running_mean'])]
+    assert Ticket.load(ticket.save(tmp_path/'t', whole=True))==ticket and hash(Ticket.load(tmp_path/'t'))==hash(ticket)
+    assert Ticket.load(ticket.save(tmp_path/'t'))!=ticket and Ticket.load(ticket.save(tmp_path/'t', trained=False, whole=True))!=ticket
+    for part in ('state', 'trained', 'whole'):
+        for change in (lambda t: t*1.5+1, lambda t: t.double(), lambda t: t[None]):
+            other = copy.copy(ticket)
+            name = next(iter(ticket.masks))
+            setattr(other, part, {**getattr(ticket, part), name: change(getattr(ticket, part)[name])})
+            assert other!=ticket
+    other = copy.copy(ticket)
+    other.meta = {**ticket.meta, 'a': [1, 3]}
+    assert other!=ticket and ticket!='ticket' and copy.deepcopy(ticket)==ticket
+
+# Where it is written
+
+def test_links_are_followed(tmp_path):
+    "The link stays and the file that it leads to is new, whether it was there or not"
+    (tmp_path/'link').symlink_to('far/t')
+    for sparsity in (20, 70):
+        ticket = ticket_of(sparsity=sparsity)
+        assert ticket.save(tmp_path/'link')==tmp_path/'link'
+        assert (tmp_path/'link').is_symlink() and same(Ticket.load(tmp_path/'far/t'), ticket) and os.listdir(tmp_path/'far')==['t']
+
+@pytest.mark.parametrize('kind', ['folder', 'pipe', 'device', 'link to a device'])
+def test_only_files_are_replaced(kind, tmp_path):
+    "The error names what is in the way, which stays what it is"
+    path = tmp_path/'t'
+    if kind=='folder': path.mkdir()
+    elif kind=='pipe': os.mkfifo(path)
+    else: # a device of our own, never one of the machine's
+        try: os.mknod(tmp_path/'null', 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+        except OSError: pytest.skip('devices cannot be made here')
+        path = tmp_path/'null'
+        if kind!='device': (path:=tmp_path/'t').symlink_to('null')
+    before = path.stat()
+    with pytest.raises(OSError, match=f'{path}') as e: ticket_of().save(path)
+    assert e.value.filename==str(path) and (path.stat().st_mode, path.stat().st_ino)==(before.st_mode, before.st_ino)
+    assert not [o for o in os.listdir(tmp_path) if o.startswith('.')]
+
+def test_errors_name_the_file_that_was_asked_for(tmp_path, monkeypatch):
+    def fail(a, b): raise PermissionError(13, 'Permission denied', a, None, b)
+    monkeypatch.setattr('os.replace', fail)
+    with pytest.raises(PermissionError) as e: ticket_of().save(tmp_path/'t')
+    assert str(e.value)==f"[Errno 13] Permission denied: '{tmp_path}/t'" and not os.listdir(tmp_path)
+
+def test_what_json_cannot_hold_is_named(tmp_path):
+    for value,error in ((object(), TypeError), ({1, 2}, TypeError)):
+        with pytest.raises(error, match=r"meta\['odd'\]: .*not JSON serializable"): ticket_of(meta=dict(a=1, odd=value)).save(tmp_path/'t')
+    assert not os.listdir(tmp_path)
+
+def test_files_of_others_are_told_apart(tmp_path):
+    torch.save(ticket_of().state, tmp_path/'state.pth')
+    with pytest.raises(TicketError, match='state.pth: not a safetensors file'): Ticket.load(tmp_path/'state.pth')
+    save_file(ticket_of().state, tmp_path/'state.safetensors')
+    with pytest.raises(TicketError, match='not a ticket of lottery_nb'): Ticket.load(tmp_path/'state.safetensors')
+
+def test_a_control_says_what_it_is():
+    ticket = ticket_of(meta=dict(arm='ticket', round=6, rewind=0, rewind_epoch=0))
+    assert 'round 6, rewound to epoch 0' in repr(ticket) and 'from the ticket of round 6' not in repr(ticket)
+    said = {o: repr(c) for o,c in dict(dense=ticket.dense(), reinit=ticket.reinit(ConvNet()), shuffle=ticket.shuffle()).items()}
+    assert all('from the ticket of round 6' in o for o in said.values())
+    assert 'weights of epoch 0' in said['dense'] and 'epoch' not in said['reinit'] and 'rewound to epoch 0' in said['shuffle']
+    assert 'round 0, weights of epoch 0' in repr(ticket_of(meta=dict(arm='dense', round=0, rewind=0)))
 
 # What can go wrong while it is written
 
