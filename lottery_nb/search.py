@@ -195,7 +195,7 @@ def _gradients(learn):
     learn._split(learn._set_device(learn.dls.one_batch()))
     learn.loss_func(learn.model(*learn.xb), *learn.yb).backward()
 
-# %% ../nbs/07_search.ipynb #94133ab9
+# %% ../nbs/07_search.ipynb #7a47cae5
 @dataclass(frozen=True)
 class _Recipe:
     "What a search does in each round"
@@ -218,7 +218,7 @@ class _Recipe:
 
     def sparsifier(self, learn):
         "The sparsifier of a learner's model"
-        return Sparsifier(learn.model, **self.how, example=first_batch(learn.dls) if self.how['granularity']=='group' else None)
+        return Sparsifier(learn.model, **self.how, example=first_batch(learn.dls) if self.how.get('granularity')=='group' else None)
 
 # %% ../nbs/07_search.ipynb #848df8c2
 @patch
