@@ -195,7 +195,7 @@ def _gradients(learn):
     learn._split(learn._set_device(learn.dls.one_batch()))
     learn.loss_func(learn.model(*learn.xb), *learn.yb).backward()
 
-# %% ../nbs/07_search.ipynb #94133ab9
+# %% ../nbs/07_search.ipynb #7a47cae5
 @dataclass(frozen=True)
 class _Recipe:
     "What a search does in each round"
