@@ -6,7 +6,7 @@
 __all__ = ['is_2_4', 'why_not_semi_structured', 'semi_structured_report', 'Converted', 'semi_structured', 'SparseLinear',
            'interleaved_medians', 'csr_times', 'break_even', 'sparse_linear', 'export_onnx']
 
-# %% ../nbs/09_kernels.ipynb #f7d2644c
+# %% ../nbs/09_kernels.ipynb #1e00c4e9
 import inspect, numbers, os, statistics, time, warnings
 from collections.abc import Callable
 from copy import deepcopy
@@ -18,16 +18,18 @@ import pandas as pd, torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.utils._pytree import tree_leaves
+from .channels import _send
 from .core import check_percent, check_whole
 from .masks import unwrap
 from .sparsifier import prunable_types
 from .ticket import _write_atomically
 
-# %% ../nbs/09_kernels.ipynb #5a62083f
+# %% ../nbs/09_kernels.ipynb #a4ac238a
 def is_2_4(
-    weight:Tensor # [out, in]
+    weight:Tensor # [out, in], or of a conv
 )->bool:
-    "Whether of every four weights in a row at most two are not 0"
+    "Whether of every four weights in a row at most two are not 0. Raises `ValueError` for a tensor without rows"
+    if weight.dim()<2: raise ValueError(f'weight: expected [out, in], got {list(weight.shape)}')
     return weight.shape[1]%4==0 and bool((weight.unflatten(1, (weight.shape[1]//4, 4)).count_nonzero(2)<=2).all())
 
 # %% ../nbs/09_kernels.ipynb #6d1de807
@@ -76,15 +78,15 @@ class Converted(NamedTuple):
     report:pd.DataFrame # a row a layer: whether it was exchanged, and why
     difference:float|None # the largest between its outputs and the dense model's, for the example; None without one
 
-# %% ../nbs/09_kernels.ipynb #cb01d8b6
+# %% ../nbs/09_kernels.ipynb #2f3123a0
 def _check_positive(name, value):
     "Raises `TypeError` or `ValueError` unless `value` is a number greater than 0"
     if isinstance(value, bool) or not isinstance(value, numbers.Real): raise TypeError(f'{name}={value!r}: expected a number greater than 0')
     if not value>0: raise ValueError(f'{name}={value!r}: expected a number greater than 0')
 
 def _outputs(model, example):
-    "The tensors that `model` gives for `example`"
-    with torch.no_grad(): return [o for o in tree_leaves(model(*example)) if isinstance(o, Tensor)]
+    "The tensors that `model` gives for `example`. Raises `ValueError` if it cannot take it"
+    with torch.no_grad(): return [o for o in tree_leaves(_send(model, example)) if isinstance(o, Tensor)]
 
 def _as_tuple(example):
     "An example as the arguments of a model. Raises `TypeError` if it is no tensor and no tuple of tensors"
@@ -413,7 +415,7 @@ def _zeros(data):
     weights = [onnx.numpy_helper.to_array(o) for o in onnx.load_from_string(data).graph.initializer if len(o.dims)>1]
     return 100*sum(int((o==0).sum()) for o in weights)/max(sum(o.size for o in weights), 1)
 
-# %% ../nbs/09_kernels.ipynb #6110bf86
+# %% ../nbs/09_kernels.ipynb #5bac9300
 def export_onnx(
     model:nn.Module, # masked, cut out or dense; it is left as it is
     example, # a batch, or a tuple of tensors, the first axis of each being the batch
@@ -430,6 +432,7 @@ def export_onnx(
     _check_exportable(model, args)
     _import_for_export()
     model = deepcopy(model).cpu().eval()
+    _outputs(model, args) # what it cannot take is said at once, and in few words
     data,off = _onnx_bytes(model, args),0.
     for batch in (args, tuple(torch.cat([o, o[:1]]) for o in args)):
         off = max(off, _difference(_outputs(model, batch), _onnx_outputs(data, batch), tol))

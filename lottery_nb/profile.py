@@ -365,7 +365,7 @@ def _accuracy(name, model, data, device):
     if not n: raise ValueError('data: expected at least one batch')
     return 100*right/n
 
-# %% ../nbs/09_profile.ipynb #51137753
+# %% ../nbs/09_profile.ipynb #31b68e84
 def _named(model, against):
     "All networks by name, the first one first. Raises `TypeError` or `ValueError` if they cannot be told apart or are none"
     networks = dict(model) if isinstance(model, Mapping) else {'model': model}
@@ -373,7 +373,8 @@ def _named(model, against):
     if isinstance(against, (list,tuple)):
         kinds = ['ticket' if isinstance(o, Ticket) else 'other' for o in against]
         against = {k if kinds.count(k)==1 else f'{k} {kinds[:i].count(k)+1}': o for i,(k,o) in enumerate(zip(kinds, against))}
-    if not isinstance(against, Mapping|None): raise TypeError(f'against={type(against).__name__}: expected a network, a Ticket, or a list or dict of them')
+    if isinstance(against, Masks) or not isinstance(against, Mapping|None):
+        raise TypeError(f'against={type(against).__name__}: expected a network, a Ticket, or a list or dict of them')
     if both:=set(networks) & set(against or {}): raise ValueError(f'against: the name {sorted(map(str, both))[0]!r} is taken already')
     networks.update(against or {})
     for k,o in networks.items():

@@ -134,19 +134,22 @@ class Sparsifier:
         self._masks,self._unit,self._bits,self._snapshot,self._warned = None,{},{},None,set()
         self._remembered = {need: self._clone_weights() for need in self.criterion.needs if need!='grad'}
 
-# %% ../nbs/04_sparsifier.ipynb #8068dee7
+# %% ../nbs/04_sparsifier.ipynb #3bedd562
 @patch
 def _find_groups(self:Sparsifier, layers, example):
     "Looks for the groups of channels that can go, drops layers that are in none. Raises `ValueError` for a layer without those that go with it"
     if example is None: raise ValueError("granularity='group': expected an example, a batch as the model takes it, to see which channels go together")
-    for g in channel_groups(self.model, example):
+    found = channel_groups(self.model, example)
+    for g in found:
         names = [f'{n}.weight' if n else 'weight' for n in g.layers]
         inside = [k for k in names if k in self.layers]
         if g.stays or not g.inputs or not inside: continue
         if len(inside)<len(names):
             raise ValueError(f'layers={layers!r}: {inside[0]} goes together with {next(k for k in names if k not in inside)}, which is not among them')
         self.groups[names[0] if names[0] not in self.groups else f'{names[0]} #{len(self.groups)}'] = g
-    if not self.groups: raise ValueError(f'layers={layers!r}: no channels in these layers can go')
+    if not self.groups:
+        why = dict.fromkeys(g.stays or 'no layer reads them' for g in found if any((f'{n}.weight' if n else 'weight') in self.layers for n in g.layers))
+        raise ValueError(f'layers={layers!r}: no channels in these layers can go: {"; ".join(list(why)[:3])}')
     members = {f'{n}.weight' if n else 'weight' for g in self.groups.values() for n in g.layers}
     self.layers = {k: m for k,m in self.layers.items() if k in members}
 

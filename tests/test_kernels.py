@@ -256,7 +256,8 @@ def test_bad_arguments(kwargs, error, match):
 
 def test_a_wrong_example_leaves_the_model_alone():
     net = mlp()
-    with pytest.raises(RuntimeError): sparse_linear(net, torch.ones(3, 5), measure=sparse_wins)
+    with pytest.raises(ValueError, match=r'example: the model cannot take a batch of the shape \(3, 5\)'):
+        sparse_linear(net, torch.ones(3, 5), measure=sparse_wins)
     assert all('forward' not in vars(m) for m in net.modules()) and net.training
 
 def test_outputs_that_differ_are_an_error():
