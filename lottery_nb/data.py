@@ -157,7 +157,7 @@ def _imagenette()->Path:
             f'    mkdir -p {home} && tar -xf imagenette2-160.tgz -C {home}\n'
             'or say where it is: imagenette_dls(path=...), a folder with the folders train and val') from e
 
-# %% ../nbs/10_data.ipynb #f9746433
+# %% ../nbs/10_data.ipynb #84596251
 def _photos(path):
     "The image files of `path`/train and of `path`/val, sorted. Raises `FileNotFoundError`, `TypeError` or `ValueError`"
     if not isinstance(path, (str, Path)): raise TypeError(f'path={path!r}: expected the path of a folder')
@@ -168,10 +168,8 @@ def _photos(path):
     parts = {part: sorted(get_image_files(path/part)) for part in ('train','val')}
     for part,files in parts.items():
         if not files: raise ValueError(f"path='{path}': no images in {part}")
-    classes = {f.parent.name for f in parts['train']}
-    unknown = {f.parent.name for f in parts['val']} - classes
+    unknown = {f.parent.name for f in parts['val']} - {f.parent.name for f in parts['train']}
     if unknown: raise ValueError(f"path='{path}': classes in val but not in train: {', '.join(sorted(unknown))}")
-    if len(classes)<2: raise ValueError(f"path='{path}': expected at least two classes to tell apart, but train has only {classes.pop()}")
     return parts['train'], parts['val']
 
 # %% ../nbs/10_data.ipynb #cba8a89e
@@ -194,7 +192,7 @@ def imagenette_dls(
     order = dict(dl_type=TfmdDL) if seed is None else dict(dl_type=SeededDL, seed=seed)
     return block.dataloaders(train + valid, bs=bs, num_workers=num_workers, **order)
 
-# %% ../nbs/10_data.ipynb #b5e70087
+# %% ../nbs/10_data.ipynb #a4ec28e5
 def dls_by_name(
     data:str|Path, # 'digits', 'imagenette', or a folder of photos with the folders train and val, in these a folder a class
     bs:int=64, # images in a batch, at least 1
@@ -209,7 +207,9 @@ def dls_by_name(
         if size is not None: raise ValueError(f'size={size!r}: expected None: the digits are 8 by 8 pixels and stay so')
         return digits_dls(bs, seed)
     if data!='imagenette' and not Path(data).is_dir(): raise ValueError(f"data='{data}': expected digits, imagenette, or a folder that is there")
-    return imagenette_dls(128 if size is None else size, bs, None if data=='imagenette' else data, check_whole('seed', seed), num_workers)
+    dls = imagenette_dls(128 if size is None else size, bs, None if data=='imagenette' else data, check_whole('seed', seed), num_workers)
+    if dls.c<2: raise ValueError(f"data='{data}': expected at least two classes to tell apart, but there is only {dls.vocab[0]}")
+    return dls
 
 # %% ../nbs/10_data.ipynb #b9f863f3
 def digits_mlp()->nn.Sequential:
