@@ -174,9 +174,13 @@ def _cut_out(m, gone):
     _select(m, 'bias', 0, keep)
     setattr(m, 'out_features' if isinstance(m, nn.Linear) else 'out_channels', len(keep))
 
-# %% ../nbs/09_shrink.ipynb #f328caaf
+# %% ../nbs/09_shrink.ipynb #abe077d8
 @torch.no_grad()
-def _cut_in(m, gone, constants):
+def _cut_in(
+    m, # a conv or linear layer
+    gone, # set of inputs
+    constants # [in], float64: what comes to each of them, 0 where nothing is to be added
+):
     "Takes inputs out of a conv or linear layer; what was constant there goes into the bias"
     if isinstance(m, nn.Linear) or m.groups==1:
         if (c:=constants).any():
