@@ -1,6 +1,7 @@
 """What cutting brings: a forward pass of the smaller network beside the dense one, and beside fasterai's Pruner, in one run
 
-A ResNet-18 with half of its channels in every group cut. As in `overhead.py` nothing is measured on its own: all networks take the same batch in turn,
+A ResNet-18 with half of its channels in every group cut; and, where there are no channels to cut, a linear layer with 90 % of its weights pruned, dense
+and as CSR. As in `overhead.py` nothing is measured on its own: all networks take the same batch in turn,
 in an order that is shuffled anew in each round, and what is reported are medians of ratios within a round.
 
     python benchmarks/shrink.py                            about two minutes on two cores
@@ -25,6 +26,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from lottery_nb.criteria import large_final
+from lottery_nb.kernels import SparseLinear, interleaved_medians
 from lottery_nb.shrink import count_macs, shrink
 from lottery_nb.sparsifier import Sparsifier
 
@@ -43,8 +45,10 @@ class Sizes:
     warmup:int = 5      # passes of each network that are not counted
     sparsity:float = 50 # percent of the channels of every group
     round_to:int = 8    # channels are kept in multiples of it
+    features:int = 4096 # inputs and outputs of the linear layer
+    seconds:float = 5.  # how long it is timed for each number of rows
 
-QUICK = Sizes(size=32, batch=2, rounds=4, warmup=1)
+QUICK = Sizes(size=32, batch=2, rounds=4, warmup=1, features=64, seconds=.01)
 
 @dataclass
 class Arm:
@@ -97,6 +101,19 @@ def rows(arms:list, x:torch.Tensor)->list: # dicts
                           milliseconds=1000*float(np.median(arm.seconds)), seconds=arm.seconds))
     return found
 
+@torch.inference_mode()
+def csr_rows(sizes:Sizes)->list: # dicts
+    "A linear layer of which 90 % of the weights are pruned, dense and as CSR in turn, for several numbers of rows at once"
+    torch.manual_seed(0)
+    linear,found = nn.Linear(sizes.features, sizes.features).eval(),[]
+    Sparsifier(linear).sparsify(90)
+    sparse = SparseLinear(linear)
+    for n in (1,16,256):
+        x = torch.randn(n, sizes.features)
+        dense,csr = interleaved_medians([lambda: linear(x), lambda: sparse(x)], sizes.seconds)
+        found.append(dict(rows=n, dense=1000*dense, csr=1000*csr, faster=dense/csr, difference=float((linear(x)-sparse(x)).abs().max())))
+    return found
+
 def table(head:list, cells:list)->str:
     "A markdown table that can be read as it is"
     widths = [max(len(r[i]) for r in [head, *cells]) for i in range(len(head))]
@@ -134,6 +151,13 @@ ResNet-18, {s['batch']} images of {s['size']} by {s['size']} pixels, forward; {s
 {table(['network', 'parameters', 'multiply-adds', 'times fewer', 'times as fast', 'middle half', 'ms a batch'], cells)}
 
 {result.get('verdict', '')}
+
+## A linear layer
+
+{s['features']} inputs and outputs, 90 % of the weights pruned one by one; dense, and as CSR by `SparseLinear`, in turn; medians.
+
+{table(['rows at once', 'ms dense', 'ms CSR', 'CSR, times as fast', 'largest difference'],
+    [[str(r['rows']), f"{r['dense']:.3f}", f"{r['csr']:.3f}", f"{r['faster']:.2f}", f"{r['difference']:.0e}"] for r in result['linear']])}
 """
 
 @call_parse
@@ -151,7 +175,7 @@ def main(
     x = torch.randn(sizes.batch, 3, sizes.size, sizes.size, generator=torch.Generator().manual_seed(0))
     arms,result = make_arms(sizes, x),dict(circumstances=circumstances(), sizes=asdict(sizes))
     measure(arms, sizes, x)
-    result['rows'] = rows(arms, x)
+    result.update(rows=rows(arms, x), linear=csr_rows(sizes))
     if not quick: result['verdict'] = verdict(result)
     print(report(result))
     if markdown: Path(markdown).write_text(report(result), encoding='utf-8')

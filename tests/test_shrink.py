@@ -427,6 +427,8 @@ def test_the_benchmark_runs(tmp_path):
     assert {'dense', 'lottery_nb, masked', 'lottery_nb, cut'} <= rows.keys()
     assert rows['lottery_nb, masked']['macs']==rows['dense']['macs'] and 3.5 < rows['lottery_nb, cut']['fewer'] < 4
     if 'fasterai' in rows: assert rows['fasterai']['macs']==rows['lottery_nb, cut']['macs']
+    linear = json.loads((tmp_path/'all.json').read_text())['linear']
+    assert [r['rows'] for r in linear]==[1, 16, 256] and all(r['difference']<1e-5 for r in linear)
     assert (tmp_path/'all.md').read_text().strip() in done.stdout
 
 class Halves(nn.Module):
