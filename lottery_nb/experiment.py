@@ -408,7 +408,7 @@ def _make_cells(self:Experiment, settings)->list: # of `_Cell`
         cells.append(_Cell(key, {k: varying[k] for k in self.grid}, given, {**same, **told}, None if before==key else before))
     return cells
 
-# %% ../nbs/10_experiment.ipynb #33d34f8e
+# %% ../nbs/10_experiment.ipynb #9422d1a6
 @patch
 def _stored(self:Experiment, columns)->dict: # key -> row
     "What the file has of the cells, as far as these columns go"
@@ -423,7 +423,8 @@ def _shown_all(cell): return {k: _shown(v) for k,v in cell.varying.items()}
 def status(self:Experiment)->pd.DataFrame: # cell (start of its key), the settings that vary, status (done, failed, missing), seconds, error ('' if none)
     "A row for every cell: how far it is. Raises `ExperimentError` if the file is not one of experiments"
     there,missing = self._stored(['status','seconds','error']),dict(status='missing', seconds=math.nan, error=None)
-    rows = [dict(cell=c.key[:8], **_shown_all(c), **{k: there.get(c.key, missing)[k] for k in missing}) for c in self.cells]
+    def front(c): return {f'setting {k}' if k in ('cell',*missing) else k: v for k,v in _shown_all(c).items()}
+    rows = [{'cell': c.key[:8], **front(c), **{k: there.get(c.key, missing)[k] for k in missing}} for c in self.cells]
     return pd.DataFrame(rows).astype(dict(seconds=float)).fillna(dict(error=''))
 
 @patch

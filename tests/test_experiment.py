@@ -170,6 +170,14 @@ def test_a_column_with_the_name_of_a_setting(tmp_path):
     df = Experiment(tmp_path/'a.db', f, grid=dict(x=[1,2], y=[5])).run(progress=False).results()
     assert list(df)==['setting y','x','y'] and df['setting y'].tolist()==[5]*4 and df.y.tolist()==[5,6,5,6]
 
+def test_a_setting_with_the_name_of_a_column_of_status(tmp_path):
+    def f(cell, error): return dict(y=cell+error)
+    exp = Experiment(tmp_path/'a.db', f, grid=dict(cell=[1,2], error=[3]))
+    assert list(exp.status())==['cell','setting cell','setting error','status','seconds','error'] and exp.status().status.tolist()==['missing']*2
+    exp.run(progress=False)
+    assert exp.status()['setting error'].tolist()==[3,3] and exp.status().error.tolist()==['','']
+    assert list(exp.results())==['cell','error','y'] and exp.results().y.tolist()==[4,5]
+
 def test_cells_have_random_numbers_of_their_own(tmp_path):
     torch.manual_seed(3)
     a = Experiment(tmp_path/'a.db', draw, grid=dict(x=[1,2,3])).run(progress=False).results()
