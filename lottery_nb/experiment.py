@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ExperimentError', 'Experiment']
 
-# %% ../nbs/10_experiment.ipynb #04a171a0
+# %% ../nbs/10_experiment.ipynb #24f0956e
 import ast, functools, hashlib, inspect, itertools, json, logging, math, os, socket, sqlite3, sys, sysconfig
 import tempfile, textwrap, time, tomllib, traceback, types, warnings
 from collections.abc import Callable, Iterable
@@ -25,7 +25,7 @@ from .callback import HoldMasks
 from .core import Rule, check_choice, check_whole
 from .search import Search, find_ticket, _begin_data, _FollowRound, _outside, _seeded, _told
 from .data import dls_by_name, model_by_name
-from .replicates import arm_names, lottery_curve
+from .replicates import _check_seeds, arm_names, lottery_curve
 from .ticket import Ticket, random_ticket, _versions
 
 # %% ../nbs/10_experiment.ipynb #b15967ce
@@ -252,15 +252,7 @@ def _alone(path):
     try: yield
     finally: lock.release()
 
-# %% ../nbs/10_experiment.ipynb #d07a9d25
-def _check_seeds(seeds):
-    "`seeds` as a list. Raises `TypeError` or `ValueError`"
-    if isinstance(seeds, (list,tuple,range,np.ndarray)):
-        seeds = [check_whole('seeds', o) for o in seeds]
-        if not seeds or len(set(seeds))<len(seeds): raise ValueError(f'seeds={seeds}: expected at least one, and every one once')
-        return seeds
-    return list(range(check_whole('seeds', seeds, 1)))
-
+# %% ../nbs/10_experiment.ipynb #c05b0858
 def _check_values(name, values):
     "The values that a setting of a grid takes, as a list. Raises `TypeError` or `ValueError`"
     if isinstance(values, (str,dict)) or not isinstance(values, Iterable): raise TypeError(f'grid: {name}={values!r}: expected a list of values')
@@ -305,7 +297,7 @@ def _check_settings(fn, settings, name):
     missing = [k for k in needed if k not in settings]
     if missing: raise TypeError(f"{name}: the settings {', '.join(missing)} are missing")
 
-# %% ../nbs/10_experiment.ipynb #7038cc8b
+# %% ../nbs/10_experiment.ipynb #1a054310
 class Experiment:
     "A grid of cells, and the file that their results are in. Raises `TypeError` or `ValueError` for settings that cannot be right"
     def __init__(self,
@@ -314,7 +306,7 @@ class Experiment:
         grid:dict|None=None, # setting -> list of values; a cell for every combination
         *,
         seeds:int|list|None=None, # how many (0, 1, …), or which; whole numbers of at least 0
-        arms:list|tuple|None=None, # names of arms, as `fn` knows them
+        arms:list|tuple|str|None=None, # names of arms, or one, as `fn` knows them
         seeds_per_cell:int|None=None, # of a function that takes many seeds at once; None: all of them
         aside:dict|None=None, # settings that change nothing in the results, such as folders, and so are no part of a cell's key
         version:str|None=None, # of `fn`, for the key; None: from its code, so that another code has other cells
@@ -368,12 +360,12 @@ def _add_seeds(self:Experiment, seeds, per_cell, settings):
     elif per_cell is None: self._add('seeds', seeds, settings, False)
     else: self._add('seeds', [seeds[i:i+per_cell] for i in range(0, len(seeds), per_cell)], settings, True)
 
-# %% ../nbs/10_experiment.ipynb #4d7e0786
+# %% ../nbs/10_experiment.ipynb #fafc403b
 @patch
 def _add_arms(self:Experiment, arms, ours, settings):
     "A cell for every arm, or all in one"
     if arms is None: return
-    arms = _check_values('arms', arms)
+    arms = _check_values('arms', [arms] if isinstance(arms, str) else arms)
     if ours:
         for o in arms: check_choice('arms', o, {k: k for k in ours.arms})
     together = self._takes('arms', settings)
@@ -508,13 +500,13 @@ def _forget(self:Experiment, db):
 @patch
 def _run_all(self:Experiment, db, todo, engine, how, progress):
     "Runs these cells and stores each as it ends"
-    bar = _CellBar(len(todo), progress)
-    try:
-        with engine(how) as run:
+    with engine(how) as run:
+        bar = _CellBar(len(todo), progress)
+        try:
             for cell,outcome in run(todo):
                 self._store(db, cell, outcome)
                 bar(outcome)
-    finally: bar.close()
+        finally: bar.close()
 
 # %% ../nbs/10_experiment.ipynb #45c36f94
 @patch

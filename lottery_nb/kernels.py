@@ -199,6 +199,7 @@ def _check(self:SparseLinear, x):
 
 @patch
 def forward(self:SparseLinear, x):
+    "What the dense layer gives for `x` [..., in]"
     self._check(x)
     out = (self.csr() @ x.reshape(-1, self.in_features).t()).t()
     if self.bias is not None: out = out + self.bias

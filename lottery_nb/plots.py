@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['plot_curve', 'plot_learning']
 
-# %% ../nbs/09_plots.ipynb #722dd985
+# %% ../nbs/09_plots.ipynb #36e48ad9
 import numpy as np, pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from .core import check_choice
-from .replicates import arm_names, summarise
+from .replicates import _check_table, arm_names, summarise
 
 # %% ../nbs/09_plots.ipynb #81552bc3
 _styles = dict(dense=dict(color='#555555', ls='--', marker='s'), ticket=dict(color='#2e8b57', marker='o'),
@@ -71,7 +71,24 @@ def _seeds_of(df)->str:
     n = df.groupby(['arm','round']).seed.nunique()
     return f'{n.max()} seeds' if n.min()==n.max() else f'{n.min()} to {n.max()} seeds'
 
-# %% ../nbs/09_plots.ipynb #0869a8bd
+# %% ../nbs/09_plots.ipynb #72e7aae0
+def _check_arms(df, arms)->list:
+    "Which controls and tickets are drawn. Raises `TypeError` or `ValueError` for what is not in the table"
+    there = [o for o in arm_names if o!='dense' and (df.arm==o).any()]
+    arms = there if arms is None else [arms] if isinstance(arms, str) else list(arms)
+    for o in arms: check_choice('arms', o, dict.fromkeys([*there, 'dense']))
+    return [o for o in arms if o!='dense']
+
+def _check_panels(panels)->list: # of (metric, step)
+    "What is drawn in each panel. Raises `TypeError` or `ValueError`"
+    told = f'panels={panels!r}: expected metrics, or pairs of a metric and a step, in a list'
+    if isinstance(panels, str): panels = [panels]
+    if not isinstance(panels, (list,tuple)): raise TypeError(told)
+    found = [(o,None) if isinstance(o, str) else o for o in panels]
+    if not found or any(not isinstance(o, (list,tuple)) or len(o)!=2 for o in found): raise ValueError(told)
+    return [tuple(o) for o in found]
+
+# %% ../nbs/09_plots.ipynb #2f8729e1
 def plot_curve(
     df:pd.DataFrame, # from `lottery_curve`
     panels=('early_stop','accuracy'), # what to draw, a panel each: a metric, or a pair of a metric and a step (None: the last; 'early_stop')
@@ -80,27 +97,27 @@ def plot_curve(
 )->Figure:
     """Draws how soon and how well networks learn at each density, a line an arm with its 95 % interval over seeds.
 
-    Raises `ValueError` for arms, metrics or steps that are not in the table. Source: the shape of Frankle & Carbin 2019, figures 3 and 4"""
-    there = [o for o in arm_names if o!='dense' and (df.arm==o).any()]
-    arms = there if arms is None else [arms] if isinstance(arms, str) else list(arms)
-    for o in arms: check_choice('arms', o, dict.fromkeys([*there, 'dense']))
-    panels = [(o,None) if isinstance(o, str) else tuple(o) for o in ([panels] if isinstance(panels, str) else panels)]
+    Raises `ValueError` for arms, metrics or steps that are not in the table, or a table that is not that of one curve.
+
+    Source: the shape of Frankle & Carbin 2019, figures 3 and 4"""
+    arms,panels = _check_arms(_check_table(df), arms),_check_panels(panels)
     fig = Figure(figsize=figsize or (4.5*len(panels), 3.4), layout='constrained')
     for ax,(metric,step) in zip(fig.subplots(1, len(panels), squeeze=False)[0], panels):
-        _draw(ax, df, metric, step, [o for o in arms if o!='dense'])
+        _draw(ax, df, metric, step, arms)
         ax.set_title(_title(metric, step), fontsize=10)
     fig.axes[-1].legend(fontsize=8, frameon=False)
     fig.supxlabel(f'lines: means of {_seeds_of(df)}; bands: 95 % intervals (Student\'s t)', fontsize=8, color='#555555')
     return fig
 
-# %% ../nbs/09_plots.ipynb #b006ea6f
+# %% ../nbs/09_plots.ipynb #83028ecd
 def plot_learning(
     df:pd.DataFrame, # from `lottery_curve`
     round:int, # whose arms are drawn, beside the dense networks
     metric:str='accuracy', # 'accuracy' or 'valid_loss'
     figsize=(5.5,3.4) # inches
 )->Figure:
-    "Draws how the networks of a round learn, a line an arm with its 95 % interval over seeds. Raises `ValueError` for a round that is not in the table"
+    "Draws how the networks of a round learn, a line an arm with its 95 % interval over seeds. Raises `ValueError` for what is not in the table"
+    check_choice('metric', metric, dict.fromkeys(sorted(set(_check_table(df).metric))))
     rows = df[(df.metric==metric) & ((df['round']==round) | (df.arm=='dense'))]
     if not (rows['round']==round).any(): raise ValueError(f'round={round!r}: expected one of {", ".join(map(str, sorted(set(df["round"]))))}')
     fig = Figure(figsize=figsize, layout='constrained')

@@ -260,7 +260,9 @@ def know(self:_LiveBytes, storage, n):
 
 # %% ../nbs/09_profile.ipynb #71958ebe
 @patch
-def forget(self:_LiveBytes, key): self.now -= self.known.pop(key)
+def forget(self:_LiveBytes, key):
+    "Takes away what is no longer there"
+    self.now -= self.known.pop(key)
 
 # %% ../nbs/09_profile.ipynb #bacf08fa
 def _peak_memory(model, call, device):

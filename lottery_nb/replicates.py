@@ -513,7 +513,7 @@ def _check_modules(net):
     for o in names.values():
         if len(o)>1: raise ValueError(f'model: {" and ".join(o)} are one and the same tensor (tied weights): expected each to be a tensor of its own')
 
-# %% ../nbs/08_replicates.ipynb #1b30394b
+# %% ../nbs/08_replicates.ipynb #4f3f3d73
 def _first_line(e): return f'{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else ""}'
 
 @patch
@@ -534,7 +534,7 @@ def alone(self:_Plan):
         loss = self.loss(out, y)
         if loss.numel()!=1: raise ValueError(f'a loss of shape {tuple(loss.shape)}, expected one number')
         loss.reshape(()).backward()
-    except Exception as e: raise ValueError(f'model: cannot be trained on a batch of shape {tuple(x.shape)}: {_first_line(e)}') from e
+    except Exception as e: raise ValueError(f'model: cannot be trained on a batch of shape {tuple(x.shape)}, {x.dtype}: {_first_line(e)}') from e
     return out.detach()
 
 @patch
@@ -558,7 +558,7 @@ def try_out(self:_Plan):
     if not torch.allclose(stacked, out, 1e-2, 1e-3):
         raise ValueError('model: gives other numbers when it is stacked, so replicates would not be what they are alone')
 
-# %% ../nbs/08_replicates.ipynb #fbe856a4
+# %% ../nbs/08_replicates.ipynb #0229315a
 def _check_seeds(seeds)->list:
     "The seeds as a list. Raises `TypeError` or `ValueError`"
     if isinstance(seeds, str) or not np.iterable(seeds): return list(range(check_whole('seeds', seeds, 1)))
@@ -569,6 +569,7 @@ def _check_seeds(seeds)->list:
 
 def _check_arms(arms)->list:
     "The arms as a list. Raises `TypeError` or `ValueError`"
+    if not np.iterable(arms): raise TypeError(f'arms={arms!r}: expected a list of names')
     arms = [arms] if isinstance(arms, str) else list(arms)
     for o in arms: check_choice('arms', o, arm_names)
     if len(set(arms))<len(arms): raise ValueError(f'arms={arms}: expected every arm once')
@@ -581,7 +582,7 @@ def _check_number(name, value, least=0., more_than=False)->float:
     if not (least<value<math.inf if more_than else least<=value<math.inf): raise ValueError(f'{name}={value!r}: {told}')
     return float(value)
 
-# %% ../nbs/08_replicates.ipynb #77499f79
+# %% ../nbs/08_replicates.ipynb #738269f7
 def _check_schedule(lr_schedule)->Callable:
     "A function from the share of the training to a factor. Raises `TypeError` or `ValueError`"
     factor = lr_schedule if callable(lr_schedule) else check_choice('lr_schedule', lr_schedule, lr_schedules)
@@ -594,14 +595,21 @@ def _check_device(device)->torch.device:
     try: return torch.empty(0, device=device).device
     except (RuntimeError,TypeError,AssertionError) as e: raise ValueError(f'device={device!r}: {_first_line(e)}') from e
 
+def _same_weights(a, b):
+    "Whether two networks have the same parameters, bit for bit"
+    a,b = (dict(o.named_parameters()) for o in (a,b))
+    return a.keys()==b.keys() and all(torch.equal(p, b[k]) for k,p in a.items())
+
 def _check_model(model):
     "One network on the CPU. Raises `TypeError` or `ValueError` if it cannot be used"
     if isinstance(model, nn.Module) or not callable(model):
         raise TypeError(f'model={type(model).__name__}: expected a function without arguments that makes a new network every time, such as lambda: MyNet()')
-    one,two = _new_model(model, 0, 'init'),_new_model(model, 0, 'init')
+    one,two = _new_model(model, 0, 'init'),_new_model(model, 1, 'init')
     if one is two: raise ValueError('model: expected a function that makes a new network every time, it gave the same one twice')
     _check_modules(one)
     find_layers(one)
+    if _same_weights(one, two): warnings.warn('model: makes the same weights for every seed (does it set a seed, or load them?): only the order of the '
+        'batches differs between replicates, and `reinit` is no control', stacklevel=4)
     return deepcopy(one).cpu()
 
 # %% ../nbs/08_replicates.ipynb #c6ab8e6d
@@ -732,32 +740,45 @@ def mean_interval(
     if n<2 or np.allclose(values, values[0], rtol=1e-12, atol=1e-12): return values.mean() if n else np.nan, np.nan
     return values.mean(), stats.t.ppf(.975, n-1)*values.std(ddof=1)/np.sqrt(n)
 
-# %% ../nbs/08_replicates.ipynb #568c31a3
+# %% ../nbs/08_replicates.ipynb #e7c9397c
+def _check_table(df)->pd.DataFrame: # `df`
+    "Raises `ValueError` unless `df` is the table of one curve: with the values of several settings for a seed, every interval would be too narrow"
+    if missing:=[o for o in _columns if o not in getattr(df, 'columns', ())]:
+        raise ValueError(f"df: expected a table from lottery_curve, it has no {', '.join(missing)}")
+    if not len(df): raise ValueError('df: expected a table from lottery_curve, it has no rows')
+    if df.duplicated(_columns[:3]+['step','metric']).any():
+        vary = [k for k in df if k not in _columns and df[k].nunique()>1]
+        how = f": {' and '.join(vary)} differ; take one at a time, as in df[df[{vary[0]!r}]=={df[vary[0]].tolist()[0]!r}]" if vary else ''
+        raise ValueError(f'df: expected the table of one curve, it has several values for the same seed, round and step{how}')
+    return df
+
+# %% ../nbs/08_replicates.ipynb #a3420697
 def early_stop(
     df:pd.DataFrame # from `lottery_curve`
 )->pd.DataFrame: # the same columns, a row a training; metric 'early_stop', value and step: the step of the lowest validation loss
     """The step with the lowest validation loss of every training, among those that were measured.
 
-    Source: Frankle & Carbin 2019, section 2"""
-    losses = df[df.metric=='valid_loss'].reset_index(drop=True)
+    Raises `ValueError` for a table that is none of `lottery_curve`, or without validation losses. Source: Frankle & Carbin 2019, section 2"""
+    losses = _check_table(df)[df.metric=='valid_loss'].reset_index(drop=True)
+    if not len(losses): raise ValueError('df: expected the metric valid_loss among its rows, it has none')
     rows = losses.loc[losses.groupby(['arm','seed','round'], sort=False).value.idxmin()]
     return rows.assign(metric='early_stop', value=rows.step.astype(float)).reset_index(drop=True)
 
-# %% ../nbs/08_replicates.ipynb #4685645d
+# %% ../nbs/08_replicates.ipynb #e5411dc1
 def _values(df, metric, step):
     "A row a training: arm, seed, round, density, step and the value that is summarised"
-    stop = early_stop(df)
-    if metric=='early_stop': return stop
+    there = sorted(set(df.metric))
+    there = dict.fromkeys([*there, *['early_stop']*('valid_loss' in there)])
+    check_choice('metric', metric, there)
+    if metric=='early_stop': return early_stop(df)
     rows = df[df.metric==metric]
-    if not len(rows): raise ValueError(f"metric={metric!r}: expected one of {', '.join(sorted(set(df.metric)))}, early_stop")
-    if isinstance(step, str):
-        check_choice('step', step, dict(early_stop=1))
-        return rows.merge(stop[['arm','seed','round','step']])
+    if isinstance(step, str) and step!='early_stop': raise ValueError(f"step={step!r}: expected a step that was measured, 'early_stop', or None")
+    if step=='early_stop': return rows.merge(early_stop(df)[['arm','seed','round','step']])
     step = int(df.step.max()) if step is None else check_whole('step', step)
     if step not in set(rows.step): raise ValueError(f"step={step}: not measured; expected one of {', '.join(map(str, sorted(set(rows.step))))}")
     return rows[rows.step==step]
 
-# %% ../nbs/08_replicates.ipynb #6b516bea
+# %% ../nbs/08_replicates.ipynb #d12a5912
 _called = dict(dense='the dense networks', ticket='tickets', reinit='fresh weights', shuffle='shuffled masks', random='random masks')
 _units = dict(accuracy=('points', 100, 'beat', 'are behind'), early_stop=('steps', 1, 'stop later than', 'stop earlier than'),
               valid_loss=('', 1, 'have a higher loss than', 'have a lower loss than'))
@@ -770,7 +791,7 @@ def _amount(mean, half, unit, scale, sign=''):
 
 def _finding(row, metric):
     "A row of `summarise` in words"
-    unit,scale,more,less = _units[metric]
+    unit,scale,more,less = _units.get(metric, ('', 1, 'have more than', 'have less than'))
     where,seeds = f'at {row.density:.3g} % density',f'{row.seeds} seed{"s"*(row.seeds>1)}'
     if row.arm=='dense' or row.versus is None:
         if np.isnan(row.interval): return f'{where} {_called[row.arm]}: {scale*row["mean"]:.2f}; {seeds} cannot tell how much of that is chance'
@@ -790,7 +811,7 @@ def _paired(at, arm, r):
     if arm=='dense' or any(o is None for o in sides): return None, np.array([])
     return other, (sides[0]-sides[1]).dropna().to_numpy()
 
-# %% ../nbs/08_replicates.ipynb #7610daee
+# %% ../nbs/08_replicates.ipynb #0e8ecccc
 def summarise(
     df:pd.DataFrame, # from `lottery_curve`
     metric:str='accuracy', # 'accuracy', 'valid_loss', or 'early_stop': the step of the lowest validation loss
@@ -800,10 +821,8 @@ def summarise(
 
     `difference` is paired by seed: ticket minus this arm, in a ticket's row ticket minus dense; `shown`: its interval does not contain 0. Every interval is
     for itself: of twenty comparisons of equals one is to be expected to look like a difference. Raises `ValueError` for a metric or step that was not
-    measured, or a table that is none of `lottery_curve`"""
-    if missing:=[o for o in _columns if o not in getattr(df, 'columns', ())]:
-        raise ValueError(f"df: expected a table from lottery_curve, it has no {', '.join(missing)}")
-    at = {k: o.set_index('seed') for k,o in _values(df, metric, step).groupby(['arm','round'])}
+    measured, or a table that is not that of one curve: of an experiment's, take one setting at a time"""
+    at = {k: o.set_index('seed') for k,o in _values(_check_table(df), metric, step).groupby(['arm','round'])}
     values = {k: o.value for k,o in at.items()}
     rows = []
     for (arm,r),o in sorted(at.items(), key=lambda o: (list(arm_names).index(o[0][0]), o[0][1])):

@@ -262,7 +262,7 @@ def test_the_file_holds_texts_and_numbers_only(tmp_path):
     (dict(seeds=2), 'the settings x are missing'),
     (dict(x=object()), 'x=object: expected what JSON can hold'), (dict(x=math.nan), 'x=nan: expected a number'), (dict(x={1:2}), 'x=dict: expected what JSON'),
     (dict(x=torch.ones(2)), 'x=Tensor: expected what JSON'), (dict(x=1, seeds=0), 'seeds=0: expected a whole number of at least 1'),
-    (dict(x=1, seeds=[1,1]), 'every one once'), (dict(x=1, seeds=[-1]), 'seeds=-1'), (dict(x=1, seeds=True), 'seeds=True'),
+    (dict(x=1, seeds=[1,1]), 'every seed once'), (dict(x=1, seeds=[-1]), r'seeds\[0\]=-1'), (dict(x=1, seeds=True), 'seeds=True'),
     (dict(x=1, seeds='all'), "seeds='all'"),
     (dict(x=1, seeds=2, seed=1), 'seed: given twice'), (dict(x=1, seeds=2, grid=dict(seed=[1])), 'seed: given twice'),
     (dict(x=1, aside=dict(x=2)), 'x: given twice'),
@@ -315,6 +315,16 @@ def test_names_of_data_and_networks(tmp_path):
     pd.testing.assert_frame_equal(again, exp.results().query('arm=="shuffle"').reset_index(drop=True), check_exact=True) # with the search made anew
 
 # ---- Ray
+
+def test_without_ray_that_is_all_it_says(tmp_path, monkeypatch, capfd):
+    "Not half a bar before the error, and nothing is run"
+    monkeypatch.setitem(sys.modules, 'ray', None)
+    exp = exp_in(tmp_path/'a.db')
+    with pytest.raises(ImportError, match="engine='ray': Ray is not installed"): exp.run('ray')
+    assert capfd.readouterr()==('','') and exp.counts()['missing']==2
+
+def test_one_arm_may_be_given_by_its_name(tmp_path):
+    assert Experiment(tmp_path/'a.db', lottery_curve, arms='ticket').cells==Experiment(tmp_path/'a.db', lottery_curve, arms=['ticket']).cells
 
 def test_unreachable_addresses(tmp_path, monkeypatch):
     "Said within seconds; `auto` where no cluster is running"

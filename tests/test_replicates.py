@@ -272,6 +272,25 @@ def test_pairs_are_seeds_that_both_arms_have():
     t = summarise(df[(df.arm!='reinit') | (df.seed!=1)]).set_index('arm')
     assert t.loc['reinit','seeds']==2 and t.loc['reinit','pairs']==2 and t.loc['reinit','difference']==pytest.approx(.12)
 
+def test_tables_of_several_settings_are_refused():
+    "What an experiment gives for two learning rates is not one curve: a seed would count twice, and paired with itself four times"
+    df = by_hand({('dense',0): [.9,.92], ('ticket',1): [.91,.93]})
+    both = pd.concat([df.assign(lr=o) for o in (.1,.2)], ignore_index=True)
+    for fn in (summarise, early_stop, plot_curve, lambda o: plot_learning(o, 1)):
+        with pytest.raises(ValueError, match=r"several values for .*: lr differ; take one at a time, as in df\[df\['lr'\]==0.1\]"): fn(both)
+        with pytest.raises(ValueError, match='several values for the same seed'): fn(pd.concat([df, df]))
+        with pytest.raises(ValueError, match='no rows'): fn(df[:0])
+        with pytest.raises(ValueError, match='it has no arm, seed'): fn(pd.DataFrame(dict(a=[1])))
+        fn(both[both.lr==.1])
+    assert summarise(both[both.lr==.1]).equals(summarise(df))
+
+def test_summary_without_losses():
+    df = by_hand({('dense',0): [.9,.92]}).query('metric=="accuracy"')
+    assert summarise(df).seeds.item()==2
+    for how in (dict(metric='early_stop'), dict(step='early_stop')):
+        with pytest.raises(ValueError, match='valid_loss|expected one of accuracy$'): summarise(df, **how)
+    with pytest.raises(ValueError, match="step='end': expected a step that was measured, 'early_stop', or None"): summarise(df, step='end')
+
 def test_early_stop_is_the_first_of_the_lowest():
     df = by_hand({('dense',0): [.9]})
     df.loc[df.metric=='valid_loss','value'] = .5
@@ -378,6 +397,7 @@ one_net = mlp()
     (dict(seeds=[]), 'at least one'), (dict(seeds=[.5]), r'seeds\[0\]'), (dict(seeds=True), 'seeds=True'), (dict(seeds='all'), "seeds='all'"),
     (dict(rounds=0), 'rounds=0'), (dict(prune=0), 'prune=0'), (dict(prune=100), 'prune=100'), (dict(prune=[50,40], rounds=None), 'rise'),
     (dict(prune=[50], rounds=2), 'rounds=2'), (dict(arms=['tickets']), "arms='tickets'"), (dict(arms=['ticket','ticket']), 'every arm once'),
+    (dict(arms=None), 'arms=None'), (dict(data=(((255*X).long(),Y),((255*VX).long(),VY))), r'batch of shape \(20, 1, 8, 8\), torch.int64'),
     (dict(steps=0), 'steps=0'), (dict(bs=0), 'bs=0'), (dict(bs=1438), 'bs=1438: expected at most 1437'), (dict(opt='lion'), "opt='lion'"),
     (dict(opt=3), 'opt=3'), (dict(lr=0), 'lr=0'), (dict(lr=float('nan')), 'lr=nan'), (dict(lr='big'), "lr='big'"), (dict(wd=-1), 'wd=-1'),
     (dict(momentum=1), 'momentum=1'), (dict(lr_schedule='zigzag'), "lr_schedule='zigzag'"), (dict(lr_schedule=lambda t: -1), r'lr_schedule\(0\)'),
@@ -403,6 +423,16 @@ def test_bad_input_is_named_before_anything_is_trained(args, told, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         with pytest.raises((ValueError,TypeError), match=told): curve(**args)
+
+def test_a_model_that_makes_the_same_weights_for_every_seed_is_told():
+    def fixed():
+        torch.manual_seed(0)
+        return mlp()
+    with pytest.warns(UserWarning, match='the same weights for every seed') as seen: curve(fixed)
+    assert Path(seen[0].filename).name=='test_replicates.py'
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        curve(mlp)
 
 def test_another_architecture_for_another_seed():
     calls = []
@@ -436,6 +466,10 @@ def test_pictures_show_the_table():
         np.testing.assert_allclose(fig.axes[0].lines[i].get_xdata(), rows.density)
     assert len(plot_learning(df, 2).axes[0].lines)==5
     with pytest.raises(ValueError, match="arms='dance'"): plot_curve(df, arms=['dance'])
+    with pytest.raises(ValueError, match=r"panels=\('accuracy', 12\): expected metrics, or pairs"): plot_curve(df, ('accuracy',12))
+    for wrong in ([], [('accuracy',)], 3):
+        with pytest.raises((TypeError,ValueError), match='panels='): plot_curve(df, wrong)
+    with pytest.raises(ValueError, match="metric='f1'"): plot_learning(df, 1, 'f1')
 
 @pytest.mark.parametrize('name', ['replicates','peers'])
 def test_benchmarks_run(name, tmp_path):
