@@ -234,7 +234,8 @@ telling = ( # the program, which writes a file after three epochs
 def test_ctrl_c_keeps_the_epochs(as_json, here):
     "Exit status 130, and the epochs so far on the output"
     line = ['train', 't', '--data', 'digits', '--epochs', '100000', '-q', *['--json']*as_json]
-    process = subprocess.Popen([sys.executable, '-c', telling, *line], cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding='utf-8')
+    process = subprocess.Popen([sys.executable, '-c', telling, *line], cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding='utf-8',
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) # a shell's background jobs ignore it
     try:
         until = time.monotonic()+300
         while not (here/'told').exists() and process.poll() is None and time.monotonic()<until: time.sleep(.05)
