@@ -6,7 +6,7 @@
 __all__ = ['ExperimentError', 'Experiment']
 
 # %% ../nbs/10_experiment.ipynb #24f0956e
-import ast, functools, hashlib, inspect, itertools, json, logging, math, os, socket, sqlite3, sys, sysconfig
+import ast, dis, functools, hashlib, inspect, itertools, json, logging, math, os, socket, sqlite3, sys, sysconfig
 import tempfile, textwrap, time, tomllib, traceback, types, warnings
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager, suppress
@@ -73,15 +73,38 @@ def _source(fn):
         with suppress(OSError,TypeError,SyntaxError): return _tree(inspect.getsource(fn))
     return '' if fn.__name__.startswith('__') else fn.__code__.co_code.hex() # what a dataclass makes has no source
 
-# %% ../nbs/10_experiment.ipynb #64e93c40
-def _pieces(v, package, seen):
-    "What can be said of `v`, and of the functions and classes in `package` that it names"
+# %% ../nbs/10_experiment.ipynb #02522aa4
+def _is_constant(v): return v is None or isinstance(v, (bool,int,float,str,bytes)) or isinstance(v, tuple) and all(map(_is_constant, v))
+
+def _given_in(v): return {**dict(enumerate(v.args)), **v.keywords} if isinstance(v, functools.partial) else {}
+
+def _constants(v)->dict: # name or position -> text or tuple
+    "The texts and tuples that `v` was given, has as defaults or takes from outside, unless it changes them"
+    found,changes = {},()
+    if isinstance(v, functools.partial): found = {**_constants(v.func), **_given_in(v)}
+    if isinstance(v, types.FunctionType):
+        found = {**_outside(v), **dict(enumerate(v.__defaults__ or ())), **(v.__kwdefaults__ or {})}
+        changes = {o.argval for o in dis.get_instructions(v) if o.opname in ('STORE_GLOBAL','STORE_DEREF')}
+    return {k: o for k,o in found.items() if isinstance(o, (str,bytes,tuple)) and _is_constant(o) and k not in changes and not str(k).startswith('__')}
+
+# %% ../nbs/10_experiment.ipynb #2f8cea13
+def _called(v, ours):
+    "A function, class or rule in words, without its source; of a library's what it is called and was given"
     core = _core_of(v)
-    if core in seen or _package(core)!=package: return
-    seen.add(core)
-    yield f'{core.__qualname__} {v!r} {_source(core)}' if isinstance(v, Rule) else f'{core.__qualname__} {_told(v)} {_source(core)}'
-    inner = vars(core).values() if isinstance(core, type) else _outside(core).values()
-    for o in inner:
+    name = getattr(core, '__qualname__', type(core).__qualname__)
+    if isinstance(v, Rule): return f'{name} {v!r}'
+    if ours: return f'{name} {_told(v)} {_constants(v) or ""}'
+    return f'{_called(v.func, ours)} { {k: o for k,o in _given_in(v).items() if _is_constant(o)} }' if isinstance(v, functools.partial) else name
+
+def _pieces(v, package, seen):
+    "What can be said of `v`, and of the functions and classes that it names, with the source of those in `package`"
+    core,ours = _core_of(v),_package(v)==package
+    called = _called(v, ours)
+    if (core,called) in seen: return
+    seen.add((core,called))
+    yield f'{called} {_source(core)}' if ours else called
+    inner = () if not ours else vars(core).values() if isinstance(core, type) else _outside(core).values()
+    for o in [*_given_in(v).values(), *inner]:
         o = getattr(o, 'fget', getattr(o, '__func__', o)) # of properties, class methods
         if _is_code(o): yield from _pieces(o, package, seen)
 

@@ -1,5 +1,5 @@
 "Experiments: what is killed goes on, what fails is told, both engines give the same bits, and a file is never half written"
-import json, math, multiprocessing, os, shutil, signal, sqlite3, subprocess, sys, tempfile, time
+import functools, json, math, multiprocessing, os, shutil, signal, sqlite3, subprocess, sys, tempfile, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, strategies as st
@@ -128,6 +128,39 @@ def test_the_code_of_a_network_is_part_of_the_key():
     class A(nn.Module): # noqa: F811
         def forward(self, x): return x*3
     assert first!=_code(A)
+
+outside = 'adam'
+def takes_from_outside(x): return dict(y=outside)
+
+def test_texts_from_outside_are_part_of_the_key(tmp_path, monkeypatch):
+    "A cell that depends on them is not taken for one that is there"
+    def ask(): return Experiment(tmp_path/'a.db', takes_from_outside, x=1).run(progress=False).results().y.tolist()
+    assert ask()==['adam']
+    monkeypatch.setitem(globals(), 'outside', 'sgd')
+    assert ask()==['sgd']
+    def made(o):
+        def f(x): return dict(y=str(o))
+        return f
+    different = ['a', 'b', ('a',), (1,), (1,None), b'a', 1, None, torch.optim.SGD, torch.optim.Adam, nn.functional.relu, draw, noted,
+                 *(functools.partial(f, o) for f in (nn.Linear,draw) for o in (1,'a',nn.ReLU))]
+    assert len({_code(made(o)) for o in different})==len(different)
+    both = [functools.partial(draw, o) for o in (1,2)]
+    def two(x): return [o(x) for o in (a,b)]
+    a,b = both
+    first,b = _code(two),a
+    assert first!=_code(two)
+    assert _code(lambda x, o='a': o)!=_code(lambda x, o='b': o)
+    assert _code(lambda x, *, o='a': o)!=_code(lambda x, *, o='b': o)
+
+def test_what_a_function_changes_itself_is_no_part_of_the_key():
+    state = 'new'
+    def changing(x):
+        nonlocal state
+        state = f'{state}{x}'
+        return dict(y=x)
+    before = _code(changing)
+    changing(3)
+    assert state=='new3' and _code(changing)==before
 
 def test_other_code_runs_anew_and_the_old_results_stay(tmp_path):
     def f(x): return dict(y=x)
