@@ -484,7 +484,7 @@ def test_functions_of_every_kind_can_be_told_apart():
         def make(self, learn): learn.fit(3)
         def __call__(self, learn): learn.fit(1)
     def wait(learn): return later(learn)
-    assert _told(Maker().make)=='fit 3' and _told(Maker())==_told(Maker) and 'Maker' in _told(Maker) and _told(print)=='print' and _told(wait)=='later'
+    assert _told(Maker().make)=='fit 3' and _told(Maker())==_told(Maker) and 'Maker' in _told(Maker) and _told(len)=='len' and _told(wait)=='later'
     later = None # noqa: F841
     assert _told(functools.partial(Learner.fit, n_epoch=2))!=_told(functools.partial(Learner.fit, n_epoch=3))
     assert _told(lambda learn: learn.fit(1, lr=.1))!=_told(lambda learn: learn.fit(1, wd=.1))

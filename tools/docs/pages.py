@@ -18,7 +18,7 @@ from nbdev.processors import strip_ansi as strip_stream
 from nbdev.showdoc import show_doc
 
 PROCS = [populate_language, add_show_docs, strip_stream, hide_line, rm_header_dash, rm_export, clean_magics, hide_]
-TEXTS = {'benchmarks/overhead.md': 'benchmarks.md', 'benchmarks/replicates.md': 'benchmark_replicates.md', 'benchmarks/peers.md': 'benchmark_peers.md',
+TEXTS = {'benchmarks/overhead.md': 'benchmarks.md', 'benchmarks/replicates.md': 'benchmark_replicates.md',
          'benchmarks/shrink.md': 'benchmark_shrink.md', 'CHANGELOG.md': 'changelog.md', 'CONTRIBUTING.md': 'contributing.md'} # pages that are no notebooks
 TAKEN = {'search': 'find_ticket'} # Sphinx has a page of this name
 CODE = re.compile(r'(^ *```.*?^ *```[^\n]*$|`[^`\n]+`)', re.M | re.S) # blocks and spans of code: they are left as they are
