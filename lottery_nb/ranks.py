@@ -6,10 +6,11 @@
 __all__ = ['Ranks', 'RankError', 'ranks_of', 'all_ranks']
 
 # %% ../nbs/03_ranks.ipynb #9bc1bade
-import hashlib, os, pickle, random, warnings
+import atexit, hashlib, os, pickle, random, warnings
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 import numpy as np, torch
 import torch.distributed as dist
 from fastcore.basics import patch
@@ -39,6 +40,11 @@ def _check_whole_weights(model):
             raise ValueError(f'model: its weights are spread over processes ({found[0]}), so none of them can rank them all; '
                              'expected DistributedDataParallel, as by learn.distrib_ctx()')
 
+@cache
+def _part_at_exit():
+    "Has this process leave the others before Python ends: the threads of gloo, where they are still running then, may end it by SIGABRT"
+    atexit.register(lambda: dist.is_initialized() and dist.get_backend()=='gloo' and dist.destroy_process_group())
+
 def ranks_of(
     model:nn.Module # wrapped or not
 )->Ranks:
@@ -47,6 +53,7 @@ def ranks_of(
     while not isinstance(model, nn.parallel.DistributedDataParallel):
         model = getattr(model, '_orig_mod', None)
         if not isinstance(model, nn.Module): return Ranks()
+    _part_at_exit()
     return Ranks(dist.get_world_size(model.process_group), dist.get_rank(model.process_group), model.process_group)
 
 # %% ../nbs/03_ranks.ipynb #e857c300
@@ -61,6 +68,7 @@ def all_ranks()->Ranks:
         try: from accelerate import PartialState
         except ImportError as e: raise ImportError("several processes need Accelerate: pip install 'lottery_nb[distributed]'") from e
         PartialState(cpu=_no_gpu())
+    _part_at_exit()
     return Ranks(dist.get_world_size(), dist.get_rank())
 
 # %% ../nbs/03_ranks.ipynb #6b586a5b
