@@ -197,7 +197,7 @@ def _from_text(text)->pd.DataFrame:
     columns = {k: _series(o) for k,o in json.loads(text).items()}
     return pd.DataFrame(columns, columns=list(columns))
 
-# %% ../nbs/10_experiment.ipynb #e16225fa
+# %% ../nbs/10_experiment.ipynb #e9e16597
 @contextmanager
 def _with_threads(n):
     "Inside, PyTorch computes with `n` threads"
@@ -210,17 +210,20 @@ def _failed(e):
     "An outcome that says what went wrong"
     return dict(status='failed', result=None, error=f'{type(e).__name__}: {e}'[:2000], traceback=''.join(traceback.format_exception(e))[-20_000:])
 
-def _outcome(fn, settings, key, threads)->dict: # status, result, error, traceback, seconds, versions
+def _outcome(fn, settings, key, threads)->dict: # status, result, error, traceback, warned, seconds, versions
     "What comes of a cell"
     start = time.perf_counter()
-    try:
-        with _seeded(key), _with_threads(threads): done = dict(status='done', result=_to_text(_frame(fn(**settings))), error=None, traceback=None)
-    except (Exception,SystemExit) as e: done = _failed(e)
-    return dict(done, seconds=time.perf_counter()-start, versions=json.dumps(_versions()))
+    with warnings.catch_warnings(record=True) as seen:
+        try:
+            with _seeded(key), _with_threads(threads): done = dict(status='done', result=_to_text(_frame(fn(**settings))), error=None, traceback=None)
+        except (Exception,SystemExit) as e: done = _failed(e)
+    warned = list(dict.fromkeys(str(o.message) for o in seen))
+    return dict(done, warned=json.dumps(warned), seconds=time.perf_counter()-start, versions=json.dumps(_versions()))
 
-# %% ../nbs/10_experiment.ipynb #a69f9aa4
-_application,_format = int.from_bytes(b'LNBX'),1
-_columns = dict(key=str, function=str, code=str, settings=str, status=str, seconds=float, error=str, traceback=str, result=str, versions=str, stored=str)
+# %% ../nbs/10_experiment.ipynb #114f4bd9
+_application,_format = int.from_bytes(b'LNBX'),2
+_columns = dict(key=str, function=str, code=str, settings=str, status=str, seconds=float, error=str, traceback=str, warned=str, result=str, versions=str,
+                stored=str)
 
 @contextmanager
 def _explained(path):
@@ -519,7 +522,7 @@ def _forget(self:Experiment, db):
     with _explained(self.file), db.atomic():
         for c in self.cells: db['cells'].delete_where('key=?', [c.key])
 
-# %% ../nbs/10_experiment.ipynb #d3558446
+# %% ../nbs/10_experiment.ipynb #13ae90f9
 @patch
 def _run_all(self:Experiment, db, todo, engine, how, progress):
     "Runs these cells and stores each as it ends"
@@ -528,6 +531,7 @@ def _run_all(self:Experiment, db, todo, engine, how, progress):
         try:
             for cell,outcome in run(todo):
                 self._store(db, cell, outcome)
+                for o in json.loads(outcome['warned'] or '[]'): warnings.warn(f'{cell.key[:8]}: {o}', stacklevel=4)
                 bar(outcome)
         finally: bar.close()
 
@@ -567,6 +571,12 @@ def _check_gpus(gpus):
 def errors(self:Experiment)->dict: # cell, as in `status` -> traceback, a text
     "How each failed cell came to its end"
     return {k[:8]: o['traceback'] for k,o in self._stored(['traceback']).items() if o['traceback']}
+
+# %% ../nbs/10_experiment.ipynb #df0a2a9f
+@patch
+def warned(self:Experiment)->dict: # cell, as in `status` -> list of texts
+    "What each cell has warned of, if it has"
+    return {k[:8]: json.loads(o['warned']) for k,o in self._stored(['warned']).items() if o['warned'] not in (None,'[]')}
 
 # %% ../nbs/10_experiment.ipynb #8e2e6b70
 def _import_ray():
@@ -645,7 +655,7 @@ def _sent_whole(ray, fns):
     finally:
         for o in modules: ray.cloudpickle.unregister_pickle_by_value(o)
 
-# %% ../nbs/10_experiment.ipynb #9fb2e2d8
+# %% ../nbs/10_experiment.ipynb #201acd37
 def _there(fn, settings, key, threads, folder):
     "What comes of a cell, in a worker"
     with suppress(OSError): os.chdir(folder) # for relative paths, where they are the same
@@ -654,7 +664,7 @@ def _there(fn, settings, key, threads, folder):
 def _got(ray, ref):
     "What a worker gave; a failed outcome if it gave nothing"
     try: return ray.get(ref)
-    except ray.exceptions.RayError as e: return dict(_failed(e), seconds=None, versions=None)
+    except ray.exceptions.RayError as e: return dict(_failed(e), warned=None, seconds=None, versions=None)
 
 # %% ../nbs/10_experiment.ipynb #b9cdefd7
 def _work_off(ray, cells, submit):

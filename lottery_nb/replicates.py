@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['lr_schedules', 'arm_names', 'memory_needed', 'lottery_curve', 'mean_interval', 'early_stop', 'summarise']
 
-# %% ../nbs/08_replicates.ipynb #1a883a69
-import hashlib, itertools, math, threading, warnings
+# %% ../nbs/08_replicates.ipynb #eaf93df6
+import hashlib, itertools, math, warnings
 from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 import torch.nn.functional as F
@@ -33,19 +32,22 @@ def _number(*what)->int:
     "A whole number below 2**63 that depends on `what` alone"
     return int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:8], 'big') >> 1
 
-# %% ../nbs/08_replicates.ipynb #2b04a5b7
+# %% ../nbs/08_replicates.ipynb #3ae349a9
 class _Order:
     "Which training items are in the batch of a step, for several replicates; steps are asked for in rising order"
     def __init__(self, numbers, n, bs): self.gs,self.n,self.bs,self.epoch = [torch.Generator().manual_seed(o) for o in numbers],n,bs,-1
 
-    def __call__(self, step)->Tensor: # [replicates, bs]
-        epoch,i = divmod(step, self.n//self.bs)
-        while self.epoch<epoch: self.orders,self.epoch = torch.stack([torch.randperm(self.n, generator=g) for g in self.gs]),self.epoch+1
-        return self.orders[:, i*self.bs:(i+1)*self.bs]
+# %% ../nbs/08_replicates.ipynb #a180f397
+@patch
+def __call__(self:_Order, step)->Tensor: # [replicates, bs]
+    epoch,i = divmod(step, self.n//self.bs)
+    while self.epoch<epoch: self.orders,self.epoch = torch.stack([torch.randperm(self.n, generator=g) for g in self.gs]),self.epoch+1
+    return self.orders[:, i*self.bs:(i+1)*self.bs]
 
-# %% ../nbs/08_replicates.ipynb #57c61ca9
+# %% ../nbs/08_replicates.ipynb #cb5d2c26
 def _cos(a, b, t): return a + (b-a)*(1-math.cos(math.pi*t))/2
 
+# %% ../nbs/08_replicates.ipynb #ec7316ef
 lr_schedules = dict(constant=lambda t: 1., cosine=lambda t: _cos(1, 0, t),
                     one_cycle=lambda t: _cos(1/25, 1, t/.25) if t<.25 else _cos(1, 1e-5, (t-.25)/.75))
 
@@ -60,7 +62,7 @@ def _optimizers(lr, wd, momentum, fused):
 arm_names = dict(dense='dense network', ticket='ticket', reinit="ticket's masks, fresh weights", shuffle='masks shuffled within layers',
                  random='random masks')
 
-# %% ../nbs/08_replicates.ipynb #68fb9b37
+# %% ../nbs/08_replicates.ipynb #acfc8622
 @dataclass(frozen=True)
 class _Plan:
     "A curve that has been checked: all that its numbers depend on, but the seeds"
@@ -80,12 +82,12 @@ class _Plan:
     method:str
     final_layer_rate:float|None
     layers:list # names of the prunable layers
+    allow_collapse:bool
     loss:Callable
     eval_every:int
     device:torch.device
-    lock:object=field(default_factory=threading.Lock) # of the global random numbers
 
-# %% ../nbs/08_replicates.ipynb #09177719
+# %% ../nbs/08_replicates.ipynb #2ed93982
 @patch
 def measured(self:_Plan,
     first:int # step that the training begins at
@@ -93,33 +95,35 @@ def measured(self:_Plan,
     "The steps after which is measured, `first` and the last among them"
     return sorted({first, *range(-(-first//self.eval_every)*self.eval_every, self.steps, self.eval_every), self.steps})
 
+# %% ../nbs/08_replicates.ipynb #79ec689f
 @patch
 def starts(self:_Plan, arm)->int:
     "The step at which a round of this arm begins: weights that go back to the rewind point have been trained until there"
     return self.rewind if arm in ('ticket','shuffle') else 0
 
-# %% ../nbs/08_replicates.ipynb #bec27af3
+# %% ../nbs/08_replicates.ipynb #1c2b5dc1
 def _new_model(model, *what):
     "`model()`, with random numbers that depend on `what` alone. Raises `TypeError` if it is no module"
     with _seeded(*what): net = model()
     if not isinstance(net, nn.Module): raise TypeError(f'model: expected a function without arguments that makes an nn.Module, it gave {type(net).__name__}')
     return net
 
+# %% ../nbs/08_replicates.ipynb #b4b62af7
 @patch
 def first_weights(self:_Plan, seed, *what)->dict:
     "Every parameter and buffer of a new network, on the CPU. Raises `ValueError` if it is another architecture than the one before"
-    with self.lock: net = _new_model(self.model, seed, *what)
+    net = _new_model(self.model, seed, *what)
     state = {k: t.detach().cpu() for k,t in named_tensors(net).items()}
     shapes = [{k: (t.shape, t.dtype) for k,t in o.items()} for o in (state, named_tensors(self.base))]
     if shapes[0]!=shapes[1]: raise ValueError('model: expected the same architecture every time, it gave another one for another seed')
     return state
 
-# %% ../nbs/08_replicates.ipynb #74f0b447
+# %% ../nbs/08_replicates.ipynb #f3743f74
 class _Stack:
     "Networks of one architecture under their masks, trained side by side"
     def __init__(self,
         plan:_Plan,
-        net:nn.Module, # one of the networks, which nobody else may use meanwhile: its values play no part
+        net:nn.Module, # one of the networks, its values play no part
         states:list, # name -> tensor, for each replicate
         masks:list|None=None # `Masks` for each replicate; None: nothing is pruned
     ):
@@ -129,15 +133,20 @@ class _Stack:
         self.bits = {} if masks is None else {k: keep_bits(torch.stack([m[k] for m in masks]).to(plan.device), self.tensors[k]) for k in masks[0]}
         self.zero_pruned()
 
-    def zero_pruned(self):
-        for k,bits in self.bits.items(): zero_pruned_(self.tensors[k], bits)
+# %% ../nbs/08_replicates.ipynb #ad686bb9
+@patch
+def zero_pruned(self:_Stack):
+    "Makes the pruned weights 0"
+    for k,bits in self.bits.items(): zero_pruned_(self.tensors[k], bits)
 
-    def states(self, names=None)->list:
-        "A copy of the tensors of each replicate, on the CPU"
-        cpu = {k: self.tensors[k].detach().to('cpu', copy=True) for k in names or self.tensors}
-        return [{k: t[i] for k,t in cpu.items()} for i in range(self.n)]
+# %% ../nbs/08_replicates.ipynb #97ce3cd3
+@patch
+def states(self:_Stack, names=None)->list:
+    "A copy of the tensors of each replicate, on the CPU"
+    cpu = {k: self.tensors[k].detach().to('cpu', copy=True) for k in names or self.tensors}
+    return [{k: t[i] for k,t in cpu.items()} for i in range(self.n)]
 
-# %% ../nbs/08_replicates.ipynb #ba246164
+# %% ../nbs/08_replicates.ipynb #999ca9b1
 @patch
 def __call__(self:_Stack,
     x:Tensor, # [replicates, batch, ...], or [batch, ...] for all of them
@@ -146,12 +155,14 @@ def __call__(self:_Stack,
     "What the networks make of their batches"
     return vmap(lambda t,x: functional_call(self.net, t, (x,)), in_dims=(0, None if shared else 0))(self.tensors, x)
 
+# %% ../nbs/08_replicates.ipynb #0fa8fecc
 @patch
 def losses(self:_Stack, out, y)->Tensor: # [replicates]
     "The loss of each network on its batch"
     if self.plan.loss is not F.cross_entropy or out.dim()!=3 or y.dtype!=torch.int64: return vmap(self.plan.loss)(out, y)
     return F.cross_entropy(out.flatten(0,1), y.flatten(), reduction='none').view(y.shape).mean(1)
 
+# %% ../nbs/08_replicates.ipynb #5cb8f44b
 @patch
 def backward(self:_Stack, x, y)->Tensor: # [replicates]
     "The loss of each network on its batch; leaves the gradients in the parameters"
@@ -173,7 +184,7 @@ def _linear_layers(net):
         else: return None
     return layers if flat and layers and all(p.requires_grad for p in net.parameters()) else None
 
-# %% ../nbs/08_replicates.ipynb #7a51436e
+# %% ../nbs/08_replicates.ipynb #705ff092
 class _LinearStack(_Stack):
     "A `_Stack` of networks of linear layers with ReLU between them"
     def __init__(self, plan, net, states, masks=None):
@@ -185,20 +196,25 @@ class _LinearStack(_Stack):
         self.outs = [w.new_empty(self.n, bs, w.shape[1]) for w,_,_ in self.layers]
         self.backs = [None, *(w.new_empty(self.n, bs, w.shape[2]) for w,_,_ in self.layers[1:])]
 
-    @torch.no_grad()
-    def forward(self, x, outs):
-        "Inputs of all layers, and the output, each in its place of `outs` (None: in new memory)"
-        acts = [x]
-        for (w,b,relu),out in zip(self.layers, outs):
-            o = torch.bmm(acts[-1], w.mT, out=out) if b is None else torch.baddbmm(b[:,None], acts[-1], w.mT, out=out)
-            acts.append(o.relu_() if relu else o)
-        return acts
+# %% ../nbs/08_replicates.ipynb #63a77ccb
+@patch
+@torch.no_grad()
+def forward(self:_LinearStack, x, outs)->list:
+    "Inputs of all layers, and the output, each in its place of `outs` (None: in new memory)"
+    acts = [x]
+    for (w,b,relu),out in zip(self.layers, outs):
+        o = torch.bmm(acts[-1], w.mT, out=out) if b is None else torch.baddbmm(b[:,None], acts[-1], w.mT, out=out)
+        acts.append(o.relu_() if relu else o)
+    return acts
 
-    def __call__(self, x, shared=False):
-        x = x.flatten(1).expand(self.n, -1, -1) if shared else x.flatten(2)
-        return self.forward(x, [None]*len(self.layers))[-1]
+# %% ../nbs/08_replicates.ipynb #64b7d760
+@patch
+def __call__(self:_LinearStack, x, shared=False)->Tensor: # [replicates, batch, ...]
+    "What the networks make of their batches"
+    x = x.flatten(1).expand(self.n, -1, -1) if shared else x.flatten(2)
+    return self.forward(x, [None]*len(self.layers))[-1]
 
-# %% ../nbs/08_replicates.ipynb #dff61f68
+# %% ../nbs/08_replicates.ipynb #2feedadb
 @patch
 def backward(self:_LinearStack, x, y)->Tensor: # [replicates]
     "The loss of each network on its batch; leaves the gradients in the parameters"
@@ -214,12 +230,16 @@ def backward(self:_LinearStack, x, y)->Tensor: # [replicates]
             if i: g = torch.bmm(g, self.layers[i][0], out=self.backs[i])
     return losses.detach()
 
+# %% ../nbs/08_replicates.ipynb #9ca1fa67
 @patch
 def stack(self:_Plan, net, states, masks=None)->_Stack:
     "The fastest stack that can hold these networks"
     return (_LinearStack if _linear_layers(net) else _Stack)(self, net, states, masks)
 
-# %% ../nbs/08_replicates.ipynb #3e2754d1
+# %% ../nbs/08_replicates.ipynb #0841cc90
+def _has_classes(out, y): return not y.is_floating_point() and out.dim()==y.dim()+1
+
+# %% ../nbs/08_replicates.ipynb #1f924c34
 @torch.no_grad()
 def _measure(stack)->dict: # metric -> [replicates]
     "Mean loss on the validation data, and accuracy from 0 to 1 where there are classes"
@@ -233,9 +253,7 @@ def _measure(stack)->dict: # metric -> [replicates]
     stack.net.train()
     return dict(valid_loss=loss/len(x), **(dict(accuracy=right.double()/n) if n else {}))
 
-def _has_classes(out, y): return not y.is_floating_point() and out.dim()==y.dim()+1
-
-# %% ../nbs/08_replicates.ipynb #0d79546a
+# %% ../nbs/08_replicates.ipynb #d934ec3d
 @dataclass
 class _Trained:
     "What came of a training of several replicates"
@@ -244,6 +262,27 @@ class _Trained:
     bad:np.ndarray # for each replicate the first step whose loss is not finite, or infinity
     point:list|None # the states at the rewind point, if they were asked for
 
+# %% ../nbs/08_replicates.ipynb #db73be55
+@patch
+def step(self:_Stack, opt, step, x, y, batch)->Tensor: # [replicates]
+    "One step of the optimizer. Gives the losses before it"
+    for group in opt.param_groups: group['lr'] = self.plan.lr*self.plan.factor(step/self.plan.steps)
+    rows = batch.reshape(-1)
+    losses = self.backward(x.index_select(0, rows).view(*batch.shape, *x.shape[1:]), y.index_select(0, rows).view(*batch.shape, *y.shape[1:]))
+    opt.step()
+    self.zero_pruned()
+    return losses
+
+# %% ../nbs/08_replicates.ipynb #5e67944a
+@patch
+def first_bad(self:_Stack, first, seen, steps, values)->np.ndarray:
+    "For each replicate the first step whose loss, on its batch or on the validation data, is NaN or infinite; infinity if there is none"
+    bad = [(first+i, ~np.isfinite(o)) for i,o in enumerate(torch.stack(seen).cpu().numpy())]
+    bad += [(at, ~np.isfinite(o)) for at,o in zip(steps, values['valid_loss'])]
+    bad.append((steps[-1], ~np.stack([torch.isfinite(p.detach()).flatten(1).all(1).cpu().numpy() for p in self.params.values()]).all(0)))
+    return np.min([np.where(o, at, np.inf) for at,o in bad], axis=0)
+
+# %% ../nbs/08_replicates.ipynb #d83e3362
 @patch
 def train(self:_Stack,
     order:_Order, # of the batches
@@ -265,48 +304,32 @@ def train(self:_Stack,
     values = {k: np.stack([o[k] for o in values]) for k in values[0]}
     return _Trained(steps, values, self.first_bad(first, seen, steps, values), point)
 
-# %% ../nbs/08_replicates.ipynb #7aea6d53
-@patch
-def step(self:_Stack, opt, step, x, y, batch)->Tensor: # [replicates]
-    "One step of the optimizer. Gives the losses before it"
-    for group in opt.param_groups: group['lr'] = self.plan.lr*self.plan.factor(step/self.plan.steps)
-    rows = batch.reshape(-1)
-    losses = self.backward(x.index_select(0, rows).view(*batch.shape, *x.shape[1:]), y.index_select(0, rows).view(*batch.shape, *y.shape[1:]))
-    opt.step()
-    self.zero_pruned()
-    return losses
-
-@patch
-def first_bad(self:_Stack, first, seen, steps, values)->np.ndarray:
-    "For each replicate the first step whose loss, on its batch or on the validation data, is NaN or infinite; infinity if there is none"
-    bad = [(first+i, ~np.isfinite(o)) for i,o in enumerate(torch.stack(seen).cpu().numpy())]
-    bad += [(at, ~np.isfinite(o)) for at,o in zip(steps, values['valid_loss'])]
-    bad.append((steps[-1], ~np.stack([torch.isfinite(p.detach()).flatten(1).all(1).cpu().numpy() for p in self.params.values()]).all(0)))
-    return np.min([np.where(o, at, np.inf) for at,o in bad], axis=0)
-
-# %% ../nbs/08_replicates.ipynb #4c4d81a7
+# %% ../nbs/08_replicates.ipynb #473ed172
 class _Chunk:
     "The rounds of some of the seeds, all of them in one pass"
     def __init__(self, plan:_Plan, seeds:list, tell:Callable=noop):
         self.plan,self.seeds,self.tell,self.rows,self.lost,self.net = plan,seeds,tell,[],[],deepcopy(plan.base)
-        self.sp = Sparsifier(deepcopy(plan.base), 'weight', plan.method, large_final, plan.layers)
+        self.sp = Sparsifier(deepcopy(plan.base), 'weight', plan.method, large_final, plan.layers, plan.allow_collapse)
         self.alive,self.masks = [True]*len(seeds),[self.sp.masks]*len(seeds)
 
-    def prune(self, i, weights, r):
-        "The masks of round `r` for a seed whose network has been trained to `weights`"
-        with torch.no_grad():
-            for k in self.sp.layers: self.sp.weight(k).copy_(weights[k])
-        self.sp.put_on(self.masks[i])
-        return _next_masks(self.sp, self.plan.prune, r, self.plan.final_layer_rate)
+# %% ../nbs/08_replicates.ipynb #c1623283
+@patch
+def prune(self:_Chunk, i, weights, r)->Masks:
+    "The masks of round `r` for a seed whose network has been trained to `weights`"
+    with torch.no_grad():
+        for k in self.sp.layers: self.sp.weight(k).copy_(weights[k])
+    self.sp.put_on(self.masks[i])
+    return _next_masks(self.sp, self.plan.prune, r, self.plan.final_layer_rate)
 
-# %% ../nbs/08_replicates.ipynb #cfd2d5a0
+# %% ../nbs/08_replicates.ipynb #e522dfde
 def _random_masks(sp, n, number):
-    "Masks that prune `n` weights at random places of all layers, and no layer whole"
-    by_chance = Sparsifier(sp.model, 'weight', 'global', random_scores(seed=number), list(sp.layers))
+    "Masks that prune `n` weights at random places of all layers, and no layer whole if `sp` does not either"
+    by_chance = Sparsifier(sp.model, 'weight', 'global', random_scores(seed=number), list(sp.layers), sp.allow_collapse)
     names = list(sp.layers)
     kept = by_chance._select(names, 100*n/sum(sp.weight(k).numel() for k in names))
     return Masks({k: o.reshape(sp.weight(k).shape) for k,o in zip(names, kept)})
 
+# %% ../nbs/08_replicates.ipynb #8498debb
 @patch
 def begin(self:_Chunk, arm, r)->tuple: # states, masks: of every seed
     "What the networks of an arm begin round `r` with"
@@ -342,7 +365,7 @@ def train(self:_Chunk, arms, r)->list: # of the arm `ticket`, if it is among the
     self.alive = [a and bad==np.inf for a,bad in zip(self.alive, trained.bad)]
     return stack.states(self.sp.layers)[:n]
 
-# %% ../nbs/08_replicates.ipynb #fb035d58
+# %% ../nbs/08_replicates.ipynb #6f82b869
 @patch
 def passes(self:_Plan, r)->list: # lists of arms
     "Which arms are trained together in round `r`"
@@ -351,6 +374,7 @@ def passes(self:_Plan, r)->list: # lists of arms
     for arm in arms: groups.setdefault(self.starts(arm), []).append(arm)
     return list(groups.values())
 
+# %% ../nbs/08_replicates.ipynb #47d2e2d8
 @patch
 def run(self:_Chunk):
     "All rounds"
@@ -377,7 +401,7 @@ def _free_memory(device)->int: # bytes
     if limit.exists() and used.exists() and limit.read_text().strip().isdigit(): found.append(int(limit.read_text())-int(used.read_text()))
     return max(0, min(found)) if found else 4*10**9
 
-# %% ../nbs/08_replicates.ipynb #ef703799
+# %% ../nbs/08_replicates.ipynb #19dd1982
 @patch
 def saved_bytes(self:_Plan)->int:
     "How many bytes the backward pass of one network keeps of one batch, its weights aside"
@@ -385,10 +409,11 @@ def saved_bytes(self:_Plan)->int:
     def note(t):
         if (at:=t.untyped_storage().data_ptr()) not in own: sizes[at] = t.untyped_storage().nbytes()
         return t
-    x,y = (t[:self.bs].cpu() for t in self.data[:2])
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t), _seeded('memory'): self.loss(deepcopy(self.base).train()(x.clone()), y)
+    x,y = (t[:self.bs].cpu().clone() for t in self.data[:2]) # a view would be kept with all of the data
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t), _seeded('memory'): self.loss(deepcopy(self.base).train()(x), y)
     return sum(sizes.values())
 
+# %% ../nbs/08_replicates.ipynb #a5df1a0b
 @patch
 def bytes_a_seed(self:_Plan)->int:
     "About how much memory the replicates of one seed take that are trained at once"
@@ -399,67 +424,41 @@ def bytes_a_seed(self:_Plan)->int:
     batch = (3 if _linear_layers(self.base) else 6)*self.saved_bytes() + sum(t[:self.bs].nbytes for t in self.data[:2])
     return arms*(2*whole + (1+self.n_moments)*trained + pruned + batch) + 3*whole
 
-# %% ../nbs/08_replicates.ipynb #8e971e70
-_in_a_pass = 40 # replicates on the CPU: with more of them the tensors leave the caches
-_side_by_side = 4 # parts on the CPU: more of them would wait for each other's Python
-
-@patch
-def workers(self:_Plan, n)->int:
-    "How many of `n` parts are trained side by side"
-    return min(n, torch.get_num_threads(), _side_by_side) if self.device.type=='cpu' else 1
+# %% ../nbs/08_replicates.ipynb #9d220d41
+_for_a_core = 20 # replicates in a pass: with many more of them the tensors leave the caches
 
 @patch
 def parts(self:_Plan, seeds, batch_seeds)->list: # of lists of seeds
     "The seeds that are trained together"
-    n = len(seeds)
-    if batch_seeds!='auto': n_parts = math.ceil(n/batch_seeds)
-    else:
-        fit,workers = int(.7*_free_memory(self.device)/self.bytes_a_seed()),self.workers(n)
-        if not fit: warnings.warn('memory: not even the replicates of one seed seem to fit', stacklevel=3)
-        most = max(1, fit//workers)
-        if self.device.type=='cpu': most = min(most, max(1, _in_a_pass//max(1, len(self.arms))))
-        n_parts = workers*math.ceil(n/most/workers)
-    return [o.tolist() for o in np.array_split(np.array(seeds, dtype=object), min(n_parts, n))]
+    if batch_seeds=='auto':
+        batch_seeds = int(.7*_free_memory(self.device)/self.bytes_a_seed())
+        if not batch_seeds: warnings.warn('memory: not even the replicates of one seed seem to fit', stacklevel=3)
+        if self.device.type=='cpu': batch_seeds = min(batch_seeds, _for_a_core*torch.get_num_threads()//max(1, len(self.arms)))
+    return [o.tolist() for o in np.array_split(np.array(seeds, dtype=object), math.ceil(len(seeds)/max(1, batch_seeds)))]
 
-# %% ../nbs/08_replicates.ipynb #8ce9f525
-class _Stopped(Exception): "Another part has failed, or the user has had enough"
-
+# %% ../nbs/08_replicates.ipynb #b592c513
 class _Tally:
-    "How far all parts are; told by threads, shown by the main one"
+    "How far all parts are"
     def __init__(self, plan, n_seeds, shown):
-        dense = plan.steps
         rest = sum(plan.steps-plan.starts(arm) for r in range(1, plan.rounds+1) for arms in plan.passes(r) for arm in arms)
-        self.total,self.done,self.text,self.rounds,self.stop = n_seeds*(dense+rest),0,'',plan.rounds,threading.Event()
-        self.bar,self.lock = _Progress(0, plan.rounds, shown),threading.Lock()
+        self.total,self.done,self.text,self.rounds,self.bar = n_seeds*(plan.steps+rest),0,'',plan.rounds,_Progress(0, plan.rounds, shown)
 
-    def __call__(self, r, done, density, values):
-        if self.stop.is_set(): raise _Stopped
-        name = 'accuracy' if 'accuracy' in values else 'valid_loss'
-        mean = values[name][np.isfinite(values[name])].sum()/max(1, np.isfinite(values[name]).sum())
-        with self.lock: self.done,self.text = self.done+done,f'round {r}/{self.rounds}, {density:.1f} % kept, {name} {mean:.4f}'
+# %% ../nbs/08_replicates.ipynb #23fffc48
+@patch
+def __call__(self:_Tally, r, done, density, values):
+    "Notes `done` more steps, and shows what was measured after them"
+    name = 'accuracy' if 'accuracy' in values else 'valid_loss'
+    finite = values[name][np.isfinite(values[name])]
+    self.done,self.text = self.done+done,f'round {r}/{self.rounds}, {density:.1f} % kept, {name} {finite.sum()/max(1, len(finite)):.4f}'
+    if self.bar.shown: self.bar.show(self.total, self.done, self.text)
 
-    def show(self):
-        if self.bar.shown: self.bar.show(self.total, self.done, self.text)
-
-# %% ../nbs/08_replicates.ipynb #efe37af0
+# %% ../nbs/08_replicates.ipynb #4dd6ef46
 def _run_parts(plan, parts, tally)->list: # of `_Chunk`
-    "Runs all parts, on the CPU as many at a time as there are threads"
-    threads,workers = torch.get_num_threads(),plan.workers(len(parts))
-    torch.set_num_threads(max(1, threads//workers))
-    try:
-        with ThreadPoolExecutor(workers) as pool:
-            jobs = [pool.submit(lambda part=part: _Chunk(plan, part, tally).run()) for part in parts]
-            try:
-                while (state:=wait(jobs, .3, FIRST_EXCEPTION)).not_done and not any(o.exception() for o in state.done): tally.show()
-            finally: tally.stop.set() if any(not o.done() or o.exception() for o in jobs) else None
-        errors = [o.exception() for o in jobs if o.exception()]
-        for e in sorted(errors, key=lambda e: isinstance(e, _Stopped)): raise e
-        return [o.result() for o in jobs]
-    finally:
-        torch.set_num_threads(threads)
-        tally.bar.close()
+    "Runs all parts, one after another"
+    try: return [_Chunk(plan, part, tally).run() for part in parts]
+    finally: tally.bar.close()
 
-# %% ../nbs/08_replicates.ipynb #4139a925
+# %% ../nbs/08_replicates.ipynb #46aeb75c
 def _tensor(name, values, dtype=None)->Tensor:
     "`values` as a plain tensor on the CPU. Raises `TypeError` or `ValueError`"
     try: t = torch.as_tensor(values).detach().cpu().as_subclass(Tensor)
@@ -471,6 +470,7 @@ def _tensor(name, values, dtype=None)->Tensor:
         return t.to(dtype or t.dtype)
     return t if t.dtype==torch.bool else t.long()
 
+# %% ../nbs/08_replicates.ipynb #27d2c2bc
 def _whole(dl):
     "All items of a data loader. Raises `TypeError` if it is not one that holds them stacked"
     if not isinstance(dl, WholeDL) or len(dl.after_batch.fs): raise TypeError(f'data: a {type(dl).__name__} cannot be taken into memory as it is: expected '
@@ -492,7 +492,7 @@ def _check_data(data, dtype)->list: # x_train, y_train, x_valid, y_valid
             raise ValueError(f'data: items of shape {tuple(found[a].shape[1:])} in {names[a]}, but {tuple(found[b].shape[1:])} in {names[b]}')
     return found
 
-# %% ../nbs/08_replicates.ipynb #c19c9945
+# %% ../nbs/08_replicates.ipynb #eeae925b
 def _why_not(name, m):
     "Why a module cannot be stacked, as text; None if it can"
     p = getattr(m, 'p', None) if isinstance(m, nn.modules.dropout._DropoutNd) else getattr(m, 'dropout', None)
@@ -504,6 +504,7 @@ def _why_not(name, m):
     if tracks and isinstance(m, nn.modules.instancenorm._InstanceNorm): return 'tracks running statistics: use track_running_stats=False, or GroupNorm'
     if parametrize.is_parametrized(m): return 'computes its weights from others (a parametrization): remove it'
 
+# %% ../nbs/08_replicates.ipynb #1f20e657
 def _check_modules(net):
     "Raises `ValueError` if a network cannot be stacked"
     for n,m in net.named_modules():
@@ -513,9 +514,10 @@ def _check_modules(net):
     for o in names.values():
         if len(o)>1: raise ValueError(f'model: {" and ".join(o)} are one and the same tensor (tied weights): expected each to be a tensor of its own')
 
-# %% ../nbs/08_replicates.ipynb #4f3f3d73
+# %% ../nbs/08_replicates.ipynb #6927d23d
 def _first_line(e): return f'{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else ""}'
 
+# %% ../nbs/08_replicates.ipynb #aed8e4c3
 @patch
 def check_labels(self:_Plan, out):
     "Raises `ValueError` for labels that an output of the network cannot mean"
@@ -523,6 +525,7 @@ def check_labels(self:_Plan, out):
     if self.loss is F.cross_entropy and _has_classes(out[None], y[None]) and (y.min()<0 or y.max()>=out.shape[1]):
         raise ValueError(f'labels from {int(y.min())} to {int(y.max())}, but its outputs tell 0 to {out.shape[1]-1} apart')
 
+# %% ../nbs/08_replicates.ipynb #4f363968
 @patch
 def alone(self:_Plan):
     "The output of one network for one batch. Raises `ValueError` if it or the loss cannot take the batch"
@@ -537,6 +540,7 @@ def alone(self:_Plan):
     except Exception as e: raise ValueError(f'model: cannot be trained on a batch of shape {tuple(x.shape)}, {x.dtype}: {_first_line(e)}') from e
     return out.detach()
 
+# %% ../nbs/08_replicates.ipynb #ff75745e
 @patch
 def together(self:_Plan):
     "The same from a stack of two. Raises `ValueError` if it cannot be stacked"
@@ -549,16 +553,16 @@ def together(self:_Plan):
         return out.detach().cpu()[1]
     except Exception as e: raise ValueError(f'model: cannot be stacked: {_first_line(e)}') from e
 
-# %% ../nbs/08_replicates.ipynb #8d27d5f6
+# %% ../nbs/08_replicates.ipynb #fba35dc1
 @patch
 def try_out(self:_Plan):
     "Raises `ValueError` for a network that cannot be trained on the data, or that is another one in a stack"
     with _seeded('try'): out = self.alone()
     with _seeded('try'): stacked = self.together()
-    if not torch.allclose(stacked, out, 1e-2, 1e-3):
+    if not torch.allclose(stacked, out, 1e-2, 1e-3, equal_nan=True): # a replicate that begins with NaN is left out later, with its seed
         raise ValueError('model: gives other numbers when it is stacked, so replicates would not be what they are alone')
 
-# %% ../nbs/08_replicates.ipynb #0229315a
+# %% ../nbs/08_replicates.ipynb #af2bfc68
 def _check_seeds(seeds)->list:
     "The seeds as a list. Raises `TypeError` or `ValueError`"
     if isinstance(seeds, str) or not np.iterable(seeds): return list(range(check_whole('seeds', seeds, 1)))
@@ -567,6 +571,7 @@ def _check_seeds(seeds)->list:
     if len(set(seeds))<len(seeds): raise ValueError(f'seeds={seeds}: expected every seed once')
     return seeds
 
+# %% ../nbs/08_replicates.ipynb #cb1db27c
 def _check_arms(arms)->list:
     "The arms as a list. Raises `TypeError` or `ValueError`"
     if not np.iterable(arms): raise TypeError(f'arms={arms!r}: expected a list of names')
@@ -575,6 +580,7 @@ def _check_arms(arms)->list:
     if len(set(arms))<len(arms): raise ValueError(f'arms={arms}: expected every arm once')
     return [o for o in arm_names if o in arms and o!='dense']
 
+# %% ../nbs/08_replicates.ipynb #c45e4004
 def _check_number(name, value, least=0., more_than=False)->float:
     "`value` as a float. Raises `TypeError` or `ValueError`"
     told = f'expected a number {"of more than" if more_than else "of at least"} {least:g}'
@@ -582,24 +588,27 @@ def _check_number(name, value, least=0., more_than=False)->float:
     if not (least<value<math.inf if more_than else least<=value<math.inf): raise ValueError(f'{name}={value!r}: {told}')
     return float(value)
 
-# %% ../nbs/08_replicates.ipynb #738269f7
+# %% ../nbs/08_replicates.ipynb #daf38da7
 def _check_schedule(lr_schedule)->Callable:
     "A function from the share of the training to a factor. Raises `TypeError` or `ValueError`"
     factor = lr_schedule if callable(lr_schedule) else check_choice('lr_schedule', lr_schedule, lr_schedules)
     for t in (0., .5, .999): _check_number(f'lr_schedule({t:g})', factor(t))
     return factor
 
+# %% ../nbs/08_replicates.ipynb #80ede979
 def _check_device(device)->torch.device:
     "The device; None: the GPU if there is one. Raises `ValueError`"
     if device is None: return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try: return torch.empty(0, device=device).device
     except (RuntimeError,TypeError,AssertionError) as e: raise ValueError(f'device={device!r}: {_first_line(e)}') from e
 
+# %% ../nbs/08_replicates.ipynb #887c9ddc
 def _same_weights(a, b):
     "Whether two networks have the same parameters, bit for bit"
     a,b = (dict(o.named_parameters()) for o in (a,b))
     return a.keys()==b.keys() and all(torch.equal(p, b[k]) for k,p in a.items())
 
+# %% ../nbs/08_replicates.ipynb #00bbb223
 def _check_model(model):
     "One network on the CPU. Raises `TypeError` or `ValueError` if it cannot be used"
     if isinstance(model, nn.Module) or not callable(model):
@@ -612,17 +621,28 @@ def _check_model(model):
         'batches differs between replicates, and `reinit` is no control', stacklevel=4)
     return deepcopy(one).cpu()
 
-# %% ../nbs/08_replicates.ipynb #c6ab8e6d
-def _plan(model, data, rounds, prune, arms, steps, bs, opt, lr, wd, momentum, lr_schedule, rewind, method, final_layer_rate, layers, loss,
-          eval_every, device)->_Plan:
-    "The curve that is asked for. Raises `TypeError` or `ValueError` for what cannot be right"
-    prune,rounds = _check_prune(prune, 8 if rounds is None and not isinstance(prune, (list,tuple)) else rounds)
+# %% ../nbs/08_replicates.ipynb #d16e476c
+def _check_steps(steps, bs, rewind, eval_every)->tuple:
+    "Steps, batch, rewind point and steps between measurements. Raises `TypeError` or `ValueError`"
     steps,bs,rewind = check_whole('steps', steps, 1),check_whole('bs', bs, 1),check_whole('rewind', rewind)
     if rewind>=steps: raise ValueError(f'rewind={rewind}: expected a step of less than {steps}, the length of the training')
-    eval_every = max(1, steps//20) if eval_every is None else check_whole('eval_every', eval_every, 1)
-    method = check_choice('method', method, {o:o for o in ('local','global')})
+    return steps, bs, rewind, max(1, steps//20) if eval_every is None else check_whole('eval_every', eval_every, 1)
+
+# %% ../nbs/08_replicates.ipynb #5b0b50aa
+def _check_rates(lr, wd, momentum)->tuple:
+    "Learning rate, weight decay and momentum as floats. Raises `TypeError` or `ValueError`"
     lr,wd,momentum = _check_number('lr', lr, more_than=True),_check_number('wd', wd),_check_number('momentum', momentum)
     if momentum>=1: raise ValueError(f'momentum={momentum:g}: expected less than 1')
+    return lr, wd, momentum
+
+# %% ../nbs/08_replicates.ipynb #08046899
+def _plan(model, data, *, rounds, prune, arms, steps, bs, opt, lr, wd, momentum, lr_schedule, rewind, method, final_layer_rate, layers, allow_collapse,
+          loss, eval_every, device)->_Plan:
+    "The curve that is asked for. Raises `TypeError` or `ValueError` for what cannot be right"
+    prune,rounds = _check_prune(prune, 8 if rounds is None and not isinstance(prune, (list,tuple)) else rounds)
+    steps,bs,rewind,eval_every = _check_steps(steps, bs, rewind, eval_every)
+    lr,wd,momentum = _check_rates(lr, wd, momentum)
+    method = check_choice('method', method, {o:o for o in ('local','global')})
     arms,factor,device = _check_arms(arms),_check_schedule(lr_schedule),_check_device(device)
     if not callable(loss): raise TypeError(f'loss={loss!r}: expected a function of predictions and targets')
     base = _check_model(model)
@@ -630,12 +650,13 @@ def _plan(model, data, rounds, prune, arms, steps, bs, opt, lr, wd, momentum, lr
     found = [k.removesuffix('weight').removesuffix('.') for k in find_layers(base, layers)]
     tensors = _check_data(data, next(base.parameters()).dtype)
     if bs>len(tensors[0]): raise ValueError(f'bs={bs}: expected at most {len(tensors[0])}, the number of training items')
-    plan = _Plan(model, base, tuple(t.to(device) for t in tensors), rounds, prune, arms, steps, bs, optimizer, {'sgd': momentum>0}.get(opt, 2),
-                 factor, lr, rewind, method, _check_last(final_layer_rate, method), found, loss, eval_every, device)
+    n_moments = int(momentum>0) if opt=='sgd' else 2
+    plan = _Plan(model, base, tuple(t.to(device) for t in tensors), rounds, prune, arms, steps, bs, optimizer, n_moments, factor, lr, rewind, method,
+                 _check_last(final_layer_rate, method), found, bool(allow_collapse), loss, eval_every, device)
     plan.try_out()
     return plan
 
-# %% ../nbs/08_replicates.ipynb #c55a9921
+# %% ../nbs/08_replicates.ipynb #06e91970
 def memory_needed(
     model:Callable, # as `lottery_curve` takes it
     data, # as `lottery_curve` takes it
@@ -650,16 +671,19 @@ def memory_needed(
 )->int: # bytes
     "About how much memory `lottery_curve` needs beyond the data if all these seeds are trained at once. Raises what `lottery_curve` raises"
     seeds = _check_seeds(seeds)
-    plan = _plan(model, data, 1, 20, arms, check_whole('rewind', rewind)+1, bs, opt, 1e-3, 0, .9, 'constant', rewind, 'global', None, None, loss, None, device)
+    plan = _plan(model, data, rounds=1, prune=20, arms=arms, steps=check_whole('rewind', rewind)+1, bs=bs, opt=opt, lr=1e-3, wd=0, momentum=.9,
+                 lr_schedule='constant', rewind=rewind, method='global', final_layer_rate=None, layers=None, allow_collapse=False, loss=loss, eval_every=None,
+                 device=device)
     return len(seeds)*plan.bytes_a_seed()
 
-# %% ../nbs/08_replicates.ipynb #5762692a
+# %% ../nbs/08_replicates.ipynb #d435d953
 def _warn_lost(lost):
     "Names the replicates whose loss was no longer finite"
     for seed,arm,r,step in lost:
         goes = f'and from the rounds after {r}, which would begin with it' if arm in ('dense','ticket') else 'of this arm in this round'
         warnings.warn(f'seed {seed}, {arm}, round {r}: the loss is not finite at step {step}; it is left out from there on, {goes}', stacklevel=3)
 
+# %% ../nbs/08_replicates.ipynb #f85de27b
 _columns = ['arm','seed','round','density','step','metric','value']
 
 def _frame(chunks, seeds, settings)->pd.DataFrame:
@@ -671,7 +695,7 @@ def _frame(chunks, seeds, settings)->pd.DataFrame:
     df.attrs = settings
     return df
 
-# %% ../nbs/08_replicates.ipynb #93cf2986
+# %% ../nbs/08_replicates.ipynb #83995ee7
 def lottery_curve(
     model:Callable, # function without arguments that makes a new network
     data, # ((x_train, y_train), (x_valid, y_valid)), tensors or arrays [n, ...]; or `DataLoaders` such as `digits_dls()`
@@ -691,6 +715,7 @@ def lottery_curve(
     method:str='global', # `local`: every layer loses the same share; `global`: all layers compete in one ranking
     final_layer_rate:float|None=None, # percent of the remaining weights of the last layer, for method='local'; None: like the others
     layers=None, # module types, names of layers, or a function (name, module) -> bool; None: every conv and linear layer
+    allow_collapse:bool=False, # may a layer lose all its weights?
     loss:Callable=F.cross_entropy, # predictions and targets of a batch -> mean loss
     eval_every:int|None=None, # steps between two measurements; None: a twentieth of `steps`
     device=None, # None: the GPU if there is one
@@ -711,21 +736,21 @@ def lottery_curve(
     Source: Frankle & Carbin 2019, sections 1 and 2; shuffled masks: Frankle et al. 2021 (Why Are We Missing the Mark?)"""
     seeds = _check_seeds(seeds)
     if batch_seeds!='auto': batch_seeds = check_whole('batch_seeds', batch_seeds, 1)
-    plan = _plan(model, data, rounds, prune, arms, steps, bs, opt, lr, wd, momentum, lr_schedule, rewind, method, final_layer_rate, layers, loss,
-                 eval_every, device)
+    given = dict(steps=steps, bs=bs, opt=opt, lr=lr, wd=wd, momentum=momentum, lr_schedule=lr_schedule, rewind=rewind, method=method,
+                 final_layer_rate=final_layer_rate, allow_collapse=allow_collapse)
+    plan = _plan(model, data, rounds=rounds, prune=prune, arms=arms, layers=layers, loss=loss, eval_every=eval_every, device=device, **given)
     parts = plan.parts(seeds, batch_seeds)
     if progress: print(plan.takes(parts))
     chunks = _run_parts(plan, parts, _Tally(plan, len(seeds), progress))
     _warn_lost([o for c in chunks for o in c.lost])
-    given = dict(rounds=plan.rounds, prune=plan.prune, arms=plan.arms, steps=steps, bs=bs, opt=opt, lr=lr, wd=wd, momentum=momentum, rewind=rewind,
-                 lr_schedule=lr_schedule if isinstance(lr_schedule, str) else 'own', method=method, final_layer_rate=final_layer_rate)
+    given.update(rounds=plan.rounds, prune=plan.prune, arms=plan.arms, lr_schedule=lr_schedule if isinstance(lr_schedule, str) else 'own')
     return _frame(chunks, seeds, dict(seeds=seeds, eval_every=plan.eval_every, device=str(plan.device), **given, versions=_versions()))
 
-# %% ../nbs/08_replicates.ipynb #01a972e1
+# %% ../nbs/08_replicates.ipynb #4134787f
 @patch
 def takes(self:_Plan, parts)->str:
     "What a curve takes, as a sentence"
-    seeds,most = sum(map(len, parts)),sum(sorted(map(len, parts))[-self.workers(len(parts)):])
+    seeds,most = sum(map(len, parts)),max(map(len, parts))
     s,trainings = 's'*(seeds>1),seeds*(1+sum(len(o) for r in range(1, self.rounds+1) for o in self.passes(r)))
     return (f'{seeds} seed{s}, {self.rounds} rounds: {trainings:,} trainings of {self.steps:,} steps, {most} seed{"s"*(most>1)} at a time, '
             f'about {max(1, round(most*self.bytes_a_seed()/1e6)):,} MB')
@@ -778,7 +803,7 @@ def _values(df, metric, step):
     if step not in set(rows.step): raise ValueError(f"step={step}: not measured; expected one of {', '.join(map(str, sorted(set(rows.step))))}")
     return rows[rows.step==step]
 
-# %% ../nbs/08_replicates.ipynb #d12a5912
+# %% ../nbs/08_replicates.ipynb #233ad69f
 _called = dict(dense='the dense networks', ticket='tickets', reinit='fresh weights', shuffle='shuffled masks', random='random masks')
 _units = dict(accuracy=('points', 100, 'beat', 'are behind'), early_stop=('steps', 1, 'stop later than', 'stop earlier than'),
               valid_loss=('', 1, 'have a higher loss than', 'have a lower loss than'))
@@ -789,6 +814,7 @@ def _amount(mean, half, unit, scale, sign=''):
     digits = max(0, 1-math.floor(math.log10(half))) if half>0 else 2
     return f'{mean:{sign}.{min(digits, 6)}f} ± {half:.{min(digits, 6)}f} {unit}'.rstrip()
 
+# %% ../nbs/08_replicates.ipynb #2d5fbbfc
 def _finding(row, metric):
     "A row of `summarise` in words"
     unit,scale,more,less = _units.get(metric, ('', 1, 'have more than', 'have less than'))

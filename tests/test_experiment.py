@@ -228,9 +228,9 @@ def test_files_that_are_none_of_ours(tmp_path):
     (tmp_path/'text.db').write_text('something else, and long enough to be taken for a header'*20)
     with sqlite3.connect(tmp_path/'other.db') as db: db.execute('create table films (title)')
     exp_in(tmp_path/'new.db').run(progress=False)
-    with sqlite3.connect(tmp_path/'new.db') as db: db.execute('pragma user_version=2')
+    with sqlite3.connect(tmp_path/'new.db') as db: db.execute('pragma user_version=1')
     data = (tmp_path/'other.db').read_bytes()
-    for name,says in dict(text='file is not a database', new='expected version 1 of the file format, got 2',
+    for name,says in dict(text='file is not a database', new='expected version 2 of the file format, got 1',
                           other='a database of something else, with the tables films').items():
         for ask in (exp_in(tmp_path/f'{name}.db').run, exp_in(tmp_path/f'{name}.db').status, exp_in(tmp_path/f'{name}.db').results):
             with pytest.raises(ExperimentError, match=says): ask()
@@ -448,6 +448,18 @@ def test_failures_and_functions_that_are_local(ray, tmp_path):
     with pytest.warns(UserWarning, match='1 of 2 cells failed'): exp.run('ray', progress=False)
     assert exp.status().error[0]=='ValueError: not today'
     with pytest.warns(UserWarning): assert exp.results().y.tolist()==[6]
+
+def diverging(lr):
+    return lottery_curve(small, digits_dls(), seeds=[3], rounds=1, arms=['ticket'], steps=5, opt='sgd', lr=lr, progress=False)
+
+@pytest.mark.parametrize('engine', ['here','ray'])
+def test_what_a_cell_warns_of_is_stored_and_said(engine, request, tmp_path):
+    if engine=='ray': request.getfixturevalue('ray')
+    exp = Experiment(tmp_path/'a.db', diverging, grid=dict(lr=[1e-3,1e30]))
+    cell = exp.cells[1].key[:8]
+    with pytest.warns(UserWarning, match=f'{cell}: seed 3, dense, round 0: the loss is not finite at step 1'): exp.run(engine, progress=False)
+    (name, (text,)), = exp.warned().items()
+    assert name==cell and text.startswith('seed 3, dense, round 0') and exp.counts()['done']==2
 
 def test_clusters_that_cannot_be_had(ray, tmp_path):
     with pytest.raises(ExperimentError, match='cpus=10000, gpus=0: no machine of the cluster has as many'): exp_in(tmp_path/'a.db').run('ray', cpus=10_000)
