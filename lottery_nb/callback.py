@@ -27,7 +27,7 @@ class SparsifyCallback(Callback):
     """Prunes the model while it trains, and for a lottery ticket rewinds what is left.
 
     Raises `TypeError` or `ValueError` for arguments that cannot be right, here or, where it depends on the training, when `fit` begins.
-    Source: Frankle & Carbin 2019, section 1; rewinding: Frankle et al. 2020, section 3"""
+    Source: Frankle & Carbin 2019, section 1; rewinding: Frankle et al. 2020, section 4"""
     order,run_valid = 55,False # after the Recorder (50), whose table gets a column, and before the ProgressCallback (60), which prints it
     def __init__(self,
         end_sparsity:float, # percent of the prunable weights that are pruned in the end, 0 to 100
