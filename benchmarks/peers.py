@@ -70,7 +70,7 @@ def batched(seed:int, sizes:Sizes)->tuple:
     "All seeds in one pass, from `1000*seed` on, so that every turn has its own"
     steps = sizes.epochs*(1437//60)
     df = lottery_curve(digits_mlp, digits_dls(), [1000*seed+i for i in range(sizes.seeds)], sizes.rounds, arms=('ticket',), steps=steps,
-                       eval_every=1437//60, progress=False)
+                       eval_every=1437//60, batch_seeds=sizes.seeds, progress=False)
     last = df[(df['round']==sizes.rounds) & (df.step==steps) & (df.metric=='accuracy')]
     return 100-last.density.mean(), 100*last.value.mean()
 

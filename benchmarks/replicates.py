@@ -1,7 +1,8 @@
-"""What error bars cost: the curves of many seeds in one batched pass, side by side with the same seeds one after another
+"""What error bars cost: the curves of many seeds in a batched pass, side by side with the same seeds one after another
 
 The same code trains them both times: `lottery_curve` with all seeds, and `lottery_curve` with one seed at a time. They take turns, all seeds at once
 and then each of them alone, in several rounds, so that both meet the same hiccups of the machine; what is reported are medians.
+Both have all of PyTorch's threads. A single small network may have little use for more than one, so a few seeds train with one thread as well.
 
     python benchmarks/replicates.py                              about four minutes on two cores
     python benchmarks/replicates.py --markdown replicates.md     the table as a file
@@ -14,7 +15,7 @@ from json import dumps
 from pathlib import Path
 from time import perf_counter
 
-import numpy as np
+import numpy as np, torch
 from fastcore.script import call_parse, store_true
 from overhead import circumstances, load, table
 
@@ -44,33 +45,37 @@ def last_accuracy(df)->float:
     return 100*df[(df.arm=='ticket') & (df['round']==df['round'].max()) & (df.step==df.step.max()) & (df.metric=='accuracy')].value.mean()
 
 def measure(sizes:Sizes)->dict:
-    "Seconds of all seeds at once and of each seed alone, a list a round"
+    "Seconds of all seeds at once, of each seed alone, and of a few with one thread: a list a round"
     data,how = digits_dls(),dict(rounds=sizes.rounds, arms=sizes.arms, steps=sizes.steps, progress=False)
-    def curve(seeds): return lottery_curve(digits_mlp, data, seeds, **how)
+    def curve(seeds): return lottery_curve(digits_mlp, data, seeds, batch_seeds=sizes.seeds, **how)
     lottery_curve(digits_mlp, data, 2, **dict(how, rounds=1, steps=10)) # what is loaded at the first use
-    together,alone,values = [],[],[]
+    together,alone,one_thread,values,threads = [],[],[],[],torch.get_num_threads()
     for i in range(sizes.repeats):
         seconds,df = timed(lambda: curve(sizes.seeds))
         together.append(seconds)
         one_by_one = [timed(lambda s=s: curve([s])) for s in range(sizes.seeds)]
         alone.append([seconds for seconds,_ in one_by_one])
+        torch.set_num_threads(1)
+        one_thread.append([timed(lambda s=s: curve([s]))[0] for s in range(min(5, sizes.seeds))])
+        torch.set_num_threads(threads)
         values.append((last_accuracy(df), float(np.mean([last_accuracy(o) for _,o in one_by_one]))))
         print(f'round {i+1} of {sizes.repeats}: {together[-1]:.1f} s together, {sum(alone[-1]):.1f} s one after another', file=sys.stderr)
-    return dict(together=together, alone=alone, accuracy=values[-1], bytes=memory_needed(digits_mlp, data, sizes.seeds, sizes.arms))
+    return dict(together=together, alone=alone, one_thread=one_thread, accuracy=values[-1], bytes=memory_needed(digits_mlp, data, sizes.seeds, sizes.arms))
 
 def rows(sizes:Sizes, measured:dict)->list: # dicts
     "What came out: a row for each way"
     trainings = 1+sizes.rounds*len(sizes.arms)
     together,in_turn = np.array(measured['together']),np.array(measured['alone']).sum(1)
     ways = [('all seeds at once', sizes.seeds, together), ('the same seeds, one after another', sizes.seeds, in_turn),
-            ('one seed', 1, np.array(measured['alone']).ravel())]
+            ('one seed', 1, np.array(measured['alone']).ravel()), ('one seed, one thread', 1, np.array(measured['one_thread']).ravel())]
     return [dict(way=way, seeds=n, seconds=float(np.median(s)), least=float(s.min()), most=float(s.max()), a_seed=float(np.median(s))/n,
                  steps_a_second=n*trainings*sizes.steps/float(np.median(s)), times=float(np.median(s))/float(np.median(together))) for way,n,s in ways]
 
 def report(result:dict)->str:
     "All of it as markdown"
     s,about = result['sizes'],result['circumstances']
-    n,(together,alone),ratio = s['seeds'],result['accuracy'],float(np.median([sum(a)/t for t,a in zip(result['together'], result['alone'])]))
+    n,(together,alone) = s['seeds'],result['accuracy']
+    ratio,one_thread = (float(np.median([n*np.mean(a)/t for t,a in zip(result['together'], result[k])])) for k in ('alone','one_thread'))
     shown = table(['', 'seeds', 'seconds', 'least to most', 'seconds a seed', 'training steps a second', 'all at once = 1'],
         [[r['way'], str(r['seeds']), f'{r["seconds"]:.2f}', f'{r["least"]:.2f} to {r["most"]:.2f}', f'{r["a_seed"]:.2f}', f'{r["steps_a_second"]:,.0f}',
           f'{r["times"]:.2f}'] for r in result['rows']])
@@ -85,6 +90,7 @@ are counted.
 {shown}
 
 - {'met' if ratio>=3 else 'NOT met'}: {n} seeds at once are {ratio:.2f} times as fast as one after another (median of the turns), at least 3
+- and {one_thread:.2f} times as fast if a seed alone is given one thread only, going by the first {len(result['one_thread'][0])} of them
 - mean accuracy of the last round: {together:.2f} % together, {alone:.2f} % one after another: the same but for the rounding of sums
 - memory for all seeds at once: about {result['bytes']/1e6:.0f} MB
 """
@@ -99,7 +105,7 @@ def main(
     json:str=None, # file for all results, with the seconds of every run
     markdown:str=None, # file for the table
 ):
-    "What error bars cost: many seeds in one batched pass, side by side with the same seeds one after another"
+    "What error bars cost: many seeds in a batched pass, side by side with the same seeds one after another"
     given = dict(seeds=seeds, rounds=rounds, steps=steps, repeats=repeats)
     sizes = replace(QUICK if quick else Sizes(), **{k:v for k,v in given.items() if v is not None})
     about,measured = circumstances(),measure(sizes)

@@ -92,7 +92,7 @@ def demo(
     settings:DemoSettings=DemoSettings(), # how many seeds, rounds and steps
     progress:bool=True # show a bar?
 )->Demo:
-    "Runs the experiment: five arms for every seed. The same settings give the same numbers"
+    "Runs the experiment: five arms for every seed. On one kind of machine the same settings give the same numbers"
     seeds = list(range(first_seed, first_seed+settings.seeds))
     curve = lottery_curve(digits_mlp, digits_dls(), seeds, settings.rounds, **recipe, **training, opt='adam', steps=settings.steps, eval_every=early//2,
                           device='cpu', batch_seeds=5, progress=progress)

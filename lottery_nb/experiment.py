@@ -197,7 +197,7 @@ def _from_text(text)->pd.DataFrame:
     columns = {k: _series(o) for k,o in json.loads(text).items()}
     return pd.DataFrame(columns, columns=list(columns))
 
-# %% ../nbs/10_experiment.ipynb #e9e16597
+# %% ../nbs/10_experiment.ipynb #76b91db1
 @contextmanager
 def _with_threads(n):
     "Inside, PyTorch computes with `n` threads"
@@ -214,6 +214,7 @@ def _outcome(fn, settings, key, threads)->dict: # status, result, error, traceba
     "What comes of a cell"
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always', UserWarning) # whoever does not want to see them may want to read them later
         try:
             with _seeded(key), _with_threads(threads): done = dict(status='done', result=_to_text(_frame(fn(**settings))), error=None, traceback=None)
         except (Exception,SystemExit) as e: done = _failed(e)
@@ -233,13 +234,14 @@ def _explained(path):
         why = 'another program holds it locked' if 'locked' in str(e) else e
         raise ExperimentError(f'{path}: not to be used as the file of an experiment: {why}') from e
 
-# %% ../nbs/10_experiment.ipynb #a1b5f2f1
+# %% ../nbs/10_experiment.ipynb #e6949b4d
 def _check_format(path, db):
     "Whether the file is one of ours; False if it is empty. Raises `ExperimentError` if it is something else"
     ours,version = [db.execute(f'pragma {o}').fetchone()[0] for o in ('application_id','user_version')]
     if not db.table_names(): return False
     if ours!=_application: raise ExperimentError(f'{path}: a database of something else, with the tables {", ".join(db.table_names()[:3])}')
-    if version!=_format: raise ExperimentError(f'{path}: expected version {_format} of the file format, got {version}')
+    if version!=_format: raise ExperimentError(f'{path}: expected version {_format} of the file format, got {version}: another lottery_nb has made it; '
+                                               'give another file')
     return True
 
 def _create(db):
@@ -457,7 +459,7 @@ def __repr__(self:Experiment):
     except ExperimentError as e: told = [str(e)]
     return f"Experiment({self.file.name}, {self.name}: {len(self.cells)} cell{'s'*(len(self.cells)>1)}, {', '.join(told)})"
 
-# %% ../nbs/10_experiment.ipynb #503d0aeb
+# %% ../nbs/10_experiment.ipynb #3fa2fc2f
 @patch
 def _with_settings(self:Experiment, cell, df):
     "The table of a cell with the settings that vary in front"
@@ -467,9 +469,13 @@ def _with_settings(self:Experiment, cell, df):
 
 @patch
 def results(self:Experiment)->pd.DataFrame: # the settings that vary, and the columns of the function's tables
-    "The results of all finished cells, in their order; a warning says how many there are not. Raises `ExperimentError` if the file is not one of experiments"
-    there = {k: o for k,o in self._stored(['status','result']).items() if o['status']=='done'}
+    """The results of all finished cells, in their order; warnings say how many there are not, and how many have warned of something.
+
+    Raises `ExperimentError` if the file is not one of experiments"""
+    there = {k: o for k,o in self._stored(['status','result','warned']).items() if o['status']=='done'}
     if n:=len(self.cells)-len(there): warnings.warn(f'{self.file.name}: {n} of {len(self.cells)} cells are not there yet: `status()` says which', stacklevel=2)
+    if n:=sum(o['warned']!='[]' for o in there.values()):
+        warnings.warn(f'{self.file.name}: {n} of these cells warned of something: `warned()` says of what', stacklevel=2)
     found = [self._with_settings(c, _from_text(there[c.key]['result'])) for c in self.cells if c.key in there]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(self.grid))
 
@@ -522,7 +528,7 @@ def _forget(self:Experiment, db):
     with _explained(self.file), db.atomic():
         for c in self.cells: db['cells'].delete_where('key=?', [c.key])
 
-# %% ../nbs/10_experiment.ipynb #13ae90f9
+# %% ../nbs/10_experiment.ipynb #24c500e2
 @patch
 def _run_all(self:Experiment, db, todo, engine, how, progress):
     "Runs these cells and stores each as it ends"
@@ -531,11 +537,11 @@ def _run_all(self:Experiment, db, todo, engine, how, progress):
         try:
             for cell,outcome in run(todo):
                 self._store(db, cell, outcome)
-                for o in json.loads(outcome['warned'] or '[]'): warnings.warn(f'{cell.key[:8]}: {o}', stacklevel=4)
+                for text in json.loads(outcome['warned'] or '[]'): warnings.warn(f'{cell.key[:8]}: {text}', stacklevel=3)
                 bar(outcome)
         finally: bar.close()
 
-# %% ../nbs/10_experiment.ipynb #45c36f94
+# %% ../nbs/10_experiment.ipynb #b8a70a3e
 @patch
 def run(self:Experiment,
     engine:str='here', # 'here': in this process; 'ray': on a Ray cluster
@@ -548,6 +554,7 @@ def run(self:Experiment,
     progress:bool=True # show a bar?
 )->Experiment: # itself
     """Runs the cells that are missing or failed, and stores each as it ends. A warning says how many have failed, `status` says why.
+    What a cell itself warns of is said under the start of its key, and stored: `warned` gives it again.
 
     May be stopped or killed at any time: the same call does the rest. Raises before anything is run: `TypeError` or `ValueError` for arguments that cannot be
     right; `ExperimentError` if the file is no file of experiments, or another run is writing to it, or the cluster cannot be reached; `OSError` if the folder

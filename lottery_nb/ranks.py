@@ -30,7 +30,13 @@ class Ranks:
 class RankError(RuntimeError):
     "Something that differs between ranks and must not, or what went wrong on another one"
 
-# %% ../nbs/03_ranks.ipynb #02a910f2
+# %% ../nbs/03_ranks.ipynb #f8864220
+@cache # once a process
+def _leave_at_exit():
+    "Has this process leave the others when Python ends"
+    atexit.register(lambda: dist.is_initialized() and 'gloo' in dist.get_backend_config() and dist.destroy_process_group())
+
+# %% ../nbs/03_ranks.ipynb #f0c86f85
 _sharded = ('FullyShardedDataParallel', 'FSDPModule', 'DTensor', 'DeepSpeedEngine')
 
 def _check_whole_weights(model):
@@ -40,11 +46,6 @@ def _check_whole_weights(model):
             raise ValueError(f'model: its weights are spread over processes ({found[0]}), so none of them can rank them all; '
                              'expected DistributedDataParallel, as by learn.distrib_ctx()')
 
-@cache
-def _part_at_exit():
-    "Has this process leave the others before Python ends: the threads of gloo, where they are still running then, may end it by SIGABRT"
-    atexit.register(lambda: dist.is_initialized() and dist.get_backend()=='gloo' and dist.destroy_process_group())
-
 def ranks_of(
     model:nn.Module # wrapped or not
 )->Ranks:
@@ -53,10 +54,10 @@ def ranks_of(
     while not isinstance(model, nn.parallel.DistributedDataParallel):
         model = getattr(model, '_orig_mod', None)
         if not isinstance(model, nn.Module): return Ranks()
-    _part_at_exit()
+    _leave_at_exit()
     return Ranks(dist.get_world_size(model.process_group), dist.get_rank(model.process_group), model.process_group)
 
-# %% ../nbs/03_ranks.ipynb #e857c300
+# %% ../nbs/03_ranks.ipynb #197d4e24
 def _no_gpu():
     "Whether the processes are to work on CPUs: there is nothing else, or Accelerate has been told so"
     return not torch.cuda.is_available() or os.environ.get('ACCELERATE_USE_CPU', '').lower() in ('1','true','yes')
@@ -68,7 +69,7 @@ def all_ranks()->Ranks:
         try: from accelerate import PartialState
         except ImportError as e: raise ImportError("several processes need Accelerate: pip install 'lottery_nb[distributed]'") from e
         PartialState(cpu=_no_gpu())
-    _part_at_exit()
+    _leave_at_exit()
     return Ranks(dist.get_world_size(), dist.get_rank())
 
 # %% ../nbs/03_ranks.ipynb #6b586a5b

@@ -1,5 +1,5 @@
 "Experiments: what is killed goes on, what fails is told, both engines give the same bits, and a file is never half written"
-import functools, json, math, multiprocessing, os, shutil, signal, sqlite3, subprocess, sys, tempfile, time
+import functools, json, math, multiprocessing, os, shutil, signal, sqlite3, subprocess, sys, tempfile, time, warnings
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, strategies as st
@@ -460,6 +460,18 @@ def test_what_a_cell_warns_of_is_stored_and_said(engine, request, tmp_path):
     with pytest.warns(UserWarning, match=f'{cell}: seed 3, dense, round 0: the loss is not finite at step 1'): exp.run(engine, progress=False)
     (name, (text,)), = exp.warned().items()
     assert name==cell and text.startswith('seed 3, dense, round 0') and exp.counts()['done']==2
+    with pytest.warns(UserWarning, match='1 of these cells warned of something'): assert len(exp.results())
+
+def test_warnings_of_cells_that_fail_or_that_nobody_wants_to_see(tmp_path):
+    def f(x):
+        warnings.warn(f'{x} is odd')
+        if x==3: raise ValueError('too odd')
+        return dict(x=x)
+    exp = Experiment(tmp_path/'a.db', f, grid=dict(x=[1,3]))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        exp.run(progress=False)
+    assert list(exp.warned().values())==[['1 is odd'],['3 is odd']] and exp.status().status.tolist()==['done','failed']
 
 def test_clusters_that_cannot_be_had(ray, tmp_path):
     with pytest.raises(ExperimentError, match='cpus=10000, gpus=0: no machine of the cluster has as many'): exp_in(tmp_path/'a.db').run('ray', cpus=10_000)

@@ -341,13 +341,25 @@ def test_a_network_that_begins_with_nan_is_left_out():
     kept = curve(seeds=[1,2])
     assert df.drop(columns='value').equals(kept.drop(columns='value')) and (df.value-kept.value).abs()[df['round']==0].max()<1e-3
 
-def test_layers_are_kept_from_vanishing_unless_they_may():
-    with pytest.warns(UserWarning, match='layer collapse') as seen: one = curve(seeds=1, rounds=1, prune=99.9, arms=['ticket','random'])
-    assert any('allow_collapse=True' in str(o.message) for o in seen)
+@pytest.mark.parametrize('may', [False, True])
+def test_layers_are_kept_from_vanishing_unless_they_may(may):
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter('always')
-        curve(seeds=1, rounds=1, prune=99.9, arms=['ticket','random'], allow_collapse=True)
-    assert not any('layer collapse' in str(o.message) for o in seen) and one.density.min()>0
+        chunk = _Chunk(plan(rounds=1, prune=99.97, allow_collapse=may), [0]).run()
+        random, = chunk.begin('random', 1)[1]
+    told = [str(o.message) for o in seen]
+    assert any('layer collapse' in o and 'allow_collapse=True' in o for o in told)==(not may)
+    for masks in (chunk.masks[0], random): assert all(m.any() for m in masks.values())==(not may)
+
+def test_without_controls():
+    df = curve(rounds=1, arms=[])
+    assert set(df.arm)=={'dense'} and memory_needed(mlp, DATA, 1, ['dense'], bs=20, device='cpu')>0
+
+def test_a_pass_has_as_many_replicates_as_the_caches_hold(monkeypatch):
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 2)
+    four = ['ticket','reinit','shuffle','random']
+    for arms,rewind,most in ((four, 0, 10), (four, 3, 20), (['reinit'], 0, 20), ([], 0, 40)):
+        assert max(map(len, plan(arms=arms, rewind=rewind).parts(list(range(200)), 'auto')))==most, (arms,rewind)
 
 def test_a_lost_control_is_missing_in_its_round_only():
     def bad_reinit():
@@ -363,10 +375,13 @@ def test_a_lost_control_is_missing_in_its_round_only():
     assert {s for s in df[(df.arm=='reinit') & (df['round']==2)].seed}=={0,1,2} and {s for s in df[df.arm=='ticket'].seed}=={0,1,2}
     assert summarise(df).query("arm=='reinit' and round==1").seeds.item()==2
 
-def test_an_error_in_a_part_comes_out(monkeypatch):
+def test_an_error_ends_the_bar_and_comes_out(monkeypatch):
+    closed = []
     def broken(self, *args): raise RuntimeError('broken')
     monkeypatch.setattr(_Chunk, 'prune', broken)
+    monkeypatch.setattr(replicates._Progress, 'close', lambda self: closed.append(self))
     with pytest.raises(RuntimeError, match='broken'): curve(batch_seeds=1)
+    assert len(closed)==1
 
 # --- Memory --------------------------------------------------------------------------------------------------------------------------------
 

@@ -39,6 +39,7 @@ Home <self>
 background
 Benchmark: what pruning costs <benchmarks>
 Benchmark: error bars <benchmark_replicates>
+Benchmark: a curve, beside a peer <benchmark_peers>
 Benchmark: channels cut out <benchmark_shrink>
 changelog
 contributing

@@ -19,7 +19,8 @@ from nbdev.showdoc import show_doc
 
 PROCS = [populate_language, add_show_docs, strip_stream, hide_line, rm_header_dash, rm_export, clean_magics, hide_]
 TEXTS = {'benchmarks/overhead.md': 'benchmarks.md', 'benchmarks/replicates.md': 'benchmark_replicates.md',
-         'benchmarks/shrink.md': 'benchmark_shrink.md', 'CHANGELOG.md': 'changelog.md', 'CONTRIBUTING.md': 'contributing.md'} # pages that are no notebooks
+         'benchmarks/peers.md': 'benchmark_peers.md', 'benchmarks/shrink.md': 'benchmark_shrink.md',
+         'CHANGELOG.md': 'changelog.md', 'CONTRIBUTING.md': 'contributing.md'} # pages that are no notebooks
 TAKEN = {'search': 'find_ticket'} # Sphinx has a page of this name
 CODE = re.compile(r'(^ *```.*?^ *```[^\n]*$|`[^`\n]+`)', re.M | re.S) # blocks and spans of code: they are left as they are
 NAME = re.compile(r'^ *```.*?^ *```[^\n]*$|^#[^\n]*$|\[`[^`\n]+`\]|(?P<name>`[^`\n]+`)', re.M | re.S)
