@@ -844,6 +844,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'lottery_nb/search.py'),
                                    'lottery_nb.search._FollowRound.check': ('search.html#_followround.check', 'lottery_nb/search.py'),
                                    'lottery_nb.search._FollowRound.metrics': ('search.html#_followround.metrics', 'lottery_nb/search.py'),
+                                   'lottery_nb.search._NoGraph': ('search.html#_nograph', 'lottery_nb/search.py'),
+                                   'lottery_nb.search._NoGraph.before_fit': ('search.html#_nograph.before_fit', 'lottery_nb/search.py'),
                                    'lottery_nb.search._Progress': ('search.html#_progress', 'lottery_nb/search.py'),
                                    'lottery_nb.search._Progress.__call__': ('search.html#_progress.__call__', 'lottery_nb/search.py'),
                                    'lottery_nb.search._Progress.__init__': ('search.html#_progress.__init__', 'lottery_nb/search.py'),

@@ -248,11 +248,16 @@ def _prune(self:_Recipe, learn, sp, r, found):
     sp.put_on(masks)
 
 # %% ../nbs/07_search.ipynb #130288e0
+class _NoGraph(Callback):
+    "Lets a `ShowGraphCallback` sit out one `fit`"
+    def before_fit(self):
+        for cb in self.learn.cbs:
+            if isinstance(cb, _progress.ShowGraphCallback): cb.run = False
+
 @contextmanager
 def _quietly(learn):
     "Inside, `learn` trains without bars, lines and graphs"
-    graphs = [cb for cb in learn.cbs if isinstance(cb, _progress.ShowGraphCallback)]
-    with learn.removed_cbs(graphs), learn.no_bar(), learn.no_logging(): yield
+    with learn.added_cbs(_NoGraph()), learn.no_bar(), learn.no_logging(): yield
 
 # %% ../nbs/07_search.ipynb #06a383aa
 @patch

@@ -750,7 +750,8 @@ def quietly(learn):
 def in_two_steps(learn): learn.fit(1), learn.unfreeze(), learn.fit(1)
 
 kinds = dict(fp16=(lambda: learner().to_fp16(), fit), groups=(lambda: learner(splitter=split), lambda learn: learn.fit_one_cycle(2, slice(1e-3,1e-2))),
-    frozen=(frozen, fit), thawed=(frozen, in_two_steps), graph=(lambda: learner(cbs=ShowGraphCallback), fit), quiet=(learner, quietly),
+    frozen=(frozen, fit), thawed=(frozen, in_two_steps), graph=(lambda: learner(cbs=ShowGraphCallback), fit),
+    graph_in_fit=(learner, lambda learn: learn.fit(2, cbs=ShowGraphCallback())), quiet=(learner, quietly),
     early=(lambda: learner(cbs=stopping()), lambda learn: learn.fit(5)), mixup=(lambda: learner(cbs=MixUp), fit),
     accumulated=(lambda: learner(cbs=GradientAccumulation(16)), fit), parallel=(wrapped(nn.DataParallel), fit),
     compiled=(wrapped(functools.partial(torch.compile, backend='eager')), fit), torch=(of_torch, fit))

@@ -96,7 +96,7 @@ class Described(ShowDocRenderer):
 
     def markdown(self, names):
         "The description, with links for the names in it"
-        body = '\n\n'.join([*inspect.cleandoc(self.sym.__doc__).splitlines(), self.table()])
+        body = f'{inspect.cleandoc(self.sym.__doc__)}\n\n{self.table()}'
         head = f'{{py:{self.kind()}}} {self.name.removeprefix(self.module+".")}{self.signature()}'
         return f'``````{head}\n:module: {self.module}\n\n{names(body)}\n``````'
 
