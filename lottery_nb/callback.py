@@ -22,7 +22,7 @@ from .masks import Masks, unwrap
 from .ranks import Ranks, ranks_of
 from .sparsifier import Sparsifier, check_reach, check_sparsity, find_layers, named_tensors, rewind_opts
 
-# %% ../nbs/05_callback.ipynb #aac3e5b5
+# %% ../nbs/05_callback.ipynb #4dba9f9e
 class SparsifyCallback(Callback):
     """Prunes the model while it trains, and for a lottery ticket rewinds what is left.
 
@@ -61,11 +61,16 @@ class SparsifyCallback(Callback):
         self.lth,self.reset_end,self.layers,self.verbose,self.allow_collapse = lth,reset_end,layers,verbose,allow_collapse
         self._in_rounds,self._falls = self.schedule.stepwise,self.schedule.falls # found by trying, so only once
         self._check_order()
-        self.sparsifier,self.trained,self._aimed,self._since = None,None,0.,0
-        self._ranks,self._lacking = Ranks(),0 # the processes that train; the batches that a pass over the data is shorter than it says
-        self.history = [] # a dict for every round: round, density (percent), and epoch and metrics of its last epoch
-        self.origin = {} # what is known of the data and the seeds of the last training
-        self._new_round = True
+        self._know_nothing()
+
+# %% ../nbs/05_callback.ipynb #9d0ea17f
+@patch
+def _know_nothing(self:SparsifyCallback):
+    self.sparsifier,self.trained,self._aimed,self._since = None,None,0.,0
+    self._ranks,self._lacking = Ranks(),0 # the processes that train; the batches that a pass over the data is shorter than it says
+    self.history = [] # a dict for every round: round, density (percent), and epoch and metrics of its last epoch
+    self.origin = {} # what is known of the data and the seeds of the last training
+    self._new_round = True
 
 # %% ../nbs/05_callback.ipynb #e5effa15
 @patch

@@ -430,15 +430,16 @@ def bytes_a_seed(self:_Plan)->int:
     batch = (3 if _linear_layers(self.base) else 6)*self.saved_bytes() + sum(t[:self.bs].nbytes for t in self.data[:2])
     return self.arms_at_once()*(2*whole + (1+self.n_moments)*trained + pruned + batch) + 3*whole
 
-# %% ../nbs/08_replicates.ipynb #9eb1c5b5
+# %% ../nbs/08_replicates.ipynb #7ac9ef1b
 _replicates_a_core = 20 # in a pass: with many more of them the tensors leave the caches
 
 @patch
 def parts(self:_Plan, seeds, batch_seeds)->list: # of lists of seeds
     "The seeds that are trained together"
-    if batch_seeds=='auto':
+    if batch_seeds!='auto': check_whole('batch_seeds', batch_seeds, 1)
+    else:
         batch_seeds = int(.7*_free_memory(self.device)/self.bytes_a_seed())
-        if not batch_seeds: warnings.warn('memory: not even the replicates of one seed seem to fit', stacklevel=3)
+        if not batch_seeds: warnings.warn('memory: not even the replicates of one seed seem to fit', stacklevel=4)
         if self.device.type=='cpu': batch_seeds = min(batch_seeds, _replicates_a_core*torch.get_num_threads()//self.arms_at_once())
     return [o.tolist() for o in np.array_split(np.array(seeds, dtype=object), math.ceil(len(seeds)/max(1, batch_seeds)))]
 
@@ -466,12 +467,6 @@ def __call__(self:_Tally, r, done, density, values):
     finite = values[name][np.isfinite(values[name])]
     self.done,self.text = self.done+done,f'round {r}/{self.rounds}, {density:.1f} % kept, {name} {finite.sum()/max(1, len(finite)):.4f}'
     if self.bar.shown: self.bar.show(self.total, self.done, self.text)
-
-# %% ../nbs/08_replicates.ipynb #4dd6ef46
-def _run_parts(plan, parts, tally)->list: # of `_Chunk`
-    "Runs all parts, one after another"
-    try: return [_Chunk(plan, part, tally).run() for part in parts]
-    finally: tally.bar.close()
 
 # %% ../nbs/08_replicates.ipynb #46aeb75c
 def _tensor(name, values, dtype=None)->Tensor:
@@ -691,12 +686,12 @@ def memory_needed(
                  device=device)
     return len(seeds)*plan.bytes_a_seed()
 
-# %% ../nbs/08_replicates.ipynb #d435d953
+# %% ../nbs/08_replicates.ipynb #8442d0cf
 def _warn_lost(lost):
     "Names the replicates whose loss was no longer finite"
     for seed,arm,r,step in lost:
         goes = f'and from the rounds after {r}, which would begin with it' if arm in ('dense','ticket') else 'of this arm in this round'
-        warnings.warn(f'seed {seed}, {arm}, round {r}: the loss is not finite at step {step}; it is left out from there on, {goes}', stacklevel=3)
+        warnings.warn(f'seed {seed}, {arm}, round {r}: the loss is not finite at step {step}; it is left out from there on, {goes}', stacklevel=4)
 
 # %% ../nbs/08_replicates.ipynb #f85de27b
 _columns = ['arm','seed','round','density','step','metric','value']
@@ -710,7 +705,26 @@ def _frame(chunks, seeds, settings)->pd.DataFrame:
     df.attrs = settings
     return df
 
-# %% ../nbs/08_replicates.ipynb #13aa06bf
+# %% ../nbs/08_replicates.ipynb #c29dcb72
+@patch
+def told(self:_Plan, seeds, given)->dict:
+    "What a table says of how it came about: the arguments as they were `given`, and what was concluded"
+    schedule = given['lr_schedule'] if isinstance(given['lr_schedule'], str) else 'own'
+    return dict(given, seeds=seeds, rounds=self.rounds, prune=self.prune, arms=self.arms, eval_every=self.eval_every, device=str(self.device),
+                lr_schedule=schedule, versions=_versions())
+
+# %% ../nbs/08_replicates.ipynb #b77e0026
+@patch
+def curves(self:_Plan, seeds, batch_seeds, progress=False)->list: # of `_Chunk`
+    "The rounds of all seeds, a part after the other. Says what they take if there is `progress`, and warns of replicates that are lost"
+    parts,tally = self.parts(seeds, batch_seeds),_Tally(self, len(seeds), progress)
+    if progress: print(self.takes(parts))
+    try: chunks = [_Chunk(self, part, tally).run() for part in parts]
+    finally: tally.bar.close()
+    _warn_lost([o for c in chunks for o in c.lost])
+    return chunks
+
+# %% ../nbs/08_replicates.ipynb #3dcc929f
 def lottery_curve(
     model:Callable, # function without arguments that makes a new network
     data, # ((x_train, y_train), (x_valid, y_valid)), tensors or arrays [n, ...]; or `DataLoaders` such as `digits_dls()`
@@ -751,16 +765,10 @@ def lottery_curve(
 
     Source: Frankle & Carbin 2019, sections 1 and 2; shuffled masks: Frankle et al. 2021 (Why Are We Missing the Mark?)"""
     seeds = _check_seeds(seeds)
-    if batch_seeds!='auto': batch_seeds = check_whole('batch_seeds', batch_seeds, 1)
     given = dict(steps=steps, bs=bs, opt=opt, lr=lr, wd=wd, momentum=momentum, lr_schedule=lr_schedule, rewind=rewind, method=method,
                  final_layer_rate=final_layer_rate, allow_collapse=allow_collapse)
     plan = _plan(model, data, rounds=rounds, prune=prune, arms=arms, layers=layers, loss=loss, eval_every=eval_every, device=device, **given)
-    parts = plan.parts(seeds, batch_seeds)
-    if progress: print(plan.takes(parts))
-    chunks = _run_parts(plan, parts, _Tally(plan, len(seeds), progress))
-    _warn_lost([o for c in chunks for o in c.lost])
-    given.update(rounds=plan.rounds, prune=plan.prune, arms=plan.arms, lr_schedule=lr_schedule if isinstance(lr_schedule, str) else 'own')
-    return _frame(chunks, seeds, dict(seeds=seeds, eval_every=plan.eval_every, device=str(plan.device), **given, versions=_versions()))
+    return _frame(plan.curves(seeds, batch_seeds, progress), seeds, plan.told(seeds, given))
 
 # %% ../nbs/08_replicates.ipynb #5e14c9ed
 def mean_interval(

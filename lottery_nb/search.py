@@ -698,7 +698,7 @@ class _Progress:
     def close(self):
         if self.bar is not None: self.bar.on_iter_end()
 
-# %% ../nbs/07_search.ipynb #2c9e29ee
+# %% ../nbs/07_search.ipynb #5efcb524
 def _check_functions(learner, fit):
     "Raises `TypeError` unless both are functions"
     if isinstance(learner, Learner) or not callable(learner):
@@ -707,9 +707,10 @@ def _check_functions(learner, fit):
     if isinstance(fit, Learner) or not callable(fit):
         raise TypeError(f'fit={fit!r}: expected a function of a Learner, such as lambda learn: learn.fit_one_cycle(5)')
 
-def _check_last(rate, method):
+def _check_last(rate, method, granularity='weight'):
     "`final_layer_rate` as a float or None. Raises `TypeError` or `ValueError`"
     if rate is None: return None
+    if granularity=='group': raise ValueError(f"final_layer_rate={rate!r}: with granularity='group' expected None: what the model gives back is not pruned")
     rate = check_percent('final_layer_rate', rate)
     if rate==100: raise ValueError('final_layer_rate=100: expected less than 100 percent of the remaining weights')
     if method!='local': raise ValueError(f"final_layer_rate={rate:g}: expected method='local'; with {method!r} no layer has a rate of its own")
@@ -735,7 +736,7 @@ def sizes(self:_Recipe, learn, sp, rounds)->list:
     note = 50_000 + 1000*len(named_tensors(learn.model))
     return [int(2*(whole - prunable*_n_pruned(n, self.prune, r)/n) + n/8 + note) for r in rounds]
 
-# %% ../nbs/07_search.ipynb #05b6eebb
+# %% ../nbs/07_search.ipynb #794ceb8f
 def _keep(error, found, dir):
     "Leaves the finished rounds with an error that ends a search, and a word on where they are"
     error.search = found
@@ -743,8 +744,8 @@ def _keep(error, found, dir):
     there = f', and in {dir}: the same call goes on from there' if dir else ''
     error.add_note(f'{n} finished round{"s"*(n!=1)} of the search: in `search` of this exception{there}')
 
-def _run(recipe, found, rounds, folder, progress):
-    "The rounds that are left"
+def _run(recipe, found, rounds, folder, progress)->Search: # `found`
+    "Adds the rounds that are left"
     shown = _Progress(len(found.tickets), rounds, progress)
     try:
         for r in range(len(found.tickets), rounds+1):
@@ -754,6 +755,7 @@ def _run(recipe, found, rounds, folder, progress):
         _keep(e, found, folder and folder.path)
         raise
     finally: shown.close()
+    return found
 
 # %% ../nbs/07_search.ipynb #a7e28c99
 @patch
@@ -780,7 +782,20 @@ def _tell_all(ranks, found)->Search:
         tickets.append(_following(tickets, settings.get('rewind'), *told))
     return Search(tickets, settings=settings, init=init)
 
-# %% ../nbs/07_search.ipynb #17c0eea7
+# %% ../nbs/07_search.ipynb #c7f6805a
+def _run_in_folder(recipe, folder, go_on, rounds, shown)->Search:
+    "A search whose rounds are stored as they end, after those that `go_on` has found in the folder"
+    ranks = recipe.ranks
+    with ExitStack() as until_done:
+        def opened():
+            folder.path.mkdir(parents=True, exist_ok=True)
+            until_done.enter_context(_locked(folder.path))
+            return go_on(folder)
+        found = _tell_all(ranks, ranks.together(lambda: None if ranks.rank else opened()))
+        _run(recipe, found, rounds, folder, shown)
+    return Search(found.tickets[:rounds+1], settings=found.settings, init=found.init)
+
+# %% ../nbs/07_search.ipynb #dcc47975
 def find_ticket(
     learner:Callable, # function without arguments that makes a new `Learner`, with a new model; called for every round, and twice before
     fit:Callable, # function of a `Learner` that trains it: a round, with its learning-rate schedule from the beginning
@@ -813,24 +828,14 @@ def find_ticket(
     method = check_choice('method', method, {o:o for o in ('local','global')})
     how = dict(granularity=granularity, method=method, criteria=criteria, layers=layers, allow_collapse=bool(allow_collapse))
     if dir is not None and not isinstance(dir, (str,os.PathLike)): raise TypeError(f'dir={dir!r}: expected the path of a folder')
-    if granularity=='group' and final_layer_rate is not None:
-        raise ValueError(f"final_layer_rate={final_layer_rate!r}: with granularity='group' expected None: what the model gives back is not pruned")
-    recipe = _Recipe(learner, fit, prune, _rewind_point(rewind), how, _check_last(final_layer_rate, method), check_whole('seed', seed), ranks:=all_ranks())
+    last = _check_last(final_layer_rate, method, granularity)
+    recipe = _Recipe(learner, fit, prune, _rewind_point(rewind), how, last, check_whole('seed', seed), ranks:=all_ranks())
     learn,sp = ranks.together(recipe.try_out)
     for rate in (prune, recipe.final_layer_rate):
         if rate is not None: check_reach(f'prune={rate}, rounds={rounds}: sparsity', _n_pruned(10**6, rate, rounds)/10**4, granularity)
     found = Search([], settings=recipe.settings(learn, sp))
     ranks.check_equal('find_ticket', dict(found.settings, rounds=rounds, stored=dir is not None))
     shown = progress and not ranks.rank
-    if dir is None:
-        _run(recipe, found, rounds, None, shown)
-        return found
-    folder = _Folder(dir)
-    with ExitStack() as until_done:
-        def open_folder():
-            folder.path.mkdir(parents=True, exist_ok=True)
-            until_done.enter_context(_locked(dir))
-            return folder.go_on(recipe, learn, sp, found.settings, rounds, force)
-        found = _tell_all(ranks, ranks.together(lambda: None if ranks.rank else open_folder()))
-        _run(recipe, found, rounds, folder, shown)
-    return Search(found.tickets[:rounds+1], settings=found.settings, init=found.init)
+    def go_on(folder): return folder.go_on(recipe, learn, sp, found.settings, rounds, force)
+    if dir is not None: return _run_in_folder(recipe, _Folder(dir), go_on, rounds, shown)
+    return _run(recipe, found, rounds, None, shown)
