@@ -29,7 +29,7 @@ from lottery_nb.callback import SparsifyCallback
 from lottery_nb.data import digits_mlp
 from lottery_nb.criteria import large_final
 from lottery_nb.data import digits_dls
-from lottery_nb.replicates import lottery_curve
+from lottery_nb.curves import lottery_curve
 from lottery_nb.schedules import geometric
 
 if has_fasterai:

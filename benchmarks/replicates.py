@@ -21,7 +21,7 @@ from overhead import circumstances, load, table
 
 from lottery_nb.data import digits_mlp
 from lottery_nb.data import digits_dls
-from lottery_nb.replicates import lottery_curve, memory_needed
+from lottery_nb.curves import lottery_curve, memory_needed
 
 @dataclass(frozen=True)
 class Sizes:

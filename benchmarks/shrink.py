@@ -26,7 +26,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from lottery_nb.criteria import large_final
-from lottery_nb.kernels import SparseLinear, interleaved_medians
+from lottery_nb.export import SparseLinear, interleaved_medians
 from lottery_nb.shrink import count_macs, shrink
 from lottery_nb.sparsifier import Sparsifier
 

@@ -182,7 +182,7 @@ def test_find_is_find_ticket(made, tmp_path):
     "The same bits as the function with the same learner, from Python"
     from functools import partial
     from lottery_nb.cli import _data, _learner, _setup
-    from lottery_nb.search import Search, find_ticket
+    from lottery_nb.find import Search, find_ticket
     setup = _setup('digits', {})
     here = find_ticket(partial(_learner, _data(setup), 'digits_mlp', 3e-3), lambda learn: learn.fit(2), rounds=2, prune=50., progress=False)
     there = Search.load(made[1]/'runs/digits')
@@ -394,7 +394,7 @@ def test_train_gives_the_round_again(made, tmp_path):
 def test_train_controls(made, tmp_path):
     "What each arm begins with is what the ticket's own function gives, also if the pruned weights are in another round's file"
     from lottery_nb.data import digits_mlp
-    from lottery_nb.search import Search
+    from lottery_nb.find import Search
     _,folder = made
     ticket = Search.load(folder/'runs/digits').tickets[2]
     expected = dict(reinit=ticket.reinit(digits_mlp(), 5), shuffle=ticket.shuffle(5), dense=ticket.dense())

@@ -139,7 +139,7 @@ def test_a_search_of_another_maker(tmp_path):
     "A line, in the words of a shell"
     from fastai.learner import Learner
     from lottery_nb.data import digits_dls, digits_mlp
-    from lottery_nb.search import find_ticket
+    from lottery_nb.find import find_ticket
     find_ticket(lambda: Learner(digits_dls().cpu(), digits_mlp()), lambda learn: learn.fit(1), 1, dir=tmp_path/'d', progress=False)
     told = invoke_in(tmp_path, 'find digits --out d')
     assert told.exit_code==1 and len(said(told))<250 and 'not made (other learner, fit' in said(told) and '--force' in said(told) and 'True' not in said(told)

@@ -179,7 +179,7 @@ def _search_fit(learn):
     with learn.distrib_ctx(sync_bn=False): learn.fit(2)
 
 def _find(dir=None, fit=_search_fit, model=ConvNet, **kwargs):
-    from lottery_nb.search import find_ticket
+    from lottery_nb.find import find_ticket
     return find_ticket(lambda: _learner(model), fit, **{'rounds': 2, 'prune': 30, 'rewind': '5it', 'dir': dir, 'progress': False, **kwargs})
 
 def _found(search): return dict(tickets=[_ticket(t) for t in search.tickets], settings=search.settings, table=search.table.to_csv())
@@ -196,11 +196,11 @@ def searches(ranks, tmp):
     return [_found(_find(criteria='taylor', rewind=1, rounds=1)), _found(_find(criteria=odd, model=dropping, rewind='lr'))]
 
 def search_errors(ranks, tmp):
-    from lottery_nb.search import _Folder
+    from lottery_nb.find import _Folder
     def alone(learn): learn.fit(1)
     def strange(): return _find(prune=20+ranks.rank)
     def one_learner():
-        from lottery_nb.search import find_ticket
+        from lottery_nb.find import find_ticket
         def learner():
             if ranks.rank==1: raise FileNotFoundError('no such data')
             return _learner()
@@ -246,7 +246,7 @@ def single(ranks, tmp):
         else:
             with learn.no_bar(), learn.no_logging(): learn.fit(4, cbs=sp_cb)
         return dict(ticket=_ticket(sp_cb.ticket), model=_tensors(learn.model.state_dict()), values=learn.recorder.values)
-    from lottery_nb.search import find_ticket
+    from lottery_nb.find import find_ticket
     found = [find_ticket(lambda: _learner(ConvNet), fit, rounds=1, progress=False) for fit in (lambda learn: learn.fit(2), _search_fit)]
     return [train(False), train(True), *[[_ticket(t) for t in o.tickets] for o in found]]
 

@@ -7,8 +7,8 @@ from torch import nn
 from lottery_nb import experiment
 from lottery_nb.data import digits_dls
 from lottery_nb.experiment import Experiment, ExperimentError, _code, _from_text, _to_text
-from lottery_nb.replicates import lottery_curve
-from lottery_nb.search import find_ticket
+from lottery_nb.curves import lottery_curve
+from lottery_nb.find import find_ticket
 
 def note(folder, what):
     "Writes a line that says that a cell was begun"

@@ -12,7 +12,7 @@ from lottery_nb.criteria import large_final, random_scores
 from lottery_nb.data import digits_dls
 from lottery_nb.granularity import Units, all_granularities, check_granularity, granularities, granularities_of, granularity, sparsity_limit, units_of
 from lottery_nb.schedules import iterative
-from lottery_nb.search import find_ticket
+from lottery_nb.find import find_ticket
 from lottery_nb.sparsifier import Sparsifier
 from lottery_nb.ticket import Ticket, random_ticket
 

@@ -13,7 +13,7 @@ from lottery_nb.callback import HoldMasks, SparsifyCallback, first_batch
 from lottery_nb.channels import channel_groups, followers, group_masks, unit_masks, _constants, _copy_of, _filters, _inputs_for
 from lottery_nb.masks import Masks
 from lottery_nb.data import digits_dls
-from lottery_nb.search import find_ticket
+from lottery_nb.find import find_ticket
 from lottery_nb.shrink import count_macs, shrink
 from lottery_nb.sparsifier import Sparsifier
 from lottery_nb.ticket import Ticket, random_ticket

@@ -21,7 +21,6 @@ PROCS = [populate_language, add_show_docs, strip_stream, hide_line, rm_header_da
 TEXTS = {'benchmarks/overhead.md': 'benchmarks.md', 'benchmarks/replicates.md': 'benchmark_replicates.md',
          'benchmarks/peers.md': 'benchmark_peers.md', 'benchmarks/shrink.md': 'benchmark_shrink.md',
          'CHANGELOG.md': 'changelog.md', 'CONTRIBUTING.md': 'contributing.md'} # pages that are no notebooks
-TAKEN = {'search': 'find_ticket'} # Sphinx has a page of this name
 CODE = re.compile(r'(^ *```.*?^ *```[^\n]*$|`[^`\n]+`)', re.M | re.S) # blocks and spans of code: they are left as they are
 NAME = re.compile(r'^ *```.*?^ *```[^\n]*$|^#[^\n]*$|\[`[^`\n]+`\]|(?P<name>`[^`\n]+`)', re.M | re.S)
 LINK = re.compile(r'(\]\(|\b(?:src|href)=")(?!\w+:|[#/])([^)\s"#]+)')
@@ -30,8 +29,7 @@ def page(
     path:Path # of a notebook, relative to nbs/
 )->str: # relative to the site, without a suffix
     "The name of a notebook's page: its own without the number"
-    name = re.sub(r'^\d+_', '', path.stem)
-    return (path.parent/TAKEN.get(name, name)).as_posix()
+    return (path.parent/re.sub(r'^\d+_', '', path.stem)).as_posix()
 
 # Names
 

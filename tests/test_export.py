@@ -9,8 +9,8 @@ from hypothesis import given, strategies as st
 from safetensors.torch import load as load_safetensors, save as save_safetensors
 from torch import nn
 
-from lottery_nb import kernels
-from lottery_nb.kernels import (SparseLinear, _difference, _exchange, break_even, csr_times, export_onnx, interleaved_medians, is_2_4,
+from lottery_nb import export
+from lottery_nb.export import (SparseLinear, _difference, _exchange, break_even, csr_times, export_onnx, interleaved_medians, is_2_4,
                                 semi_structured, semi_structured_report, sparse_linear, why_not_semi_structured)
 from lottery_nb.sparsifier import Sparsifier
 from models import ConvNet, everything, mlp, same_bits
@@ -55,7 +55,7 @@ def test_precision_of_2_4(dtype, suits):
 
 def test_sizes_are_those_that_torch_takes():
     "Every size that it would refuse is refused here, and none else"
-    tiles = kernels._tiles()
+    tiles = export._tiles()
     torch_s = torch.sparse.SparseSemiStructuredTensorCUTLASS if torch.sparse.SparseSemiStructuredTensor._FORCE_CUTLASS else \
         torch.sparse.SparseSemiStructuredTensorCUSPARSELT
     class OnGpu(torch.Tensor): is_cuda = True
@@ -73,7 +73,7 @@ def test_without_a_gpu_it_says_so():
 
 def test_what_is_packed(monkeypatch):
     "The conversion with a packing that does nothing, on the CPU"
-    monkeypatch.setattr(kernels, '_check_gpu', lambda model: None)
+    monkeypatch.setattr(export, '_check_gpu', lambda model: None)
     monkeypatch.setattr(torch.sparse, 'to_sparse_semi_structured', lambda w: w.clone())
     net = pruned_2_4(128, 128, 64, 10).train()
     before = everything(net)
@@ -168,7 +168,7 @@ def test_training_is_an_error_and_undone_by_eval():
     assert not any(p.requires_grad for p in net[1].parameters())
 
 def test_no_warning_reaches_anybody():
-    code = ("import torch; from torch import nn; from lottery_nb.kernels import SparseLinear, sparse_linear\n"
+    code = ("import torch; from torch import nn; from lottery_nb.export import SparseLinear, sparse_linear\n"
             "x = torch.randn(3, 8)\nprint(sparse_linear(nn.Sequential(nn.Linear(8, 4)), x, force=True).model(x).shape)")
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     said = [o for o in done.stderr.splitlines() if 'parse' in o or 'CSR' in o or 'beta' in o]
@@ -265,7 +265,7 @@ def test_outputs_that_differ_are_an_error():
     class Wrong(SparseLinear):
         def forward(self, x): return super().forward(x)+1
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(kernels, 'SparseLinear', Wrong)
+        m.setattr(export, 'SparseLinear', Wrong)
         with pytest.raises(ValueError, match='outputs differ by 1, more than'): sparse_linear(net, torch.zeros(2, 4), force=True, measure=dense_wins)
 
 def test_the_dense_weights_of_a_copy_are_freed():
@@ -283,7 +283,7 @@ def test_medians_are_of_calls_in_turn(monkeypatch):
     def step(name, seconds):
         def fn(): calls.append(name); now[0] += seconds(len(calls))
         return fn
-    monkeypatch.setattr(kernels.time, 'perf_counter', lambda: now[0])
+    monkeypatch.setattr(export.time, 'perf_counter', lambda: now[0])
     slow_once = step('a', lambda i: 100. if i==3 else 1.)
     assert interleaved_medians([slow_once, step('b', lambda i: 2.)], seconds=0, least=5)==[1., 2.]
     assert calls==['a', 'b']*6
@@ -322,7 +322,7 @@ def test_difference_of_the_same_is_none(values):
 
 # ONNX
 
-onnx_there = pytest.mark.skipif(not all(find_spec(o) for o in kernels._for_export), reason=f'needs {", ".join(kernels._for_export)}')
+onnx_there = pytest.mark.skipif(not all(find_spec(o) for o in export._for_export), reason=f'needs {", ".join(export._for_export)}')
 
 @pytest.fixture
 def quiet():
@@ -366,8 +366,8 @@ def test_onnx_with_two_inputs_and_two_outputs(tmp_path, quiet):
 def test_onnx_that_differs_is_not_written(tmp_path, monkeypatch):
     file = tmp_path/'net.onnx'
     file.write_bytes(b'old')
-    real = kernels._onnx_outputs
-    monkeypatch.setattr(kernels, '_onnx_outputs', lambda *args: [o+1 for o in real(*args)])
+    real = export._onnx_outputs
+    monkeypatch.setattr(export, '_onnx_outputs', lambda *args: [o+1 for o in real(*args)])
     with pytest.raises(ValueError, match='outputs differ by 1'): export_onnx(nn.Linear(8,4), torch.zeros(2,8), file)
     assert file.read_bytes()==b'old' and len(list(tmp_path.iterdir()))==1
 
@@ -380,7 +380,7 @@ def test_onnx_of_a_model_made_for_one_batch_size_is_not_written(tmp_path):
 
 def test_without_the_packages_it_says_how_to_get_them(tmp_path, monkeypatch):
     def missing(name): raise ModuleNotFoundError(f"No module named '{name}'")
-    monkeypatch.setattr(kernels, 'import_module', missing)
+    monkeypatch.setattr(export, 'import_module', missing)
     with pytest.raises(ImportError, match=r"pip install 'lottery_nb\[export\]'"): export_onnx(nn.Linear(8,4), torch.zeros(2,8), tmp_path/'net.onnx')
     assert not list(tmp_path.iterdir())
 

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize, prune
 
 from lottery_nb.data import digits_dls
 from lottery_nb.masks import Masks
-from lottery_nb.profile import Profile, _LiveBytes, profile, profile_ticket
+from lottery_nb.measure import Profile, _LiveBytes, profile, profile_ticket
 from lottery_nb.sparsifier import Sparsifier, named_tensors
 from lottery_nb.ticket import Ticket, TicketError, random_ticket
 
@@ -510,9 +510,9 @@ def test_what_is_not_measured_is_not_shown():
     assert quick(mlp(), digits(), zip_level=0).table.loc['model','file_zipped']>p.table.loc['model','file']
 
 def test_the_standard_library_keeps_its_profile():
-    code = ('import profile, cProfile, lottery_nb.profile as ours, logging; from lottery_nb.profile import _benchmark, profile as f; _benchmark(); '
+    code = ('import profile, cProfile, lottery_nb.measure as ours, logging; from lottery_nb.measure import _benchmark, profile as f; _benchmark(); '
             'import lottery_nb; print(profile.__name__, hasattr(profile, "Profile"), "lottery_nb" in profile.__file__, callable(f), '
-            'lottery_nb.profile is ours)')
+            'lottery_nb.measure is ours)')
     out = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert out.stdout.split()==['profile','True','False','True','True'], out.stderr
     assert not out.stderr

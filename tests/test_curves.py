@@ -7,12 +7,12 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from torch import nn
 
-from lottery_nb import replicates
+from lottery_nb import curves
 from lottery_nb.data import digits_dls
-from lottery_nb.plots import plot_curve, plot_learning
-from lottery_nb.replicates import (_Chunk, _Order, _Stack, _linear_layers, _number, _plan, arm_names, early_stop, lottery_curve, lr_schedules,
+from lottery_nb.evidence import plot_curve, plot_learning
+from lottery_nb.curves import (_Chunk, _Order, _Stack, _linear_layers, _number, _plan, arm_names, early_stop, lottery_curve, lr_schedules,
                                    mean_interval, memory_needed, summarise)
-from lottery_nb.search import _n_pruned, _seeded
+from lottery_nb.find import _n_pruned, _seeded
 from lottery_nb.sparsifier import Sparsifier, named_tensors
 from models import ConvNet, differing
 
@@ -379,7 +379,7 @@ def test_an_error_ends_the_bar_and_comes_out(monkeypatch):
     closed = []
     def broken(self, *args): raise RuntimeError('broken')
     monkeypatch.setattr(_Chunk, 'prune', broken)
-    monkeypatch.setattr(replicates._Progress, 'close', lambda self: closed.append(self))
+    monkeypatch.setattr(curves._Progress, 'close', lambda self: closed.append(self))
     with pytest.raises(RuntimeError, match='broken'): curve(batch_seeds=1)
     assert len(closed)==1
 
@@ -389,9 +389,9 @@ def test_seeds_are_split_to_fit(monkeypatch):
     p = plan()
     one = memory_needed(mlp, DATA, 1, bs=20, device='cpu')
     assert one==p.bytes_a_seed() and memory_needed(mlp, DATA, 7, bs=20, device='cpu')==7*one
-    monkeypatch.setattr(replicates, '_free_memory', lambda device: int(one*2.2/.7))
+    monkeypatch.setattr(curves, '_free_memory', lambda device: int(one*2.2/.7))
     assert max(map(len, p.parts(list(range(9)), 'auto')))<=2
-    monkeypatch.setattr(replicates, '_free_memory', lambda device: 0)
+    monkeypatch.setattr(curves, '_free_memory', lambda device: 0)
     with pytest.warns(UserWarning, match='not even the replicates of one seed'): assert max(map(len, p.parts([4,5], 'auto')))==1
     assert p.parts([4,5,6], 2)==[[4,5],[6]] and p.parts([4,5,6], 99)==[[4,5,6]]
 
@@ -465,7 +465,7 @@ def test_a_model_that_makes_the_same_weights_for_every_seed_is_told():
         torch.manual_seed(0)
         return mlp()
     with pytest.warns(UserWarning, match='the same weights for every seed') as seen: curve(fixed)
-    assert Path(seen[0].filename).name=='test_replicates.py'
+    assert Path(seen[0].filename).name=='test_curves.py'
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         curve(mlp)

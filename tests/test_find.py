@@ -16,11 +16,11 @@ from fastai.data.load import DataLoader
 from fastai.metrics import accuracy
 from torch import nn
 
-import lottery_nb.search
+import lottery_nb.find
 from lottery_nb.callback import HoldMasks, SparsifyCallback
 from lottery_nb.criteria import large_final, large_init_large_final
 from lottery_nb.data import digits_dls
-from lottery_nb.search import Search, SearchError, _Folder, _locked, _told, find_ticket
+from lottery_nb.find import Search, SearchError, _Folder, _locked, _told, find_ticket
 from lottery_nb.sparsifier import Sparsifier, named_tensors
 from lottery_nb.ticket import Ticket, TicketError
 from models import ConvNet, differing, everything, masked, mlp
@@ -505,8 +505,8 @@ def test_settings_of_which_nothing_came_are_replaced(tmp_path):
 
 def test_other_versions_are_warned_of(tmp_path, monkeypatch):
     search(rounds=1, dir=tmp_path)
-    now = lottery_nb.search._versions()
-    monkeypatch.setattr(lottery_nb.search, '_versions', lambda: {**now, 'torch': '9.9'})
+    now = lottery_nb.find._versions()
+    monkeypatch.setattr(lottery_nb.find, '_versions', lambda: {**now, 'torch': '9.9'})
     search(rounds=1, dir=tmp_path) # nothing is trained, so there is nothing to warn of
     with pytest.warns(UserWarning, match=f"torch {re.escape(now['torch'])} → 9.9"): search(rounds=2, dir=tmp_path)
 
@@ -778,7 +778,7 @@ def test_searches_in_each_other():
 
 def test_a_system_without_locks(tmp_path, monkeypatch):
     never = search(rounds=1)
-    monkeypatch.setattr(lottery_nb.search, 'fcntl', None)
+    monkeypatch.setattr(lottery_nb.find, 'fcntl', None)
     monkeypatch.delattr(os, 'posix_fallocate', raising=False)
     assert not different(search(rounds=1, dir=tmp_path), never) and not different(search(rounds=1, dir=tmp_path), never)
 
@@ -883,7 +883,7 @@ def test_progress(capfd):
 # The notebook's long trainings
 
 def long_cells():
-    cells = [c for c in json.loads((Path(__file__).parent.parent/'nbs'/'07_search.ipynb').read_text())['cells'] if c['cell_type']=='code']
+    cells = [c for c in json.loads((Path(__file__).parent.parent/'nbs'/'11_find.ipynb').read_text())['cells'] if c['cell_type']=='code']
     return [(''.join(c['source']), c['outputs']) for c in cells if '#| eval: false' in ''.join(c['source'])]
 
 def test_the_cells_that_a_notebook_leaves_out_run(tmp_path, monkeypatch):
@@ -891,7 +891,7 @@ def test_the_cells_that_a_notebook_leaves_out_run(tmp_path, monkeypatch):
     monkeypatch.setenv('LOTTERY_NB_QUICK', str(tmp_path))
     space = {}
     exec('from fastai.basics import *; from fastai.metrics import accuracy; import matplotlib.pyplot as plt, re\n'
-         'from lottery_nb.search import *; from lottery_nb.search import _versions; from lottery_nb.callback import HoldMasks\n'
+         'from lottery_nb.find import *; from lottery_nb.find import _versions; from lottery_nb.callback import HoldMasks\n'
          'from lottery_nb.data import digits_dls; from models import mlp', space)
     for source,_ in long_cells(): exec(source, space)
     runs = space['runs']
