@@ -82,7 +82,7 @@ def __reduce__(self:Rule):
     if where[0]!='__main__' and isinstance(here, Rule) and here.fn is self.fn: return _imported,(*where, self.given)
     return type(self),tuple(getattr(self, f.name) for f in fields(self))
 
-# %% ../nbs/00_core.ipynb #4ddd274f
+# %% ../nbs/00_core.ipynb #0960d3dd
 class ArgumentError(ValueError):
     "An argument that can't be right"
     def __init__(self,
@@ -112,7 +112,7 @@ def check_percent(
     "`value` as a float. Raises `ArgumentError` unless it's a percentage from 0 to 100"
     return check_number(name, value, 0, 100, 'a percentage from 0 to 100')
 
-# %% ../nbs/00_core.ipynb #60170e84
+# %% ../nbs/00_core.ipynb #43ff90c4
 def check_number(
     name:str, # the argument's name, for the error
     value:float, # what was given for it
@@ -154,7 +154,7 @@ def check_choice(
     if value not in choices: raise ArgumentError(name, value, expected)
     return choices[value]
 
-# %% ../nbs/00_core.ipynb #81c6d9dd
+# %% ../nbs/00_core.ipynb #5595600c
 @dataclass(frozen=True)
 class RewindPoint:
     "The point of a run that the kept weights go back to"
@@ -172,7 +172,7 @@ class RewindPoint:
         "As you'd write it"
         return dict(epoch=self.at, step=f'{self.at}it', lr='lr')[self.unit]
 
-# %% ../nbs/00_core.ipynb #a4dad481
+# %% ../nbs/00_core.ipynb #81834761
 def rewind_point(
     rewind:int|str # the start of an epoch (0, 1, …), after so many steps ('100it'), or 'lr'
 )->RewindPoint:
@@ -187,7 +187,7 @@ def rewind_point(
     if rewind<0: raise ArgumentError('rewind', rewind, expected)
     return RewindPoint('epoch', int(rewind))
 
-# %% ../nbs/00_core.ipynb #e74fbe69
+# %% ../nbs/00_core.ipynb #7683742e
 table_columns = ['arm','seed','round','density','epoch','step','metric','value']
 
 def as_table(
@@ -200,14 +200,14 @@ def as_table(
     df = pd.DataFrame(list(rows), columns=table_columns)
     return df.astype(dict(seed='int64', round='int64', density=float, epoch='int64', step='int64', value=float))
 
-# %% ../nbs/00_core.ipynb #09f8c1af
+# %% ../nbs/00_core.ipynb #e1a3400e
 def seed_of(
     *what # anything with a `repr` of its own: numbers, texts
 )->int: # 0 to 2**63-1
     "A whole number that depends on `what` alone, the same in every process"
     return int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:8], 'big') >> 1
 
-# %% ../nbs/00_core.ipynb #2c92057f
+# %% ../nbs/00_core.ipynb #9c8b54bf
 def get_random_state()->tuple:
     "The state of the random numbers of Python, NumPy and PyTorch, on the GPUs too if they're in use"
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
@@ -222,7 +222,7 @@ def set_random_state(
     torch.set_rng_state(state[2])
     for i,gpu in enumerate(state[3]): torch.cuda.set_rng_state(gpu, i)
 
-# %% ../nbs/00_core.ipynb #b02cb05a
+# %% ../nbs/00_core.ipynb #4c410f61
 @contextmanager
 def seeded(
     *what # what the random numbers are for: they depend on it alone
@@ -235,7 +235,7 @@ def seeded(
     try: yield
     finally: set_random_state(before)
 
-# %% ../nbs/00_core.ipynb #fd6c6747
+# %% ../nbs/00_core.ipynb #4d26d554
 def write_atomically(
     path:str|Path, # the file; folders that are missing are made; a link is followed
     data:bytes # what goes into it
@@ -244,6 +244,7 @@ def write_atomically(
     place = Path(os.path.realpath(path))
     try:
         if place.is_dir(): raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if place.exists() and not place.is_file(): raise OSError(errno.EINVAL, 'Not a regular file')
         place.parent.mkdir(parents=True, exist_ok=True)
         beside = place.with_name(f'.{place.name}.{os.urandom(8).hex()}')
         try:
@@ -255,7 +256,7 @@ def write_atomically(
         finally: beside.unlink(missing_ok=True)
     except OSError as e: raise OSError(e.errno, e.strerror or str(e), str(path)) from e
 
-# %% ../nbs/00_core.ipynb #ba25bc00
+# %% ../nbs/00_core.ipynb #060302cd
 def json_safe(
     value # numbers, NumPy's too, texts, paths, rules, lists, dicts, …
 ):
@@ -271,7 +272,7 @@ def versions()->dict:
     "The versions of Python and of the packages that decide about bits"
     return {'python': platform.python_version(), **{o: version(o) for o in ('lottery_nb','torch','fastai')}}
 
-# %% ../nbs/00_core.ipynb #71e59ad7
+# %% ../nbs/00_core.ipynb #aabf1b0e
 @contextmanager
 def progress(
     show:bool|Callable=True # draw a bar? Or a function (done, total, comment) that's told instead
@@ -289,7 +290,7 @@ def progress(
     finally:
         if bar is not None: bar.on_iter_end()
 
-# %% ../nbs/00_core.ipynb #62f16cba
+# %% ../nbs/00_core.ipynb #284bd021
 @contextmanager
 def threads(
     n:int # how many, at least 1
@@ -300,7 +301,7 @@ def threads(
     try: yield
     finally: torch.set_num_threads(before)
 
-# %% ../nbs/00_core.ipynb #b32fa525
+# %% ../nbs/00_core.ipynb #39cda031
 @contextmanager
 def hooked(
     modules:Mapping, # name -> module
