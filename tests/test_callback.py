@@ -695,7 +695,7 @@ def test_every_criterion(name, lth):
     sp_cb = make(60, criteria=name, schedule=iterative, start_epoch=1, lth=lth, rewind_epoch=1 if lth else 0)
     learn.fit(5, cbs=[sp_cb, probe:=Probe(sp_cb)])
     n = sp_cb.masks.n_weights
-    assert sp_cb.masks.n_kept==n-round(.6*n) and len(set(probe.digests))==4 and sp_cb.ticket.meta['criterion']==criteria[name].name
+    assert sp_cb.masks.n_kept==n-round(.6*n) and len(set(probe.digests))==4 and sp_cb.ticket.meta['criteria']==criteria[name].name
 
 @pytest.mark.parametrize('sched', [linear, agp, dsd])
 def test_gradients_under_gradual_schedules(sched):
