@@ -18,9 +18,9 @@ from .core import check_choice, check_whole
 from .granularity import check_granularity
 from .criteria import Criterion, criteria as all_criteria
 from .schedules import Schedule, schedules
-from .masks import Masks, unwrap
+from .masks import Masks, named_tensors, unwrap
 from .ranks import Ranks, ranks_of
-from .sparsifier import Sparsifier, check_reach, check_sparsity, find_layers, named_tensors, rewind_opts
+from .sparsifier import Sparsifier, check_reach, check_sparsity, find_layers, rewind_opts
 
 # %% ../nbs/08_callback.ipynb #4dba9f9e
 class SparsifyCallback(Callback):
@@ -254,7 +254,7 @@ def _forget_best(self:SparsifyCallback):
 @patch
 def _make_masks(self:SparsifyCallback, target):
     "New masks, the same on all processes. Raises `RankError` on all of them if they are not"
-    with self._ranks.as_first(): self._ranks.together(lambda: self.sparsifier._make_masks(target, self.round_to))
+    with self._ranks.as_first(): self._ranks.together(lambda: self.sparsifier.make_masks(target, self.round_to))
     self._ranks.check_same('masks', self.sparsifier.masks)
 
 # %% ../nbs/08_callback.ipynb #b6e235f6

@@ -24,9 +24,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from .core import check_whole
-from .masks import Masks, unwrap
+from .masks import Masks, named_tensors, unwrap
 from .find import _seeded
-from .sparsifier import find_layers, named_tensors
+from .sparsifier import find_layers
 from .ticket import Ticket, _versions
 
 # %% ../nbs/31_measure.ipynb #b6d1210f

@@ -21,7 +21,8 @@ from lottery_nb.callback import HoldMasks, SparsifyCallback
 from lottery_nb.criteria import large_final, large_init_large_final
 from lottery_nb.data import digits_dls
 from lottery_nb.find import Search, SearchError, _Folder, _locked, _told, find_ticket
-from lottery_nb.sparsifier import Sparsifier, named_tensors
+from lottery_nb.masks import named_tensors
+from lottery_nb.sparsifier import Sparsifier
 from lottery_nb.ticket import Ticket, TicketError
 from models import ConvNet, differing, everything, masked, mlp
 
