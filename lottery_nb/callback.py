@@ -18,9 +18,9 @@ from .core import check_choice, check_whole, versions
 from .granularity import check_granularity
 from .criteria import Criterion, criteria as all_criteria
 from .schedules import Schedule, schedules
-from .masks import Masks, unwrap
+from .masks import Masks, named_tensors, unwrap
 from .ranks import Ranks, ranks_of
-from .sparsifier import Sparsifier, check_reach, check_sparsity, find_layers, named_tensors, rewind_opts
+from .sparsifier import Sparsifier, check_reach, check_sparsity, find_layers, rewind_opts
 from .ticket import Ticket
 
 # %% ../nbs/08_callback.ipynb #4dba9f9e
@@ -255,7 +255,7 @@ def _forget_best(self:SparsifyCallback):
 @patch
 def _make_masks(self:SparsifyCallback, target):
     "New masks, the same on all processes. Raises `RankError` on all of them if they are not"
-    with self._ranks.as_first(): self._ranks.together(lambda: self.sparsifier._make_masks(target, self.round_to))
+    with self._ranks.as_first(): self._ranks.together(lambda: self.sparsifier.make_masks(target, self.round_to))
     self._ranks.check_same('masks', self.sparsifier.masks)
 
 # %% ../nbs/08_callback.ipynb #b6e235f6
@@ -407,5 +407,5 @@ def ticket(self:SparsifyCallback)->Ticket|None:
     masks,state = sp.masks,{k: t if k in sp.layers else t.clone() for k,t in sp.snapshot.items()}
     meta = dict(arm='ticket', sparsity=masks.sparsity, layers=list(masks), **self.settings(), **self.origin, rounds=self.history,
                 shapes={k: list(t.shape) for k,t in state.items()}, versions=versions())
-    if sp.follow: meta['followers'] = sp.follow
+    if sp.followers: meta['followers'] = sp.followers
     return Ticket(masks, state, self.trained, meta, {k: state[k] for k in masks})
