@@ -14,7 +14,7 @@ import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes, save as to_bytes
-from torch import nn
+from torch import nn, Tensor
 from .core import ArgumentError, ArgumentTypeError, as_table, json_safe, write_atomically
 from .masks import Masks, check_weight, int_dtype, named_tensors, shape_differences, zero_once_
 from .sparsifier import Sparsifier
@@ -24,40 +24,43 @@ class Ticket:
     "A sparse subnetwork that can be trained again. Raises `ArgumentError` for masks and tensors that don't go together"
     def __init__(self,
         masks:Masks, # which weights are kept
-        state:Mapping, # name -> tensor, every parameter and buffer at the rewind point; pruned ones become 0 in a copy
+        state:Mapping, # name -> tensor, every parameter and buffer at the rewind point; copied, pruned weights 0
         trained:Mapping|None=None, # the same after training; None: not trained
         meta:Mapping|None=None, # how it was made, for JSON to hold: what JSON doesn't have becomes its `repr`
-        full:Mapping|None=None # name -> tensor, prunable weights at the rewind point before the masks; None: not known
+        full:Mapping|None=None # name -> tensor, prunable weights at the rewind point before the masks; not copied
     ):
         if not isinstance(masks, Masks): raise ArgumentTypeError('masks', masks, 'Masks')
         if not isinstance(meta or {}, Mapping): raise ArgumentTypeError('meta', meta, 'a dict')
         self.masks,self.meta = masks,json_safe(meta or {})
         self.state = self._under_masks('state', state)
         self.trained = self._under_masks('trained', trained) if trained else None
-        self.full = {k: full[k].detach() for k in masks} if full else None
-        if full and not same_bits(self._under_masks('full', self.full), {k: self.state[k] for k in masks}):
+        if full and not same_bits({**self.state, **self._under_masks('full', full)}, self.state):
             raise ArgumentError('full', full, 'weights that are those of the state where the masks keep them')
+        self.full = {k: full[k].detach() for k in masks} if full else None
 
     def _under_masks(self, name, tensors):
-        "These tensors, with +0 wherever the masks prune"
-        has = {k: t.shape for k,t in dict(tensors).items() if k in self.masks}
+        "Copies of these tensors, with +0 wherever the masks prune"
+        if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
+            raise ArgumentTypeError(name, tensors, 'a dict of tensors by name')
+        has = {k: t.shape for k,t in tensors.items() if k in self.masks}
         diff = shape_differences(self.masks.shapes(), has, 'the masks', name)
         if diff: raise ArgumentError(name, tensors, f'weights of the shapes of the masks ({diff})')
         for k in self.masks: check_weight(k, tensors[k])
-        kept = {k: zero_once_(tensors[k].detach().clone(), m.to(tensors[k].device)) for k,m in self.masks.items()}
-        return {k: kept[k] if k in kept else t.detach() for k,t in tensors.items()}
+        copies = {k: t.detach().clone() for k,t in tensors.items()}
+        for k,m in self.masks.items(): zero_once_(copies[k], m.to(copies[k].device))
+        return copies
 
 # %% ../nbs/06_ticket.ipynb #ab3e9752
 def same_bits(
     a:Mapping|None, # name -> tensor
     b:Mapping|None # name -> tensor
 )->bool:
-    "Do both hold the same tensors, to the bit (NaN is NaN, -0 isn't 0), on whatever devices? Or is each None?"
+    "True if both hold the same tensors, to the bit (NaN is NaN, -0 isn't 0) and on any device, or both are None"
     def bits(t): return t.cpu().contiguous().view(int_dtype(t.dtype) or t.dtype)
     if a is None or b is None: return a is b
     return a.keys()==b.keys() and all(a[k].dtype==t.dtype and torch.equal(bits(a[k]), bits(t)) for k,t in b.items())
 
-# %% ../nbs/06_ticket.ipynb #35eff2eb
+# %% ../nbs/06_ticket.ipynb #8e2ab304
 @patch
 def __eq__(self:Ticket, other):
     if not isinstance(other, Ticket): return NotImplemented
@@ -99,7 +102,7 @@ def _repr_html_(self:Ticket):
     bars = bars.format(precision=2, thousands=',', escape='html').format(str, 'shape').set_uuid(self.masks.digest()[:8])
     return f'<p>{html.escape(repr(self))}</p><div style="max-height:30em;overflow:auto">{bars.to_html()}</div>'
 
-# %% ../nbs/06_ticket.ipynb #fb3daaf7
+# %% ../nbs/06_ticket.ipynb #f926c1c4
 @patch(as_prop=True)
 def table(self:Ticket)->pd.DataFrame: # columns: arm, seed, round, density, epoch, step, metric, value
     "What its search has measured, a row a number; empty if the meta has no table"
@@ -212,6 +215,7 @@ def load(cls:Ticket,
     path:str|Path # a file that `save` wrote
 )->Ticket:
     "Reads a ticket. Raises `TicketError` if the file isn't one or isn't what was saved, `OSError` if it can't be read"
+    read_header(path) # first, since a large file of somebody else's need not be read
     data = Path(path).read_bytes()
     try:
         header = _header(BytesIO(data))
@@ -220,7 +224,7 @@ def load(cls:Ticket,
         return cls._of(header, from_bytes(data))
     except _not_tickets as e: raise TicketError(f'{path}: {e}') from e
 
-# %% ../nbs/06_ticket.ipynb #81cad44d
+# %% ../nbs/06_ticket.ipynb #a95831c6
 @patch(cls_method=True)
 def _of(cls:Ticket, header, tensors):
     "The ticket in a file with this header and these tensors"
