@@ -202,7 +202,7 @@ cases = [
      r'0.weight: \(10, 4\) in the ticket, missing in the model'),
     ('a ticket for a model with another head', ConvNet, lambda net: Ticket(Masks({'stem.0.weight': torch.zeros(8,1,3,3).bool()}), everything(ConvNet(n_out=7)))
      .apply_to(net), V, r'head.weight: \(7, 4\) in the ticket, \(10, 4\) in the model'),
-    ('a ticket of masks that are none', ConvNet, lambda net: Ticket({}, everything(net)), T, 'masks=dict'),
+    ('a ticket of masks that are none', ConvNet, lambda net: Ticket({}, everything(net)), T, 'masks={}: expected Masks'),
     # rewinding, optimizers
     ('rewind() without a snapshot', ConvNet, lambda net: Sparsifier(net).rewind(), V, 'save_weights'),
     ('rewind: the model has grown', ConvNet, lambda net: grown(saved(net), nn.Linear(2,2)), V, 'more.weight'),

@@ -390,7 +390,7 @@ def test_a_callback_finds_a_ticket_that_can_be_cut(tmp_path):
     with again.no_bar(), again.no_logging(): again.fit(1, 1e-2, cbs=HoldMasks(ticket.apply_to(again.model)))
     assert list(shrink(again.model, ticket.masks, y).shrunk.table.cut)==[4,4,4,0]
     bad = Ticket(ticket.masks, ticket.state, meta={**ticket.meta, 'followers': {'0.0.weight': {'0.1.weight': 3}}})
-    with pytest.raises(ValueError, match='followers'): bad.apply_to(digits().model)
+    with pytest.raises(IndexError): bad.apply_to(digits().model)
 
 def test_a_first_batch_uses_up_nothing():
     def after(look):
