@@ -271,6 +271,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'lottery_nb.core.seed_of': ('core.html#seed_of', 'lottery_nb/core.py'),
                                  'lottery_nb.core.seeded': ('core.html#seeded', 'lottery_nb/core.py'),
                                  'lottery_nb.core.set_random_state': ('core.html#set_random_state', 'lottery_nb/core.py'),
+                                 'lottery_nb.core.source_of': ('core.html#source_of', 'lottery_nb/core.py'),
                                  'lottery_nb.core.threads': ('core.html#threads', 'lottery_nb/core.py'),
                                  'lottery_nb.core.versions': ('core.html#versions', 'lottery_nb/core.py'),
                                  'lottery_nb.core.write_atomically': ('core.html#write_atomically', 'lottery_nb/core.py')},
