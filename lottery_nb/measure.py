@@ -6,7 +6,7 @@
 __all__ = ['Profile', 'profile', 'profile_ticket']
 
 # %% ../nbs/31_measure.ipynb #72a393ee
-import html, json, logging, math, tempfile, warnings, zlib
+import html, json, logging, math, re, tempfile, warnings, zlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
@@ -106,6 +106,27 @@ def _place(t):
     "The same for all tensors that share memory"
     return t.untyped_storage()._cdata if t.layout==torch.strided else id(t)
 
+# %% ../nbs/31_measure.ipynb #8632c4b5
+def _attention(query, key, value, *args, **kwargs):
+    "Queries times keys, and that times values, for all heads of the queries; what a mask leaves out is counted too"
+    return 2*(query.numel()//query.shape[-1])*key.shape[-2]*(query.shape[-1]+value.shape[-1])
+
+def _product(a, b, *args, **kwargs): return 2*a.numel()*(b.shape[-1] if b.dim()>1 else 1)
+def _added_product(added, a, b, *args, **kwargs): return _product(a, b)
+def _bilinear(a, weight, b, *args, **kwargs): return 2*a.shape[0]*weight.numel()
+
+# %% ../nbs/31_measure.ipynb #f1d8c083
+_own_formulas = dict(_trilinear=_bilinear, mv=_product, dot=_product, vdot=_product, _int_mm=_product,
+                     addmv=_added_product, addbmm=_added_product, _addmm_activation=_added_product,
+                     **{f'_scaled_dot_product_{o}': _attention for o in (
+                         'flash_attention','efficient_attention','cudnn_attention','flash_attention_for_cpu',
+                         'fused_attention_overrideable','attention_math_for_mps')})
+
+def _formulas():
+    "Operation -> formula: the counter's and our own, of those that this PyTorch has"
+    aten = torch.ops.aten
+    return {**flop_registry, **{getattr(aten, k): f for k,f in _own_formulas.items() if hasattr(aten, k)}}
+
 # %% ../nbs/31_measure.ipynb #d5798c75
 def _telling(formula, tell):
     "The counter's `formula` of one operation, which also calls `tell` with the multiply-adds and the operands"
@@ -125,7 +146,7 @@ class _Macs:
             self.names[id(m)] = name
             for t in [*m._parameters.values(), *m._buffers.values()]:
                 if t is not None: self.owners.setdefault(_place(t), []).append(name)
-        mapping = {op: _telling(formula, self.tell) for op,formula in flop_registry.items()}
+        mapping = {op: _telling(formula, self.tell) for op,formula in _formulas().items()}
         self.counter = FlopCounterMode(display=False, custom_mapping=mapping)
 
 # %% ../nbs/31_measure.ipynb #60fd7749
@@ -171,30 +192,43 @@ def _in_pieces(model):
     finally: torch.backends.mha.set_fastpath_enabled(fast)
 
 # %% ../nbs/31_measure.ipynb #fcea961b
-def _is_harmless(func):
-    "Whether an operation is elementwise, a norm, or only moves values about"
-    return torch.Tag.pointwise in getattr(func, 'tags', ()) or any(o in str(func) for o in ('norm','cat','stack','copy','index','scatter'))
+_free_words = set("""abs addr all any arange cat clone col complex copy copysign cross diag diagonal divide embedding empty fill flip full gather grid im
+    index lift like mask masked new ones pad padded pixel put quantize dequantize repeat resize roll rot scatter select set shuffle slice split squeeze
+    stack take to tri tril triu unique unsqueeze upsample view where zero zeros
+    amax amin aminmax argmax argmin argsort bincount bucketize count cummax cummin cumprod cumsum entropy hist histc histogram kthvalue logcumsumexp
+    logsumexp loss max mean median min mode nansum nanmedian nonzero norm pool prod renorm searchsorted segment softmax sort std sum topk trace unpool var
+    dropout celu elu gelu glu hardshrink hardsigmoid hardswish hardtanh leaky mish prelu rrelu selu sigmoid softplus softshrink thnn threshold
+    bernoulli exponential normal rand randint randn random randperm uniform""".split())
+
+# %% ../nbs/31_measure.ipynb #ef42b293
+def _is_free(func, args, out):
+    "True for an operation that multiplies no two tensors with each other but elementwise: pointwise, a view, a copy, a reduction, without a tensor"
+    tags,name = getattr(func, 'tags', ()),str(getattr(func, 'overloadpacket', func))
+    if torch.Tag.pointwise in tags or getattr(torch.Tag, 'reduction', None) in tags or getattr(func, 'is_view', False): return True
+    if not all(any(isinstance(t, Tensor) for t in tree_flatten(o)[0]) for o in (args, out)): return True
+    packet = getattr(torch.ops.aten, name.partition('.')[2].strip('_'), None)
+    if packet and any(torch.Tag.pointwise in getattr(packet, o).tags for o in packet.overloads()): return name.startswith('aten.')
+    return name.startswith('aten.') and not _free_words.isdisjoint(re.split(r'[_.\d]+', name))
 
 # %% ../nbs/31_measure.ipynb #51f1b60f
 class _Unknown(TorchDispatchMode):
-    "Notes the operations of a matrix of weights and an activation for which the counter has no formula, harmless ones aside"
-    def __init__(self, places):
+    "Notes the operations for which there is no formula, free ones aside"
+    def __init__(self, formulas):
         super().__init__()
-        self.places,self.names = places,set()
+        self.formulas,self.names = formulas,set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        tensors = [o for o in tree_flatten((args, kwargs))[0] if isinstance(o, Tensor) and o.is_floating_point()]
-        weights = [o for o in tensors if _place(o) in self.places]
+        out = func(*args, **(kwargs or {}))
         op = getattr(func, 'overloadpacket', func)
-        if any(o.dim()>1 for o in weights) and len(weights)<len(tensors) and op not in flop_registry and not _is_harmless(func): self.names.add(str(op))
-        return func(*args, **(kwargs or {}))
+        if op not in self.formulas and not _is_free(func, (args, kwargs), out): self.names.add(str(op))
+        return out
 
 # %% ../nbs/31_measure.ipynb #6d535192
 def _macs(model, call):
     "Module name -> [multiply-adds, those on weights that are not zero] of one pass, and the names of operations that have no formula"
     macs = _Macs(model)
-    unknown = _Unknown(macs.owners)
-    with _in_pieces(model), macs.counter, unknown: model(*call[0], **call[1])
+    unknown = _Unknown(_formulas())
+    with _in_pieces(model), unknown, macs.counter: model(*call[0], **call[1]) # the counter goes first, and takes apart what it can
     return macs.counts, sorted(unknown.names)
 
 # %% ../nbs/31_measure.ipynb #09204631

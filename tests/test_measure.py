@@ -142,14 +142,56 @@ def test_recurrent_layers(kind, gates):
     assert p.table.loc['model',['macs','macs_nonzero']].tolist()==[3*11*gates*7*(5+7), 3*11*gates*7*5]
     assert torch.backends.mkldnn.enabled
 
-def test_what_cannot_be_counted_is_said():
+class Does(nn.Module):
+    "Does to its input what it is told"
+    def __init__(self, f):
+        super().__init__()
+        self.fc,self.f = nn.Linear(8,24),f
+    def forward(self, x): return self.f(self.fc(x))
+
+@pytest.mark.parametrize('heads,kwargs', [(1, {}), (2, dict(is_causal=True)), (4, dict(attn_mask=torch.ones(50,50).bool()))])
+@pytest.mark.parametrize('dims', [3, 4])
+def test_scaled_dot_product_attention_is_counted_on_every_way_through_pytorch(heads, kwargs, dims):
+    def attend(qkv):
+        q,k,v = (o.unflatten(-1, (heads,-1)).transpose(-2,-3) for o in qkv.chunk(3, -1))
+        if dims==3: q,k,v = (o.flatten(0, 1) for o in (q,k,v))
+        return nn.functional.scaled_dot_product_attention(q, k, v, **kwargs)
+    p = quick(Does(attend), torch.randn(3,50,8))
+    assert told(p)=={'fc': (3*50*8*24,)*2, '(whole)': (3*2*50*50*8,)*2} and not p.facts['uncounted']
+
+def test_a_bilinear_layer_uses_every_weight_once_for_every_item():
     class Both(nn.Module):
         def __init__(self):
             super().__init__()
             self.mix = nn.Bilinear(3,4,5)
-        def forward(self, x): return self.mix(x[:,:3], x)
-    with pytest.warns(UserWarning, match="'model': multiply-adds not counted: .*trilinear"): p = quick(Both(), torch.randn(2,4))
-    assert list(p.facts['uncounted'])==['model']
+        def forward(self, x): return self.mix(x[...,:3], x)
+    net = Both()
+    with torch.no_grad(): net.mix.weight[:2] = 0
+    for x,n in ((torch.randn(2,4), 2), (torch.randn(2,7,4), 14)): assert told(quick(net, x))=={'mix': (n*60, n*36)}
+
+@pytest.mark.parametrize('f,macs', [(lambda y: y @ y[0,0], 2*5*24), (lambda y: y[0] @ y[1,2], 5*24), (lambda y: y[0,0] @ y[0,1], 24),
+                                    (lambda y: torch.addbmm(torch.zeros(5,5), y, y.mT), 2*5*5*24), (lambda y: torch.addmv(y[0,:,0], y[0], y[0,0]), 5*24)])
+def test_products_for_which_pytorch_has_no_formula(f, macs):
+    p = quick(Does(f), torch.randn(2,5,8))
+    assert told(p)=={'fc': (2*5*8*24,)*2, '(whole)': (macs, macs)} and not p.facts['uncounted']
+
+@torch.library.custom_op('test_measure::twice', mutates_args=())
+def twice(x:torch.Tensor)->torch.Tensor: return 2*x
+
+@pytest.mark.parametrize('f,name', [(torch.fft.fft, 'aten._fft_r2c'), (lambda y: torch.cdist(y, y), 'aten._cdist_forward'), (twice, 'test_measure.twice'),
+                                    (lambda y: torch.linalg.inv(y[:,:,:5]), 'aten.linalg_inv_ex')])
+def test_what_cannot_be_counted_is_said(f, name):
+    "Whatever it is, and whether there is a weight in it or not"
+    with pytest.warns(UserWarning, match=f"'model': multiply-adds not counted: {name}"): p = quick(Does(f), torch.randn(2,5,8))
+    assert p.facts['uncounted']=={'model': [name]}
+
+@pytest.mark.parametrize('name', ['resnet18','vit_b_16','squeezenet1_1','shufflenet_v2_x0_5','mobilenet_v3_small','mnasnet0_5','swin_t'])
+def test_multiply_adds_are_those_that_torchvision_gives(name):
+    from torchvision.models import get_model, get_model_weights
+    from lottery_nb.shrink import count_macs
+    weights = get_model_weights(name).DEFAULT
+    size = weights.transforms().crop_size*2
+    assert round(count_macs(get_model(name), torch.zeros(1,3,*size))/1e9, 3)==pytest.approx(weights.meta['_ops'], abs=.0011)
 
 def test_elementwise_and_norms_are_no_cause_for_a_warning(recwarn):
     class Net(nn.Module):
