@@ -268,6 +268,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'lottery_nb.cli._written': ('cli.html#_written', 'lottery_nb/cli.py')},
             'lottery_nb.core': { 'lottery_nb.core.ArgumentError': ('core.html#argumenterror', 'lottery_nb/core.py'),
                                  'lottery_nb.core.ArgumentError.__init__': ('core.html#argumenterror.__init__', 'lottery_nb/core.py'),
+                                 'lottery_nb.core.ArgumentError.__reduce__': ('core.html#argumenterror.__reduce__', 'lottery_nb/core.py'),
                                  'lottery_nb.core.ArgumentError.__str__': ('core.html#argumenterror.__str__', 'lottery_nb/core.py'),
                                  'lottery_nb.core.ArgumentError.given': ('core.html#argumenterror.given', 'lottery_nb/core.py'),
                                  'lottery_nb.core.ArgumentTypeError': ('core.html#argumenttypeerror', 'lottery_nb/core.py'),

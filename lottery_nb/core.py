@@ -100,6 +100,7 @@ class ArgumentError(ValueError):
         return text if len(text)<=200 and not re.match('<|tensor', text) else type(self.value).__name__
 
     def __str__(self): return f'{self.name}={self.given}: expected {self.expected}'
+    def __reduce__(self): return type(self),(self.name, self.value, self.expected) # fastai puts a sentence into `args`
 
 class ArgumentTypeError(ArgumentError, TypeError):
     "An argument of a type that can't be right: it's a `TypeError` too"
