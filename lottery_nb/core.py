@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['table_columns', 'Rule', 'keyword_parameters', 'make_rule', 'ArgumentError', 'ArgumentTypeError', 'check_percent',
-           'check_number', 'check_whole', 'check_choice', 'RewindPoint', 'rewind_point', 'as_table', 'seed_of',
-           'get_random_state', 'set_random_state', 'seeded', 'write_atomically', 'json_safe', 'versions', 'progress',
-           'threads', 'hooked']
+           'check_number', 'check_whole', 'check_choice', 'RewindPoint', 'rewind_point', 'as_table', 'source_of',
+           'seed_of', 'get_random_state', 'set_random_state', 'seeded', 'write_atomically', 'json_safe', 'versions',
+           'progress', 'threads', 'hooked']
 
 # %% ../nbs/00_core.ipynb #dde0546f
-import errno, hashlib, math, numbers, os, platform, random, re, sys
+import errno, hashlib, inspect, math, numbers, os, platform, random, re, sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -17,6 +17,7 @@ from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import dedent
 import numpy as np, pandas as pd, torch
 from fastcore.basics import noop, patch
 
@@ -200,6 +201,24 @@ def as_table(
     measured, as fastai's table counts them; `step`: how many had been trained; `metric`, `value`"""
     df = pd.DataFrame(list(rows), columns=table_columns)
     return df.astype(dict(seed='int64', round='int64', density=float, epoch='int64', step='int64', value=float))
+
+# %% ../nbs/00_core.ipynb #ee11ec3d
+def source_of(
+    fn # a function, a class, a `Rule`, or a `functools.partial` of one
+)->str: # the same in every process
+    """The code of `fn` as text: its source, comments and all; of a partial what it was given too; a rule's name and parameters.
+
+    Of a class in a notebook it's that of its functions; of what has no source, such as a builtin, the qualified name"""
+    if isinstance(fn, Rule): return repr(fn)
+    if isinstance(fn, partial):
+        def text(v): return source_of(v) if callable(v) else re.sub(' at 0x[0-9a-f]+', '', repr(v))
+        given = {**dict(enumerate(fn.args)), **fn.keywords}
+        return '\n'.join([source_of(fn.func), *(f'{k}={text(v)}' for k,v in given.items())])
+    try: return dedent(inspect.getsource(fn)).strip()
+    except (OSError,TypeError):
+        name = f"{fn.__module__}.{getattr(fn, '__qualname__', type(fn).__qualname__)}"
+        parts = filter(inspect.isfunction, vars(fn).values()) if isinstance(fn, type) else []
+        return '\n'.join([name, *map(source_of, parts)])
 
 # %% ../nbs/00_core.ipynb #e1a3400e
 def seed_of(
