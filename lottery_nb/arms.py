@@ -22,19 +22,21 @@ from .ticket import Ticket
 @dataclass(frozen=True, eq=False, repr=False)
 class Arm(Rule):
     "One way of getting the network that is trained: `fn(ticket, seed, model)` gives the `Ticket` that it begins with"
-    label: str = '' # for legends and findings
+    label: str = '' # for legends and findings: what there are many of, such as 'fresh weights'
+    fresh: bool = False # does it begin with new weights? They're trained from step 0 on, W_t from the rewind point on
 
 arms:dict[str,Arm] = {} # every arm by name
 
 # %% ../nbs/10_arms.ipynb #e48f0b9b
 def arm(
     fn=None, # (ticket, seed, model) -> Ticket; further parameters keyword-only
-    *, label:str|None=None # for legends and findings; None: the function's name
+    *, label:str|None=None, # for legends and findings; None: the function's name
+    fresh:bool=False # does it begin with new weights?
 )->Arm:
     "Makes a function an `Arm`, under its own name in `arms`"
-    if fn is None: return lambda fn: arm(fn, label=label)
+    if fn is None: return lambda fn: arm(fn, label=label, fresh=fresh)
     if not callable(fn): raise ArgumentTypeError('arm', fn, "a function (ticket, seed, model) -> Ticket; a label by name, @arm(label='fresh weights')")
-    rule = arms[fn.__name__] = make_rule(fn, Arm, label=label or fn.__name__)
+    rule = arms[fn.__name__] = make_rule(fn, Arm, label=label or fn.__name__, fresh=fresh)
     return rule
 
 # %% ../nbs/10_arms.ipynb #2bb47c65
@@ -103,12 +105,12 @@ def full_weights(
     return {**ticket.state, **ticket.full}
 
 # %% ../nbs/10_arms.ipynb #5cbf7580
-@arm
+@arm(label='dense networks')
 def dense(ticket, seed, model):
     "All weights of the rewind point, none pruned"
     return Ticket(Masks({k: torch.ones_like(m) for k,m in ticket.masks.items()}), full_weights(ticket), full=ticket.full)
 
-@arm
+@arm(label='tickets')
 def ticket(ticket, seed, model):
     "m and W_t: the ticket itself (Frankle & Carbin 2019)"
     return ticket
@@ -142,12 +144,12 @@ def _at_other_places(ticket, draw, seed):
     if granularity!='weight': raise ArgumentError('ticket', granularity, 'a ticket of single weights, of the granularity weight')
     return Ticket(draw(ticket.masks, seed), full_weights(ticket), full=ticket.full)
 
-@arm(label='shuffled in layers')
+@arm(label='shuffled masks')
 def shuffle(ticket, seed, model):
     "W_t at other places: every layer keeps as many weights, at random (Frankle et al. 2021)"
     return _at_other_places(ticket, shuffle_masks, seed)
 
-@arm(label='random places')
+@arm(label='random masks')
 def random(ticket, seed, model):
     "W_t at other places: the network keeps as many weights, at random, whichever layer they're in"
     return _at_other_places(ticket, random_masks, seed)
@@ -178,7 +180,7 @@ def fresh_weights(
     return {k: t.detach().to(ticket.state[k]) for k,t in named_tensors(new).items()}
 
 # %% ../nbs/10_arms.ipynb #780bda2b
-@arm(label='fresh weights')
+@arm(label='fresh weights', fresh=True)
 def reinit(ticket, seed, model):
     "m and fresh weights (Frankle & Carbin 2019)"
     state = fresh_weights(ticket, model, seed)
@@ -188,7 +190,7 @@ def _weights(ticket, fn):
     "The ticket with other prunable weights: `fn(name, weight, mask)`"
     return Ticket(ticket.masks, {**ticket.state, **{k: fn(k, ticket.state[k], m) for k,m in ticket.masks.items()}})
 
-@arm(label='signs on fresh sizes')
+@arm(label='signs on fresh sizes', fresh=True)
 def signs(ticket, seed, model):
     "m and sign(w_t)·|w_new|: fresh magnitudes with W_t's signs (Zhou et al. 2019)"
     new = fresh_weights(ticket, model, seed)
