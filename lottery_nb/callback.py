@@ -14,13 +14,14 @@ from fastai.callback.tracker import SaveModelCallback, TrackerCallback
 from fastai.callback.training import GradientAccumulation
 from fastcore.basics import patch
 from fastcore.foundation import L
-from .core import check_choice, check_whole
+from .core import check_choice, check_whole, versions
 from .granularity import check_granularity
 from .criteria import Criterion, criteria as all_criteria
 from .schedules import Schedule, schedules
 from .masks import Masks, unwrap
 from .ranks import Ranks, ranks_of
 from .sparsifier import Sparsifier, check_reach, check_sparsity, find_layers, named_tensors, rewind_opts
+from .ticket import Ticket
 
 # %% ../nbs/08_callback.ipynb #4dba9f9e
 class SparsifyCallback(Callback):
@@ -386,3 +387,25 @@ class HoldMasks(Callback):
 
     def before_train(self): ranks_of(self.model).check_same('masks', self.sparsifier.masks) # of several processes, which only now share the model
     def after_step(self): self.sparsifier.apply()
+
+# %% ../nbs/08_callback.ipynb #fddde158
+_settings = ('end_sparsity','granularity','method','schedule','start_sparsity','start_epoch','end_epoch','lth',
+             'rewind_epoch','reset_end','round_to','rewind_opt','update_every','allow_collapse')
+
+@patch
+def settings(self:SparsifyCallback)->dict:
+    "The arguments of the callback, as JSON can hold them: rules by what they print as"
+    told = {k: getattr(self, k) for k in _settings} | dict(criteria=self.criterion)
+    return {k: v if isinstance(v, (int,float,str,type(None))) else repr(v) for k,v in told.items()}
+
+# %% ../nbs/08_callback.ipynb #d7cdc831
+@patch(as_prop=True)
+def ticket(self:SparsifyCallback)->Ticket|None:
+    "What the search has found so far; None before the rewind point has been passed"
+    sp = self.sparsifier
+    if sp is None or sp.snapshot is None: return None
+    masks,state = sp.masks,{k: t if k in sp.layers else t.clone() for k,t in sp.snapshot.items()}
+    meta = dict(arm='ticket', sparsity=masks.sparsity, layers=list(masks), **self.settings(), **self.origin, rounds=self.history,
+                shapes={k: list(t.shape) for k,t in state.items()}, versions=versions())
+    if sp.follow: meta['followers'] = sp.follow
+    return Ticket(masks, state, self.trained, meta, {k: state[k] for k in masks})

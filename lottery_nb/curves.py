@@ -19,13 +19,13 @@ from scipy import stats
 from torch import nn, Tensor
 from torch.func import functional_call, vmap
 from torch.nn.utils import parametrize
-from .core import check_choice, check_whole
+from .core import check_choice, check_whole, versions
 from .criteria import large_final, random_scores
 from .data import WholeDL
 from .masks import Masks, keep_bits, zero_pruned_
 from .find import _Progress, _check_last, _check_prune, _next_masks, _seeded
 from .sparsifier import Sparsifier, find_layers, named_tensors
-from .ticket import _shuffled, _versions
+from .arms import shuffle_masks
 
 # %% ../nbs/12_curves.ipynb #6a7e393e
 def _number(*what)->int:
@@ -337,7 +337,7 @@ def begin(self:_Chunk, arm, r)->tuple: # states, masks: of every seed
     number = [_number(s, arm, r) for s in self.seeds]
     if arm=='ticket': return self.point, self.masks
     if arm=='reinit': return [self.plan.first_weights(s, 'reinit', r) for s in self.seeds], self.masks
-    if arm=='shuffle': return self.point, [_shuffled(m, o, 'layer') for m,o in zip(self.masks, number)]
+    if arm=='shuffle': return self.point, [shuffle_masks(m, o) for m,o in zip(self.masks, number)]
     return self.init, [_random_masks(self.sp, m.n_weights-m.n_kept, o) for m,o in zip(self.masks, number)]
 
 # %% ../nbs/12_curves.ipynb #b180da38
@@ -711,7 +711,7 @@ def told(self:_Plan, seeds, given)->dict:
     "What a table says of how it came about: the arguments as they were `given`, and what was concluded"
     schedule = given['lr_schedule'] if isinstance(given['lr_schedule'], str) else 'own'
     return dict(given, seeds=seeds, rounds=self.rounds, prune=self.prune, arms=self.arms, eval_every=self.eval_every, device=str(self.device),
-                lr_schedule=schedule, versions=_versions())
+                lr_schedule=schedule, versions=versions())
 
 # %% ../nbs/12_curves.ipynb #b77e0026
 @patch

@@ -22,11 +22,12 @@ from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from sqlite_utils import Database
 from .callback import HoldMasks
-from .core import Rule, check_choice, check_whole
+from .core import Rule, check_choice, check_whole, versions
 from .find import Search, find_ticket, _begin_data, _FollowRound, _outside, _seeded, _told
 from .data import dls_by_name, model_by_name
 from .curves import _check_seeds, arm_names, lottery_curve
-from .ticket import Ticket, random_ticket, _versions
+from .arms import arms as all_arms
+from .ticket import Ticket
 
 # %% ../nbs/14_experiment.ipynb #b15967ce
 class ExperimentError(ValueError):
@@ -219,7 +220,7 @@ def _outcome(fn, settings, key, threads)->dict: # status, result, error, traceba
             with _seeded(key), _with_threads(threads): done = dict(status='done', result=_to_text(_frame(fn(**settings))), error=None, traceback=None)
         except (Exception,SystemExit) as e: done = _failed(e)
     warned = list(dict.fromkeys(str(o.message) for o in seen))
-    return dict(done, warned=json.dumps(warned), seconds=time.perf_counter()-start, versions=json.dumps(_versions()))
+    return dict(done, warned=json.dumps(warned), seconds=time.perf_counter()-start, versions=json.dumps(versions()))
 
 # %% ../nbs/14_experiment.ipynb #114f4bd9
 _application,_format = int.from_bytes(b'LNBX'),2
@@ -728,14 +729,13 @@ def _learner_by_name(data='digits', arch='digits_mlp', bs=64, size=None, lr=None
 def _fit_epochs(learn, epochs=5): learn.fit(check_whole('epochs', epochs, 1))
 
 # %% ../nbs/14_experiment.ipynb #1c65297f
-_controls = dict(reinit=lambda ticket, model, seed: ticket.reinit(model, seed), shuffle=lambda ticket, model, seed: ticket.shuffle(seed),
-                 signs=lambda ticket, model, seed: ticket.signs(), random=lambda ticket, model, seed: random_ticket(model, ticket.sparsity, seed))
+_controls = ('reinit','shuffle','random','signs','constant')
 
 def _train_control(ticket, learner, fit, arm, seed):
     "The control of one round's ticket, with a note of its epochs"
     r = ticket.meta['round']
     with _seeded(seed, r, 'learner'): learn = learner()
-    control = _controls[arm](ticket, learn.model, seed)
+    control = all_arms[arm].begin(ticket, seed, learn.model)
     follow = _FollowRound(None)
     learn.add_cbs([follow, HoldMasks(control.apply_to(learn.model))])
     with _seeded(seed, r, 'fit'), learn.no_bar(), learn.no_logging():

@@ -23,11 +23,11 @@ from torch import nn, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
-from .core import check_whole
+from .core import check_whole, versions
 from .masks import Masks, unwrap
 from .find import _seeded
 from .sparsifier import find_layers, named_tensors
-from .ticket import Ticket, _versions
+from .ticket import Ticket
 
 # %% ../nbs/31_measure.ipynb #b6d1210f
 def _same_bits(a, b): return a.shape==b.shape and torch.equal(a.contiguous().flatten().view(torch.uint8), b.contiguous().flatten().view(torch.uint8))
@@ -470,7 +470,7 @@ def _facts(device, threads, times, call, unknown, zip_level):
     shapes = [list(o.shape) for o in tree_flatten(call)[0] if isinstance(o, Tensor)]
     name = torch.cuda.get_device_name(device) if device.type=='cuda' else None
     return dict(device=str(device), gpu=name, threads=threads, rounds=len(next(iter(times.values()))), example=shapes, zip_level=zip_level,
-                uncounted=unknown, versions=_versions())
+                uncounted=unknown, versions=versions())
 
 # %% ../nbs/31_measure.ipynb #26c4486f
 def profile(
@@ -626,5 +626,5 @@ def profile_ticket(
     if not isinstance(ticket, Ticket): raise TypeError(f'ticket={type(ticket).__name__}: expected a Ticket, or the path of its file')
     if not isinstance(model, nn.Module): raise TypeError(f'model={type(model).__name__}: expected an nn.Module')
     dense = deepcopy(unwrap(model))
-    if ticket.whole is not None: ticket.dense().apply_to(dense)
+    if ticket.full is not None: ticket.dense().apply_to(dense)
     return profile({'dense': dense}, example, {'ticket': ticket}, **kwargs)
