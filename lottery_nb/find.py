@@ -18,7 +18,7 @@ from fastai.callback import progress as _progress # it gives `Learner` its `no_b
 from fastai.imports import progress_bar
 from fastai.learner import Learner
 from fastcore.basics import noop, patch
-from .callback import HoldMasks, SparsifyCallback, first_batch, _n_given, _whole_dl
+from .callback import HoldMasks, SparsifyCallback, first_batch
 from .core import check_choice, check_percent, check_whole, versions, write_atomically
 from .criteria import Criterion, large_final
 from .masks import Masks, _differences
@@ -27,6 +27,15 @@ from .sparsifier import Sparsifier, check_reach, check_sparsity, named_tensors
 from .ticket import Ticket
 try: import fcntl
 except ImportError: fcntl = None # Windows has none
+
+# %% ../nbs/11_find.ipynb #209164b2
+def _whole_dl(dl): return dl.dl if hasattr(dl, 'world_size') and hasattr(dl, 'dl') else dl
+
+def _n_given(dl)->int:
+    "How many batches a pass over `dl` has, which for fastai's `DistributedDL` can be less than its length"
+    whole = _whole_dl(dl)
+    if whole is dl or not dl.drop_last: return len(dl)
+    return math.ceil(whole.n/dl.world_size)//dl.bs
 
 # %% ../nbs/11_find.ipynb #afe2e825
 def _n_pruned(
