@@ -887,7 +887,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'lottery_nb.schedules.Schedule.stepwise': ( 'schedules.html#schedule.stepwise',
                                                                                   'lottery_nb/schedules.py'),
                                       'lottery_nb.schedules._between': ('schedules.html#_between', 'lottery_nb/schedules.py'),
-                                      'lottery_nb.schedules._check_positive': ('schedules.html#_check_positive', 'lottery_nb/schedules.py'),
                                       'lottery_nb.schedules._rounds_begun': ('schedules.html#_rounds_begun', 'lottery_nb/schedules.py'),
                                       'lottery_nb.schedules.agp': ('schedules.html#agp', 'lottery_nb/schedules.py'),
                                       'lottery_nb.schedules.cosine': ('schedules.html#cosine', 'lottery_nb/schedules.py'),

@@ -29,8 +29,7 @@ class SparsifyCallback(Callback):
 
     Raises `ArgumentError` for arguments that can't be right, here or, where it depends on the fit, when `fit` begins.
     Source: Frankle & Carbin 2019, section 1; rewinding: Frankle et al. 2020, section 4"""
-    order,run_valid = 55,False # after the Recorder (50), whose table gets a column, and before what prints it (60)
-    _only_train_loop = True # `summary` leaves it out
+    order,run_valid,_only_train_loop = 55,False,True # between the Recorder (50) and what prints its table (60)
     def __init__(self,
         end_sparsity:float, # percent of the prunable weights that are pruned in the end, 0 to 100
         granularity:str, # which weights go together: one of `all_granularities()`, or n of every m: '2:4'
@@ -51,6 +50,7 @@ class SparsifyCallback(Callback):
         allow_collapse:bool=False # may a layer lose all its weights?
     ):
         store_attr()
+        for k in ('end_sparsity','start_sparsity'): check_sparsity(k, getattr(self, k)) # here: warns of your line
         self.criteria = check_choice('criteria', criteria, all_criteria, Criterion)
         self.schedule = check_choice('schedule', schedule, schedules, Schedule)
         self.in_rounds,self.falls = self.schedule.stepwise,self.schedule.falls # found by trying, so only once
@@ -71,7 +71,6 @@ class SparsifyCallback(Callback):
 # %% ../nbs/08_callback.ipynb #e5effa15
 @patch
 def _check_arguments(self:SparsifyCallback):
-    for k in ('end_sparsity','start_sparsity'): check_sparsity(k, getattr(self, k))
     check_granularity(self.granularity)
     check_choice('method', self.method, ('local','global'))
     check_choice('rewind_opt', self.rewind_opt, rewind_opts)
@@ -82,7 +81,7 @@ def _check_arguments(self:SparsifyCallback):
     if self.start_sparsity>self.end_sparsity:
         raise ArgumentError('start_sparsity', self.start_sparsity, f'at most end_sparsity={self.end_sparsity:g}')
     if self.rewind_epoch>self.start_epoch:
-        raise ArgumentError('rewind_epoch', self.rewind_epoch, f'at most start_epoch={self.start_epoch}, before the pruning')
+        raise ArgumentError('rewind_epoch', self.rewind_epoch, f'at most start_epoch={self.start_epoch}')
     if self.end_epoch is not None and self.end_epoch<=self.start_epoch:
         raise ArgumentError('end_epoch', self.end_epoch, f'more than start_epoch={self.start_epoch}')
     if self.lth and not self.in_rounds:
