@@ -17,10 +17,9 @@ from .core import (ArgumentError, as_table, check_choice, check_whole, get_rando
                              set_random_state, versions)
 from .criteria import Criterion, criteria as all_criteria
 from .granularity import check_granularity
-from .masks import Masks, unwrap
+from .masks import Masks, named_tensors, unwrap
 from .schedules import Schedule, schedules
-from .sparsifier import (Sparsifier, check_reach, check_sparsity, find_layers, named_tensors,
-                                   rewind_opts)
+from .sparsifier import Sparsifier, check_reach, check_sparsity, find_layers, rewind_opts
 from .ticket import Ticket
 
 # %% ../nbs/08_callback.ipynb #4dba9f9e
@@ -232,7 +231,7 @@ def save_rewind_point(self:SparsifyCallback):
 @patch
 def make_masks(self:SparsifyCallback, target:float): # percent, 0 to 100
     "Makes masks of this sparsity"
-    self.sparsifier._make_masks(target, self.round_to)
+    self.sparsifier.make_masks(target, self.round_to)
 
 @patch
 def prune(self:SparsifyCallback)->bool: # were the weights rewound?
@@ -296,7 +295,7 @@ def ticket(self:SparsifyCallback)->Ticket|None:
     meta = dict(arm='ticket', sparsity=sp.masks.sparsity, **self.settings(), rewind=self.rewind_epoch, **self.meta,
                 layers=list(sp.layers), shapes={k: list(t.shape) for k,t in state.items()},
                 table=self.measurements, versions=versions())
-    if sp.follow: meta['followers'] = sp.follow
+    if sp.followers: meta['followers'] = sp.followers
     return Ticket(sp.masks, state, self.trained, meta, {k: state[k] for k in sp.layers})
 
 # %% ../nbs/08_callback.ipynb #5a0d47cf

@@ -451,7 +451,7 @@ def _train_arm(path, ticket, arm, setup, rows, workers=None, move=lambda **now: 
         start = _control(path, ticket, arm, learn.model, seed)
         learn.add_cb(_module('callback').HoldMasks(start.apply_to(learn.model)))
         with learn.no_bar(), learn.no_logging(): learn.fit(epochs, cbs=_follower(show))
-    trained = {k: t.detach().cpu().clone() for k,t in _module('sparsifier').named_tensors(learn.model).items()}
+    trained = {k: t.detach().cpu().clone() for k,t in _module('masks').named_tensors(learn.model).items()}
     return _module('ticket').Ticket(start.masks, start.state, trained, dict(start.meta, setup=setup, epochs=rows), start.full)
 
 # %% ../nbs/41_cli.ipynb #adaa8315
@@ -786,8 +786,8 @@ def _profiled(ticket, setup, threads=None, seconds=10.):
     with _module('find')._seeded(setup['seed'], 'profile'):
         dls = data.dls_by_name(setup['data'], setup['bs'], setup['seed'], setup['size'], 0).cpu()
         x,dense = dls.valid.one_batch()[0].as_subclass(import_module('torch').Tensor)[:setup['bs']],data.model_by_name(setup['arch'], dls)
-        ticket._check_fits(dense)
-        if ticket.full is not None: ticket.dense().apply_to(dense)
+        ticket.check_fits(dense)
+        if ticket.full is not None: _module('arms').arms['dense'].begin(ticket).apply_to(dense)
         return kit.profile({'dense': dense}, x, {'ticket': ticket, **_without_channels(ticket, dense, x)}, threads=threads, seconds=seconds)
 
 # %% ../nbs/41_cli.ipynb #8e1fcfd0

@@ -23,10 +23,11 @@ from torch import nn, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from .arms import arms
 from .core import check_whole, versions
-from .masks import Masks, unwrap
+from .masks import Masks, named_tensors, unwrap
 from .find import _seeded
-from .sparsifier import find_layers, named_tensors
+from .sparsifier import find_layers
 from .ticket import Ticket
 
 # %% ../nbs/31_measure.ipynb #b6d1210f
@@ -626,5 +627,5 @@ def profile_ticket(
     if not isinstance(ticket, Ticket): raise TypeError(f'ticket={type(ticket).__name__}: expected a Ticket, or the path of its file')
     if not isinstance(model, nn.Module): raise TypeError(f'model={type(model).__name__}: expected an nn.Module')
     dense = deepcopy(unwrap(model))
-    if ticket.full is not None: ticket.dense().apply_to(dense)
+    if ticket.full is not None: arms['dense'].begin(ticket).apply_to(dense)
     return profile({'dense': dense}, example, {'ticket': ticket}, **kwargs)

@@ -10,10 +10,11 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from lottery_nb.data import digits_dls
-from lottery_nb.masks import Masks
+from lottery_nb.masks import Masks, named_tensors
 from lottery_nb.measure import Profile, _LiveBytes, profile, profile_ticket
-from lottery_nb.sparsifier import Sparsifier, named_tensors
-from lottery_nb.ticket import Ticket, TicketError, random_ticket
+from lottery_nb.sparsifier import Sparsifier
+from lottery_nb.ticket import Ticket, TicketError
+from lottery_nb.arms import random_ticket
 
 class Clock:
     "A clock that runs only when a network does, or a millisecond at every look if `tick`"
@@ -448,7 +449,7 @@ def test_a_ticket_is_put_on_a_copy_with_its_trained_weights():
 def test_profile_of_a_file(tmp_path):
     net = mlp()
     ticket = random_ticket(net, 95)
-    file = ticket.save(tmp_path/'t.safetensors', whole=True)
+    file = ticket.save(tmp_path/'t.safetensors', full=True)
     other = mlp()
     with torch.no_grad(): other[1].weight[:] = 0 # the dense weights are the ticket's
     before = everything(other)
