@@ -14,8 +14,8 @@ from fastcore.basics import patch
 from torch import nn
 from .core import ArgumentError, ArgumentTypeError, Rule, check_choice, check_whole, make_rule, seed_of, seeded, versions
 from .criteria import random_scores
-from .masks import Masks, unwrap
-from .sparsifier import Sparsifier, find_layers, named_tensors
+from .masks import Masks, named_tensors, unwrap
+from .sparsifier import Sparsifier, find_layers
 from .ticket import Ticket
 
 # %% ../nbs/10_arms.ipynb #2ec07a7b
@@ -221,5 +221,5 @@ def random_ticket(
     masks = sp.sparsify(sparsity)
     meta = dict(arm='random', seed=seed, seeds=dict(random=seed), sparsity=masks.sparsity, criteria=repr(sp.criterion), granularity=granularity,
                 method=method, layers=list(masks), shapes={k: list(t.shape) for k,t in state.items()}, versions=versions())
-    if sp.follow: meta['followers'] = sp.follow
+    if sp.followers: meta['followers'] = sp.followers
     return Ticket(masks, state, meta=meta, full={k: state[k] for k in masks})

@@ -451,7 +451,7 @@ def _train_arm(path, ticket, arm, setup, rows, workers=None, move=lambda **now: 
         start = _control(path, ticket, arm, learn.model, seed)
         learn.add_cb(_module('callback').HoldMasks(start.apply_to(learn.model)))
         with learn.no_bar(), learn.no_logging(): learn.fit(epochs, cbs=_follower(show))
-    trained = {k: t.detach().cpu().clone() for k,t in _module('sparsifier').named_tensors(learn.model).items()}
+    trained = {k: t.detach().cpu().clone() for k,t in _module('masks').named_tensors(learn.model).items()}
     return _module('ticket').Ticket(start.masks, start.state, trained, dict(start.meta, setup=setup, epochs=rows), start.full)
 
 # %% ../nbs/41_cli.ipynb #adaa8315

@@ -22,9 +22,9 @@ from torch.nn.utils import parametrize
 from .core import check_choice, check_whole, versions
 from .criteria import large_final, random_scores
 from .data import WholeDL
-from .masks import Masks, keep_bits, zero_pruned_
+from .masks import Masks, keep_bits, named_tensors, parameter_name, zero_pruned_
 from .find import _Progress, _check_last, _check_prune, _next_masks, _seeded
-from .sparsifier import Sparsifier, find_layers, named_tensors
+from .sparsifier import Sparsifier, find_layers
 from .arms import shuffle_masks
 
 # %% ../nbs/12_curves.ipynb #6a7e393e
@@ -327,7 +327,7 @@ def _random_masks(sp, n, number):
     "Masks that prune `n` weights at random places of all layers, and no layer whole if `sp` does not either"
     by_chance = Sparsifier(sp.model, 'weight', 'global', random_scores(seed=number), list(sp.layers), sp.allow_collapse)
     names = list(sp.layers)
-    kept = by_chance._select(names, 100*n/sum(sp.weight(k).numel() for k in names))
+    kept = by_chance.select(names, 100*n/sum(sp.weight(k).numel() for k in names))
     return Masks({k: o.reshape(sp.weight(k).shape) for k,o in zip(names, kept)})
 
 # %% ../nbs/12_curves.ipynb #8498debb
@@ -426,7 +426,7 @@ def bytes_a_seed(self:_Plan)->int:
     "About how much memory the replicates of one seed take that are trained at once"
     tensors = named_tensors(self.base)
     whole,trained = sum(t.nbytes for t in tensors.values()),sum(p.nbytes for p in self.base.parameters() if p.requires_grad)
-    pruned = sum(tensors[f'{k}.weight' if k else 'weight'].nbytes for k in self.layers)
+    pruned = sum(tensors[parameter_name(k)].nbytes for k in self.layers)
     batch = (3 if _linear_layers(self.base) else 6)*self.saved_bytes() + sum(t[:self.bs].nbytes for t in self.data[:2])
     return self.arms_at_once()*(2*whole + (1+self.n_moments)*trained + pruned + batch) + 3*whole
 

@@ -18,15 +18,24 @@ from fastai.callback import progress as _progress # it gives `Learner` its `no_b
 from fastai.imports import progress_bar
 from fastai.learner import Learner
 from fastcore.basics import noop, patch
-from .callback import HoldMasks, SparsifyCallback, first_batch, _n_given, _whole_dl
+from .callback import HoldMasks, SparsifyCallback, first_batch
 from .core import check_choice, check_percent, check_whole, versions, write_atomically
 from .criteria import Criterion, large_final
-from .masks import Masks, _differences
+from .masks import Masks, named_tensors, shape_differences
 from .ranks import Ranks, all_ranks, ranks_of
-from .sparsifier import Sparsifier, check_reach, check_sparsity, named_tensors
+from .sparsifier import Sparsifier, check_reach, check_sparsity
 from .ticket import Ticket
 try: import fcntl
 except ImportError: fcntl = None # Windows has none
+
+# %% ../nbs/11_find.ipynb #209164b2
+def _whole_dl(dl): return dl.dl if hasattr(dl, 'world_size') and hasattr(dl, 'dl') else dl
+
+def _n_given(dl)->int:
+    "How many batches a pass over `dl` has, which for fastai's `DistributedDL` can be less than its length"
+    whole = _whole_dl(dl)
+    if whole is dl or not dl.drop_last: return len(dl)
+    return math.ceil(whole.n/dl.world_size)//dl.bs
 
 # %% ../nbs/11_find.ipynb #afe2e825
 def _n_pruned(
@@ -183,7 +192,7 @@ def _next_masks(sp, prune, r, final_layer_rate=None):
     for group in ([names] if sp.method=='global' else [[k] for k in names]):
         rate = prune if final_layer_rate is None or group!=names[-1:] else final_layer_rate
         n = sum(sp.n_weights(k) for k in group)
-        kept.update(zip(group, sp._select(group, 100*_n_pruned(n, rate, r)/max(n, 1))))
+        kept.update(zip(group, sp.select(group, 100*_n_pruned(n, rate, r)/max(n, 1))))
     return Masks({k: m.cpu() for k,m in sp.masks_of(kept).items()})
 
 # %% ../nbs/11_find.ipynb #1f0a1c70
@@ -226,7 +235,7 @@ def _recall(self:_Recipe, sp, found):
     "Gives a sparsifier the earlier weights that its criterion compares with: the first ones, and those that the last round began with"
     first,last = found.init,(found.tickets[-1] if len(found.tickets)>1 else found.init)
     then = dict(init=first, previous=last)
-    sp._remembered = {need: {k: then[need].state[k] for k in sp.layers} for need in sp.criterion.needs if need!='grad'}
+    sp.remembered = {need: {k: then[need].state[k] for k in sp.layers} for need in sp.criterion.needs if need!='grad'}
 
 @patch
 def _prune(self:_Recipe, learn, sp, r, found):
@@ -288,7 +297,7 @@ def train_round(self:_Recipe, r, found, tell=noop):
     state,trained = begun if follow.weights is None else follow.weights,_everything(learn.model)
     self.ranks.agree_('weights at the rewind point', state, learn.model)
     self.ranks.agree_('trained weights', trained, learn.model)
-    note = self.note(r, sp, masks, state, follow, found) | dict(data=data) | (dict(followers=sp.follow) if sp.follow else {})
+    note = self.note(r, sp, masks, state, follow, found) | dict(data=data) | (dict(followers=sp.followers) if sp.followers else {})
     found.tickets.append(Ticket(masks, state, trained, self.ranks.first(note), self.whole(r, masks, state, found)))
 
 # %% ../nbs/11_find.ipynb #abcd35b4
@@ -634,7 +643,7 @@ def _changes(stored, asked):
     for k in dict.fromkeys([*stored, *asked]):
         a,b = stored.get(k),asked.get(k)
         if a==b or (k=='prune' and isinstance(a, list) and isinstance(b, list) and a[:len(b)]==b[:len(a)]): continue
-        if k=='model' and isinstance(a, dict) and isinstance(b, dict): lines.append(f"model: {_differences(a, b, 'the stored one', 'the one of learner')}")
+        if k=='model' and isinstance(a, dict) and isinstance(b, dict): lines.append(f"model: {shape_differences(a, b, 'the stored one', 'the one of learner')}")
         else: lines.append(f'{k}: ' + ' → '.join(_shortly(*[o if isinstance(o, str) else json.dumps(o) for o in (a, b)])))
     return lines
 

@@ -25,9 +25,9 @@ from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from .arms import arms
 from .core import check_whole, versions
-from .masks import Masks, unwrap
+from .masks import Masks, named_tensors, unwrap
 from .find import _seeded
-from .sparsifier import find_layers, named_tensors
+from .sparsifier import find_layers
 from .ticket import Ticket
 
 # %% ../nbs/31_measure.ipynb #b6d1210f

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as _from_bytes, save as _to_bytes
 from torch import nn, Tensor
 from .core import write_atomically
-from .masks import Masks, _differences, _int_of, check_weight
-from .sparsifier import Sparsifier, named_tensors
+from .masks import Masks, check_weight, int_dtype, named_tensors, shape_differences
+from .sparsifier import Sparsifier
 
 # %% ../nbs/06_ticket.ipynb #903a9f3f
 def _check_tensors(what, tensors, masks):
@@ -28,14 +28,14 @@ def _check_tensors(what, tensors, masks):
         if not (isinstance(k, str) and isinstance(t, Tensor)):
             raise TypeError(f'{what}[{k!r}]={type(t).__name__}: expected a tensor, under the name of a parameter or buffer')
     shapes = {k: tensors[k].shape for k in masks if k in tensors}
-    if diff:=_differences(masks.shapes(), shapes, 'the masks', what): raise ValueError(f'{what} of another model than the masks: {diff}')
+    if diff:=shape_differences(masks.shapes(), shapes, 'the masks', what): raise ValueError(f'{what} of another model than the masks: {diff}')
     for k in masks: check_weight(k, tensors[k])
 
 # %% ../nbs/06_ticket.ipynb #6eeca4f0
 def _only_kept(t, mask):
     "`t` with +0 wherever `mask` prunes: itself if it is so already, else a copy"
     cleared = t.masked_fill(~mask.to(t.device), 0)
-    as_int = _int_of[t.dtype]
+    as_int = int_dtype(t.dtype)
     return t if torch.equal(cleared.view(as_int), t.view(as_int)) else cleared
 
 # %% ../nbs/06_ticket.ipynb #189128b4
@@ -79,7 +79,7 @@ def _under_masks(self:Ticket, tensors):
 def _check_full(self:Ticket):
     "Raises `ValueError` if the kept weights in `full` are not those of the state, to the bit"
     for k,t in (self.full or {}).items():
-        kept,w,as_int = _only_kept(t, self.masks[k]),self.state[k].to(t.device),_int_of[t.dtype]
+        kept,w,as_int = _only_kept(t, self.masks[k]),self.state[k].to(t.device),int_dtype(t.dtype)
         if kept.dtype!=w.dtype or not torch.equal(kept.view(as_int), w.view(as_int)):
             raise ValueError(f'full[{k!r}]: its kept weights are not those of the state')
 
@@ -144,7 +144,7 @@ def __repr__(self:Ticket): return f"Ticket({self._counts()}; {', '.join(self._fa
 # %% ../nbs/06_ticket.ipynb #07beb0a9
 def _bits(t):
     "`t` as whole numbers, so that NaN is NaN and -0 is not 0"
-    return t.cpu().contiguous().view(_int_of[t.dtype]) if t.dtype in _int_of else t.cpu()
+    return t.cpu().contiguous().view(int_dtype(t.dtype)) if int_dtype(t.dtype) else t.cpu()
 
 def _same_bits(a, b):
     "Whether two dicts hold the same tensors to the bit, on whatever devices, or are both None"
@@ -196,7 +196,7 @@ def _shapes(tensors): return {k: list(t.shape) for k,t in tensors.items()}
 def check_fits(self:Ticket, model):
     "Raises `ValueError` with the first differences if `model` is not of this ticket's architecture"
     shapes = [{k: t.shape for k,t in o.items()} for o in (self.state, named_tensors(model))]
-    if diff:=_differences(*shapes, 'the ticket', 'the model'): raise ValueError(f'a ticket of another model: {diff}')
+    if diff:=shape_differences(*shapes, 'the ticket', 'the model'): raise ValueError(f'a ticket of another model: {diff}')
 
 # %% ../nbs/06_ticket.ipynb #18db5306
 @torch.no_grad()
@@ -225,7 +225,7 @@ def _followers(self:Ticket, model):
 def _into(self:Ticket, model, tensors):
     self.check_fits(model)
     sp = Sparsifier(model, layers=list(self.masks))
-    sp.follow = self._followers(model)
+    sp.followers = self._followers(model)
     _load(model, tensors, self.masks)
     sp.put_on(self.masks)
     return sp
@@ -298,7 +298,7 @@ def _kept_values(t, mask):
 def _spread(name, values, mask):
     "The tensor whose kept values these are; the others are 0. Raises `ValueError` if they are not as many as `mask` keeps"
     n = int(mask.count_nonzero())
-    if values.dtype not in _int_of or values.shape!=(n,): raise ValueError(f'{name!r}: expected {n} kept weights, got {_described(values)}')
+    if int_dtype(values.dtype) is None or values.shape!=(n,): raise ValueError(f'{name!r}: expected {n} kept weights, got {_described(values)}')
     out = torch.zeros(mask.shape, dtype=values.dtype)
     out[mask] = values
     return out
@@ -314,7 +314,8 @@ def _parts(self:Ticket, trained, full):
     return dict(mask={k: _pack(m) for k,m in self.masks.items()}, state=state, trained=trained, full=self.full if full else {})
 
 # %% ../nbs/06_ticket.ipynb #ee861ad8
-_storable = {*_int_of, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.complex64}
+_storable = {torch.float64, torch.float32, torch.float16, torch.bfloat16,
+             torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.complex64}
 
 def _flat(parts):
     "The tensors of all parts in one dict, by `part/name`, each with memory of its own. Raises `ValueError` for types that a file cannot hold"
@@ -495,7 +496,7 @@ def overlap(self:Ticket,
 )->pd.DataFrame: # columns: layer, weights, iou and chance (0 to 1), kept_a, kept_b, kept_both
     "Intersection over union of the kept weights, and what two random masks of these densities would have (expected intersection over expected union)"
     if not isinstance(other, Ticket): raise TypeError(f'other={type(other).__name__}: expected a Ticket')
-    if diff:=_differences(self.masks.shapes(), other.masks.shapes(), 'this ticket', 'the other'): raise ValueError(f'tickets of different models: {diff}')
+    if diff:=shape_differences(self.masks.shapes(), other.masks.shapes(), 'this ticket', 'the other'): raise ValueError(f'tickets of different models: {diff}')
     counts = {k: [m.numel(), *(int(o.count_nonzero()) for o in (m, n, m & n))] for k,m in self.masks.items() for n in [other.masks[k].to(m.device)]}
     rows = [(k, n, a, b, both, a*b/max(n, 1)) for k,(n,a,b,both) in counts.items()]
     return pd.DataFrame([_row(*o) for o in [*rows, ('all', *(sum(o[i] for o in rows) for i in range(1, 6)))]])

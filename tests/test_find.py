@@ -21,7 +21,8 @@ from lottery_nb.callback import HoldMasks, SparsifyCallback
 from lottery_nb.criteria import large_final, large_init_large_final
 from lottery_nb.data import digits_dls
 from lottery_nb.find import Search, SearchError, _Folder, _locked, _told, find_ticket
-from lottery_nb.sparsifier import Sparsifier, named_tensors
+from lottery_nb.masks import named_tensors
+from lottery_nb.sparsifier import Sparsifier
 from lottery_nb.arms import arms # noqa: F401 (a ticket's calls)
 from lottery_nb.ticket import Ticket, TicketError
 from models import ConvNet, differing, everything, masked, mlp
@@ -892,7 +893,8 @@ def test_the_cells_that_a_notebook_leaves_out_run(tmp_path, monkeypatch):
     monkeypatch.setenv('LOTTERY_NB_QUICK', str(tmp_path))
     space = {}
     exec('from fastai.basics import *; from fastai.metrics import accuracy; import matplotlib.pyplot as plt, re\n'
-         'from lottery_nb.find import *; from lottery_nb.core import versions; from lottery_nb.arms import random_ticket; from lottery_nb.callback import HoldMasks\n'
+         'from lottery_nb.find import *; from lottery_nb.core import versions; from lottery_nb.arms import random_ticket\n'
+         'from lottery_nb.callback import HoldMasks\n'
          'from lottery_nb.data import digits_dls; from models import mlp', space)
     for source,_ in long_cells(): exec(source, space)
     runs = space['runs']

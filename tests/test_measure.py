@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from lottery_nb.data import digits_dls
-from lottery_nb.masks import Masks
+from lottery_nb.masks import Masks, named_tensors
 from lottery_nb.measure import Profile, _LiveBytes, profile, profile_ticket
-from lottery_nb.sparsifier import Sparsifier, named_tensors
+from lottery_nb.sparsifier import Sparsifier
 from lottery_nb.ticket import Ticket, TicketError
 from lottery_nb.arms import random_ticket
 
