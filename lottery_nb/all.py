@@ -15,6 +15,7 @@ from .channels import *
 from .sparsifier import *
 from .callback import *
 from .ticket import *
+from .arms import *
 from .find import *
 from .curves import *
 from .evidence import *

@@ -17,7 +17,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch_pruning.dependency.index_mapping import _ConcatIndexMapping
 from .granularity import Units, units_of
-from .masks import Masks, _differences, unwrap
+from .masks import Masks, parameter_name, shape_differences, unwrap
 
 # %% ../nbs/30_channels.ipynb #6631855a
 def _check_example(example):
@@ -233,9 +233,9 @@ def followers(
     net = _copy_of(model)
     said,heard = _heard(net, _inputs_for(net, example))
     own = dict(net.named_parameters(remove_duplicate=False))
-    found = {f'{n}.weight' if n else 'weight': {} for n in said}
+    found = {parameter_name(n): {} for n in said}
     for (n,numbers),follow in zip(said.items(), found.values()):
-        if (k:=f'{n}.bias' if n else 'bias') in own: follow[k] = 0
+        if (k:=parameter_name(n, 'bias')) in own: follow[k] = 0
         for norm,values in heard.items():
             if f'{norm}.weight' in own and (o:=_places(numbers, values.cpu())) is not None: follow |= {f'{norm}.weight': o, f'{norm}.bias': o}
     return found
@@ -268,9 +268,9 @@ def _layers_of(model, masks):
     "Name of a weight -> layer, for masks of the model's own weights. Raises `TypeError` or `ValueError` if they are not"
     if not isinstance(masks, Masks): raise TypeError(f'masks={type(masks).__name__}: expected Masks')
     own = dict(model.named_parameters(remove_duplicate=False))
-    if diff:=_differences(masks.shapes(), {k: own[k].shape for k in masks if k in own}, 'the masks', 'the model'):
+    if diff:=shape_differences(masks.shapes(), {k: own[k].shape for k in masks if k in own}, 'the masks', 'the model'):
         raise ValueError(f'masks of another model: {diff}')
-    named = {f'{n}.weight' if n else 'weight': m for n,m in model.named_modules() if isinstance(m, _filtering)}
+    named = {parameter_name(n): m for n,m in model.named_modules() if isinstance(m, _filtering)}
     return {k: named[k] for k in masks if k in named}
 
 def unit_masks(
@@ -468,7 +468,7 @@ def channel_groups(
 # %% ../nbs/30_channels.ipynb #4e28ce8e
 def _places_of(group, module_of):
     "For every layer of a group: the name of its weight, its filters as units, and which of them each channel has, [n, k]"
-    return [(f'{n}.weight' if n else 'weight', _filters(module_of(n)), at) for n,at in group.layers.items()]
+    return [(parameter_name(n), _filters(module_of(n)), at) for n,at in group.layers.items()]
 
 def group_scores(
     model:nn.Module, # the network

@@ -250,7 +250,7 @@ def _search(setup, search, rounds, out, force=False, workers=None, move=lambda *
     asked,epochs,first = dict(setup=setup, search=search),setup['epochs'],0 if force else _stored(out)
     if not force: _check_same(out, asked)
     def begin():
-        _module('ticket')._write_atomically(out/'find.json', json.dumps(asked, indent=1).encode())
+        _module('core').write_atomically(out/'find.json', json.dumps(asked, indent=1).encode())
         return _stored(out)
     def show(r, density, done, last):
         move(description=f'round {r}/{rounds}', completed=(r-first)*epochs+done, total=(rounds+1-first)*epochs, state=_state(density, last))
@@ -262,7 +262,7 @@ def _search(setup, search, rounds, out, force=False, workers=None, move=lambda *
                                              force=force, progress=False)
 
 # %% ../nbs/41_cli.ipynb #17598241
-def _ticket_with(ticket, **meta): return _module('ticket').Ticket(ticket.masks, ticket.state, ticket.trained, {**ticket.meta, **meta}, ticket.whole)
+def _ticket_with(ticket, **meta): return _module('ticket').Ticket(ticket.masks, ticket.state, ticket.trained, {**ticket.meta, **meta}, ticket.full)
 
 def _take_away(found, setup, out):
     "Sees to it that `ticket.safetensors` is the matching ticket, and gives its path; if there is none no earlier one stays"
@@ -273,7 +273,7 @@ def _take_away(found, setup, out):
     ticket = _ticket_with(ticket, setup=setup)
     with suppress(FileNotFoundError,kit.TicketError):
         if kit.Ticket.load(path)==ticket: return path
-    return ticket.save(path, whole=True)
+    return ticket.save(path, full=True)
 
 def _written(command, write, *args, **kwargs):
     "What `write` gives; None, and a line on the error stream, if the system does not let it"
@@ -287,7 +287,7 @@ def _found_facts(found, path, asked, out):
     rows = df.astype(object).where(df.notna(), None).to_dict('records')
     match = None if ticket is None else dict(next(o for o in rows if o['round']==ticket.meta['round']), file=str(path) if path else None)
     files = ['find.json', 'settings.json', 'table.csv', *(f"round_{t.meta['round']:02d}.safetensors" for t in found.tickets)]
-    return dict(asked, rounds=rows, matching=match, folder=str(out), files=files, versions=_module('ticket')._versions())
+    return dict(asked, rounds=rows, matching=match, folder=str(out), files=files, versions=_module('core').versions())
 
 # %% ../nbs/41_cli.ipynb #278a8fe3
 def _cell(k, v):
@@ -332,7 +332,7 @@ def _ticket_facts(path, ticket):
     rounds = ticket.meta.get('rounds')
     accuracy = dict(accuracy=_last_accuracy(ticket.meta.get('epochs')), dense_accuracy=_last_accuracy(rounds[:1] if isinstance(rounds, list) else None))
     return dict(file=str(path), sparsity=ticket.sparsity, density=ticket.density, kept=ticket.masks.n_kept, weights=ticket.masks.n_weights,
-                trained=ticket.trained is not None, whole=ticket.whole is not None, setup=_setup_of(Path(path), ticket), **accuracy,
+                trained=ticket.trained is not None, full=ticket.full is not None, setup=_setup_of(Path(path), ticket), **accuracy,
                 layers=layers, meta=ticket.meta)
 
 # %% ../nbs/41_cli.ipynb #c9395aa1
@@ -345,7 +345,7 @@ def _training_line(facts):
 
 def _holds(ticket):
     "What is in the file of a ticket"
-    return ['masks', 'weights', *['trained weights']*(ticket.trained is not None), *['pruned weights']*(ticket.whole is not None)]
+    return ['masks', 'weights', *['trained weights']*(ticket.trained is not None), *['pruned weights']*(ticket.full is not None)]
 
 # %% ../nbs/41_cli.ipynb #06f1c07e
 def _print_ticket(facts, ticket, console):
@@ -365,7 +365,7 @@ def _draw_ticket(ticket, path):
     fig,png = Figure(figsize=(7, 1.2+.26*len(ticket.masks)), layout='constrained'),io.BytesIO()
     ticket.masks.plot(fig.subplots())
     fig.savefig(png, format='png', dpi=120)
-    _module('ticket')._write_atomically(path, png.getvalue())
+    _module('core').write_atomically(path, png.getvalue())
 
 # %% ../nbs/41_cli.ipynb #f96d1e29
 def _check_facts(path):
@@ -374,7 +374,7 @@ def _check_facts(path):
     ticket = kit.Ticket.load(path)
     with Path(path).open('rb') as f: note = kit._note_in(kit._header(f))
     dense = sum(t.nbytes for t in ticket.state.values())
-    return dict(file=str(path), whole=True, format=note['format'], digest=note['digest'], sparsity=ticket.sparsity, holds=_holds(ticket),
+    return dict(file=str(path), intact=True, format=note['format'], digest=note['digest'], sparsity=ticket.sparsity, holds=_holds(ticket),
                 bytes=os.path.getsize(path), dense_bytes=dense)
 
 def _check_line(o):
@@ -414,7 +414,7 @@ def _print_compared(facts, console):
     for k,pair in facts['differing'].items(): _say(console, f'{_plain(k)}: ' + ' → '.join(_plain('–' if o is None else o, 80) for o in pair))
 
 # %% ../nbs/41_cli.ipynb #05c1e1f6
-_arms = ('ticket','reinit','shuffle','random','signs','dense')
+_arms = ('ticket','reinit','shuffle','random','signs','constant','dense')
 
 def _label(ticket, arm):
     "What is trained, in a word: a control of a control has both names"
@@ -424,27 +424,25 @@ def _label(ticket, arm):
 # %% ../nbs/41_cli.ipynb #2700eed8
 def _with_whole(path, ticket, arm):
     "The ticket with its pruned weights, from the search in its folder if need be. Raises `ValueError` if they are nowhere"
-    if ticket.whole is not None: return ticket
+    if ticket.full is not None: return ticket
     if _is_round(path) and (path.parent/'settings.json').exists():
         for o in _module('find').Search.load(path.parent).tickets:
             if o.masks==ticket.masks and o.meta==ticket.meta: return o
     raise ValueError(f'{path}: --arm {arm} needs the weights that were pruned, and this file does not hold them: '
-                     'take the ticket.safetensors that find writes, or a round in the folder of its search, or save it with whole=True')
+                     'take the ticket.safetensors that find writes, or a round in the folder of its search, or save it with full=True')
 
 def _control(path, ticket, arm, model, seed):
     "The ticket that this arm trains"
     if arm=='ticket': return ticket
-    if arm=='reinit': return ticket.reinit(model, seed)
-    if arm=='signs': return ticket.signs()
+    if arm in ('reinit','signs','constant'): return _module('arms').arms[arm].begin(ticket, seed, model)
     whole = _with_whole(path, ticket, arm)
-    if arm=='random': return _ticket_with(whole.shuffle(seed, within='model'), arm=_label(ticket, arm))
-    return whole.dense() if arm=='dense' else whole.shuffle(seed)
+    return _module('arms').arms[arm].begin(whole, seed)
 
 # %% ../nbs/41_cli.ipynb #92ed4204
 def _train_arm(path, ticket, arm, setup, rows, workers=None, move=lambda **now: None):
     "The trained ticket of this arm. `rows` gets a dict after every epoch"
     _check_setup(setup)
-    seed,epochs = _module('ticket')._check_seed(setup['seed']),setup['epochs']
+    seed,epochs = _module('core').check_whole('seed', setup['seed']),setup['epochs']
     def show(done, last):
         move(description=_label(ticket, arm), completed=done, total=epochs, state=_state(start.density, last))
         if done==len(rows)+1: rows.append(dict(epoch=done, **{k: float(v) for k,v in last.items()}))
@@ -453,8 +451,8 @@ def _train_arm(path, ticket, arm, setup, rows, workers=None, move=lambda **now: 
         start = _control(path, ticket, arm, learn.model, seed)
         learn.add_cb(_module('callback').HoldMasks(start.apply_to(learn.model)))
         with learn.no_bar(), learn.no_logging(): learn.fit(epochs, cbs=_follower(show))
-    trained = {k: t.detach().cpu().clone() for k,t in _module('sparsifier').named_tensors(learn.model).items()}
-    return _module('ticket').Ticket(start.masks, start.state, trained, dict(start.meta, setup=setup, epochs=rows), start.whole)
+    trained = {k: t.detach().cpu().clone() for k,t in _module('masks').named_tensors(learn.model).items()}
+    return _module('ticket').Ticket(start.masks, start.state, trained, dict(start.meta, setup=setup, epochs=rows), start.full)
 
 # %% ../nbs/41_cli.ipynb #adaa8315
 def _unwritten(error):
@@ -631,11 +629,11 @@ def _check(
     for path in tickets:
         with _working('check'):
             try: results.append(_check_facts(path))
-            except error as e: results.append(dict(file=str(path), whole=False, error=_reason(e)))
-        if not results[-1]['whole']: _complain('check', results[-1]['error'])
+            except error as e: results.append(dict(file=str(path), intact=False, error=_reason(e)))
+        if not results[-1]['intact']: _complain('check', results[-1]['error'])
         elif not as_json: _say(_console(), _check_line(results[-1]))
     if as_json: _print_json(results)
-    if not all(o['whole'] for o in results): raise typer.Exit(1)
+    if not all(o['intact'] for o in results): raise typer.Exit(1)
 
 # %% ../nbs/41_cli.ipynb #e1ad9c3e
 @app.command('compare', **_example('compare runs/digits/round_03.safetensors runs/digits/round_04.safetensors'))
@@ -731,7 +729,7 @@ def _train(
     except typer.Exit:
         if rows: _print_json(dict(arm=_label(loaded, arm), setup=setup, epochs=rows)) if as_json else _print_epochs(rows, _console())
         raise
-    saved = _written('train', trained.save, out, whole=trained.whole is not None) if out else None
+    saved = _written('train', trained.save, out, full=trained.full is not None) if out else None
     facts = dict(arm=_label(loaded, arm), sparsity=trained.sparsity, setup=setup, epochs=rows, file=str(saved) if saved else None)
     if as_json: _print_json(facts)
     else: _print_trained(facts, _console())
@@ -788,8 +786,8 @@ def _profiled(ticket, setup, threads=None, seconds=10.):
     with _module('find')._seeded(setup['seed'], 'profile'):
         dls = data.dls_by_name(setup['data'], setup['bs'], setup['seed'], setup['size'], 0).cpu()
         x,dense = dls.valid.one_batch()[0].as_subclass(import_module('torch').Tensor)[:setup['bs']],data.model_by_name(setup['arch'], dls)
-        ticket._check_fits(dense)
-        if ticket.whole is not None: ticket.dense().apply_to(dense)
+        ticket.check_fits(dense)
+        if ticket.full is not None: _module('arms').arms['dense'].begin(ticket).apply_to(dense)
         return kit.profile({'dense': dense}, x, {'ticket': ticket, **_without_channels(ticket, dense, x)}, threads=threads, seconds=seconds)
 
 # %% ../nbs/41_cli.ipynb #8e1fcfd0
@@ -805,7 +803,7 @@ def _draw_profile(p, path):
     fig,png = Figure(figsize=(7, 3+.8*len(p.table)), layout='constrained'),io.BytesIO()
     p.plot(fig.subplots())
     fig.savefig(png, format='png', dpi=120)
-    _module('ticket')._write_atomically(path, png.getvalue())
+    _module('core').write_atomically(path, png.getvalue())
 
 # %% ../nbs/41_cli.ipynb #f07db7c8
 @contextmanager

@@ -9,7 +9,7 @@ __all__ = ['table_columns', 'Rule', 'keyword_parameters', 'make_rule', 'Argument
            'progress', 'threads', 'hooked']
 
 # %% ../nbs/00_core.ipynb #dde0546f
-import errno, hashlib, inspect, math, numbers, os, platform, random, re, sys
+import ast, errno, hashlib, inspect, math, numbers, os, platform, random, re, sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -214,10 +214,26 @@ def source_of(
         def text(v): return source_of(v) if callable(v) else re.sub(' at 0x[0-9a-f]+', '', repr(v))
         given = {**dict(enumerate(fn.args)), **fn.keywords}
         return '\n'.join([source_of(fn.func), *(f'{k}={text(v)}' for k,v in given.items())])
+<<<<<<< HEAD
     name = f"{fn.__module__}.{getattr(fn, '__qualname__', type(fn).__qualname__)}"
     if isinstance(fn, type): return '\n'.join([name, *map(source_of, filter(inspect.isfunction, vars(fn).values()))])
     try: return dedent(inspect.getsource(fn)).strip()
     except (OSError,TypeError): return name
+=======
+    try: return _lambda_text(fn) if getattr(fn, '__name__', '')=='<lambda>' else dedent(inspect.getsource(fn)).strip()
+    except (OSError,TypeError):
+        name = f"{fn.__module__}.{getattr(fn, '__qualname__', type(fn).__qualname__)}"
+        parts = filter(inspect.isfunction, vars(fn).values()) if isinstance(fn, type) else []
+        return '\n'.join([name, *map(source_of, parts)])
+>>>>>>> find
+
+# %% ../nbs/00_core.ipynb #e42d3c0c
+def _lambda_text(fn):
+    text,at = ''.join(inspect.findsource(fn)[0]),set(fn.__code__.co_positions())
+    for o in ast.walk(ast.parse(text)):
+        here = isinstance(o, ast.Lambda) and (o.body.lineno, o.body.end_lineno, o.body.col_offset, o.body.end_col_offset) in at
+        if here: return ast.get_source_segment(text, o)
+    return dedent(inspect.getsource(fn)).strip()
 
 # %% ../nbs/00_core.ipynb #e1a3400e
 def seed_of(

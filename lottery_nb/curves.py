@@ -20,13 +20,18 @@ from scipy import stats
 from torch import nn, Tensor
 from torch.func import functional_call, vmap
 from torch.nn.utils import parametrize
-from .core import check_choice, check_whole
+from .core import check_choice, check_whole, versions
 from .criteria import large_final, random_scores
+<<<<<<< HEAD
 from .data import WholeDL, dls_by_name, model_by_name
 from .masks import Masks, keep_bits, zero_pruned_
+=======
+from .data import WholeDL
+from .masks import Masks, keep_bits, named_tensors, parameter_name, zero_pruned_
+>>>>>>> find
 from .find import _Progress, _check_last, _check_prune, _next_masks, _seeded
-from .sparsifier import Sparsifier, find_layers, named_tensors
-from .ticket import _shuffled, _versions
+from .sparsifier import Sparsifier, find_layers
+from .arms import shuffle_masks
 
 # %% ../nbs/12_curves.ipynb #6a7e393e
 def _number(*what)->int:
@@ -328,7 +333,7 @@ def _random_masks(sp, n, number):
     "Masks that prune `n` weights at random places of all layers, and no layer whole if `sp` does not either"
     by_chance = Sparsifier(sp.model, 'weight', 'global', random_scores(seed=number), list(sp.layers), sp.allow_collapse)
     names = list(sp.layers)
-    kept = by_chance._select(names, 100*n/sum(sp.weight(k).numel() for k in names))
+    kept = by_chance.select(names, 100*n/sum(sp.weight(k).numel() for k in names))
     return Masks({k: o.reshape(sp.weight(k).shape) for k,o in zip(names, kept)})
 
 # %% ../nbs/12_curves.ipynb #8498debb
@@ -338,7 +343,7 @@ def begin(self:_Chunk, arm, r)->tuple: # states, masks: of every seed
     number = [_number(s, arm, r) for s in self.seeds]
     if arm=='ticket': return self.point, self.masks
     if arm=='reinit': return [self.plan.first_weights(s, 'reinit', r) for s in self.seeds], self.masks
-    if arm=='shuffle': return self.point, [_shuffled(m, o, 'layer') for m,o in zip(self.masks, number)]
+    if arm=='shuffle': return self.point, [shuffle_masks(m, o) for m,o in zip(self.masks, number)]
     return self.init, [_random_masks(self.sp, m.n_weights-m.n_kept, o) for m,o in zip(self.masks, number)]
 
 # %% ../nbs/12_curves.ipynb #b180da38
@@ -427,7 +432,7 @@ def bytes_a_seed(self:_Plan)->int:
     "About how much memory the replicates of one seed take that are trained at once"
     tensors = named_tensors(self.base)
     whole,trained = sum(t.nbytes for t in tensors.values()),sum(p.nbytes for p in self.base.parameters() if p.requires_grad)
-    pruned = sum(tensors[f'{k}.weight' if k else 'weight'].nbytes for k in self.layers)
+    pruned = sum(tensors[parameter_name(k)].nbytes for k in self.layers)
     batch = (3 if _linear_layers(self.base) else 6)*self.saved_bytes() + sum(t[:self.bs].nbytes for t in self.data[:2])
     return self.arms_at_once()*(2*whole + (1+self.n_moments)*trained + pruned + batch) + 3*whole
 
@@ -712,7 +717,7 @@ def told(self:_Plan, seeds, given)->dict:
     "What a table says of how it came about: the arguments as they were `given`, and what was concluded"
     schedule = given['lr_schedule'] if isinstance(given['lr_schedule'], str) else 'own'
     return dict(given, seeds=seeds, rounds=self.rounds, prune=self.prune, arms=self.arms, eval_every=self.eval_every, device=str(self.device),
-                lr_schedule=schedule, versions=_versions())
+                lr_schedule=schedule, versions=versions())
 
 # %% ../nbs/12_curves.ipynb #b77e0026
 @patch

@@ -18,11 +18,319 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from filelock import FileLock, Timeout
+<<<<<<< HEAD
 from .core import (ArgumentError, ArgumentTypeError, Rule, check_choice, check_whole, json_safe, progress as bar,
                              seeded, source_of, threads, versions)
 from .curves import lottery_curve
 from .data import learner_by_name
 from .find import Search, find_ticket
+=======
+from sqlite_utils import Database
+from .callback import HoldMasks
+from .core import Rule, check_choice, check_whole, versions
+from .find import Search, find_ticket, _begin_data, _FollowRound, _outside, _seeded, _told
+from .data import dls_by_name, model_by_name
+from .curves import _check_seeds, arm_names, lottery_curve
+from .arms import arms as all_arms
+from .ticket import Ticket
+
+# %% ../nbs/14_experiment.ipynb #b15967ce
+class ExperimentError(ValueError):
+    "A file that cannot hold an experiment, or is in use by another run, or a cluster that cannot be had"
+
+# %% ../nbs/14_experiment.ipynb #6642c942
+def _plain(name, v):
+    "`v` as JSON can hold it. Raises `TypeError` or `ValueError` if it cannot"
+    if isinstance(v, np.generic): v = v.item()
+    if v is None or isinstance(v, (bool,int,str)): return v
+    if isinstance(v, float):
+        if math.isfinite(v): return v
+        raise ValueError(f'{name}={v}: expected a number that JSON can hold')
+    if isinstance(v, os.PathLike): return os.fspath(v)
+    if isinstance(v, (list,tuple,range,np.ndarray)): return [_plain(f'{name}[{i}]', o) for i,o in enumerate(v)]
+    if isinstance(v, dict) and all(isinstance(k, str) for k in v): return {k: _plain(f'{name}[{k!r}]', o) for k,o in v.items()}
+    raise TypeError(f'{name}={type(v).__name__}: expected what JSON can hold (numbers, texts, lists, dicts), or a function')
+
+# %% ../nbs/14_experiment.ipynb #c6d3cedd
+def _is_code(v): return isinstance(v, (types.FunctionType,type,functools.partial,Rule))
+
+def _core_of(v):
+    "The function or class that a partial or a rule is made of"
+    while not isinstance(v, (types.FunctionType,type)):
+        if not isinstance(v, (functools.partial,Rule)): return v
+        v = v.func if isinstance(v, functools.partial) else v.fn
+    return v
+
+def _package(v): return (getattr(_core_of(v), '__module__', None) or '').partition('.')[0]
+
+# %% ../nbs/14_experiment.ipynb #4f0c25ef
+def _tree(text):
+    "Python source without comments, docstrings and its layout"
+    tree = ast.parse(textwrap.dedent(text))
+    for o in ast.walk(tree):
+        documented = isinstance(o, (ast.FunctionDef,ast.AsyncFunctionDef,ast.ClassDef)) and ast.get_docstring(o, clean=False) is not None
+        if documented: o.body = o.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+def _source(fn):
+    "What a function does, as text: its source if that can be had, else its bytecode, which depends on the version of Python"
+    if isinstance(fn, type): return ' '.join(f'{k}={v!r}' for k,v in vars(fn).items() if isinstance(v, (bool,int,float,str)) and not k.startswith('__'))
+    if fn.__name__!='<lambda>':
+        with suppress(OSError,TypeError,SyntaxError): return _tree(inspect.getsource(fn))
+    return '' if fn.__name__.startswith('__') else fn.__code__.co_code.hex() # what a dataclass makes has no source
+
+# %% ../nbs/14_experiment.ipynb #02522aa4
+def _is_constant(v): return v is None or isinstance(v, (bool,int,float,str,bytes)) or isinstance(v, tuple) and all(map(_is_constant, v))
+
+def _given_in(v): return {**dict(enumerate(v.args)), **v.keywords} if isinstance(v, functools.partial) else {}
+
+def _constants(v)->dict: # name or position -> text or tuple
+    "The texts and tuples that `v` was given, has as defaults or takes from outside, unless it changes them"
+    found,changes = {},()
+    if isinstance(v, functools.partial): found = {**_constants(v.func), **_given_in(v)}
+    if isinstance(v, types.FunctionType):
+        found = {**_outside(v), **dict(enumerate(v.__defaults__ or ())), **(v.__kwdefaults__ or {})}
+        changes = {o.argval for o in dis.get_instructions(v) if o.opname in ('STORE_GLOBAL','STORE_DEREF')}
+    return {k: o for k,o in found.items() if isinstance(o, (str,bytes,tuple)) and _is_constant(o) and k not in changes and not str(k).startswith('__')}
+
+# %% ../nbs/14_experiment.ipynb #2f8cea13
+def _called(v, ours):
+    "A function, class or rule in words, without its source; of a library's what it is called and was given"
+    core = _core_of(v)
+    name = getattr(core, '__qualname__', type(core).__qualname__)
+    if isinstance(v, Rule): return f'{name} {v!r}'
+    if ours: return f'{name} {_told(v)} {_constants(v) or ""}'
+    return f'{_called(v.func, ours)} { {k: o for k,o in _given_in(v).items() if _is_constant(o)} }' if isinstance(v, functools.partial) else name
+
+def _pieces(v, package, seen):
+    "What can be said of `v`, and of the functions and classes that it names, with the source of those in `package`"
+    core,ours = _core_of(v),_package(v)==package
+    called = _called(v, ours)
+    if (core,called) in seen: return
+    seen.add((core,called))
+    yield f'{called} {_source(core)}' if ours else called
+    inner = () if not ours else vars(core).values() if isinstance(core, type) else _outside(core).values()
+    for o in [*_given_in(v).values(), *inner]:
+        o = getattr(o, 'fget', getattr(o, '__func__', o)) # of properties, class methods
+        if _is_code(o): yield from _pieces(o, package, seen)
+
+def _code(fn)->str: # 12 hexadecimal digits
+    "Digits that say which code `fn` is, the same in every process"
+    return hashlib.sha256('\n'.join(sorted(_pieces(fn, _package(fn), set()))).encode()).hexdigest()[:12]
+
+# %% ../nbs/14_experiment.ipynb #f3b4f301
+def _name_of(v):
+    "What a function, class or rule is called; a partial says what it was given"
+    if isinstance(v, functools.partial):
+        given = [*map(str, v.args), *(f'{k}={_name_of(o) if _is_code(o) else o}' for k,o in v.keywords.items())]
+        return f'{_name_of(v.func)}({", ".join(given)})'
+    return repr(v) if isinstance(v, Rule) else v.__name__
+
+def _described(name, v):
+    "A setting as it stands in the file"
+    return dict(function=_name_of(v), code=_code(v)) if _is_code(v) else _plain(name, v)
+
+def _whole_as_int(v):
+    "`v` with whole numbers as int, so that 20 and 20.0 are the same"
+    if isinstance(v, float) and v.is_integer(): return int(v)
+    if isinstance(v, list): return [_whole_as_int(o) for o in v]
+    return {k: _whole_as_int(o) for k,o in v.items()} if isinstance(v, dict) else v
+
+# %% ../nbs/14_experiment.ipynb #0ee01b9d
+@dataclass(frozen=True)
+class _Ours:
+    "A function of this library as a cell calls it"
+    fn:Callable
+    asked:Callable # what one asks for; its settings are handed on to it
+    arms:tuple # names of the arms that it knows
+    further:Callable=lambda settings: () # settings -> names of what is handed on to others
+    withheld:tuple=() # settings of `asked` that are no business of a cell
+
+_ours = {} # the function that one asks for -> what a cell calls
+
+def _ours_of(fn): return next((o for o in _ours.values() if o.fn is fn), None)
+
+# %% ../nbs/14_experiment.ipynb #8969cc9d
+def _defaults(fn):
+    "The default settings of `fn`, as they stand in the file; those that have no place there are left out, they are code"
+    ours,found = _ours_of(fn),{}
+    if ours: found.update(_defaults(ours.asked))
+    for k,p in inspect.signature(fn).parameters.items():
+        if p.default is not p.empty:
+            with suppress(TypeError,ValueError): found[k] = _described(k, p.default)
+    return found
+
+def _key(function, code, described)->str: # 64 hexadecimal digits
+    "The key of the cell with these settings"
+    told = json.dumps(dict(function=function, code=code, settings=_whole_as_int(described)), sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
+
+# %% ../nbs/14_experiment.ipynb #a5d87b02
+def _frame(v)->pd.DataFrame:
+    "What a function gave, as a table. Raises `TypeError` if it is none"
+    if isinstance(v, Search): v = v.table
+    if isinstance(v, dict): v = pd.DataFrame([v])
+    if isinstance(v, list) and v and all(isinstance(o, dict) for o in v): v = pd.DataFrame(v)
+    if not isinstance(v, pd.DataFrame): raise TypeError(f'expected a function that gives a DataFrame, a dict or a list of dicts, it gave {type(v).__name__}')
+    v = v.reset_index(drop=not any(v.index.names))
+    if not all(isinstance(o, str) for o in v) or not v.columns.is_unique: raise TypeError(f'expected columns with different texts as names, got {list(v)}')
+    return v
+
+# %% ../nbs/14_experiment.ipynb #6efa0bf3
+def _column(name, s):
+    "A column as JSON can hold it: its type and its values. Raises `TypeError` for types that have no place there"
+    kind,extension = s.dtype.kind,pd.api.types.is_extension_array_dtype(s.dtype)
+    if isinstance(s.dtype, pd.CategoricalDtype): s,kind = s.astype(object),'O'
+    values = [None if o is pd.NA else o for o in s.tolist()]
+    if kind=='O':
+        values = [None if isinstance(o, float) and math.isnan(o) else o for o in values]
+        if all(o is None or isinstance(o, str) for o in values): return dict(type='text', values=values)
+    elif kind in 'biu' or kind=='f' and s.dtype.itemsize<=8:
+        return dict(type=str(s.dtype), values=[str(o) if isinstance(o, float) and not math.isfinite(o) else o for o in values])
+    raise TypeError(f'the column {name!r} has the type {s.dtype}{" of an extension"*extension}: expected numbers, booleans or texts')
+
+def _to_text(df)->str: return json.dumps({k: _column(k, df[k]) for k in df})
+
+# %% ../nbs/14_experiment.ipynb #1a18d22f
+def _series(column):
+    "The column that `_column` described"
+    kind,values = column['type'],column['values']
+    if kind=='text': return pd.Series(values, dtype=pd.Series(['']).dtype) # pandas 2 and 3 differ in it
+    return pd.Series([float(o) if isinstance(o, str) else o for o in values], dtype=kind)
+
+def _from_text(text)->pd.DataFrame:
+    "The table that `_to_text` wrote"
+    columns = {k: _series(o) for k,o in json.loads(text).items()}
+    return pd.DataFrame(columns, columns=list(columns))
+
+# %% ../nbs/14_experiment.ipynb #76b91db1
+@contextmanager
+def _with_threads(n):
+    "Inside, PyTorch computes with `n` threads"
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try: yield
+    finally: torch.set_num_threads(before)
+
+def _failed(e):
+    "An outcome that says what went wrong"
+    return dict(status='failed', result=None, error=f'{type(e).__name__}: {e}'[:2000], traceback=''.join(traceback.format_exception(e))[-20_000:])
+
+def _outcome(fn, settings, key, threads)->dict: # status, result, error, traceback, warned, seconds, versions
+    "What comes of a cell"
+    start = time.perf_counter()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always', UserWarning) # whoever does not want to see them may want to read them later
+        try:
+            with _seeded(key), _with_threads(threads): done = dict(status='done', result=_to_text(_frame(fn(**settings))), error=None, traceback=None)
+        except (Exception,SystemExit) as e: done = _failed(e)
+    warned = list(dict.fromkeys(str(o.message) for o in seen))
+    return dict(done, warned=json.dumps(warned), seconds=time.perf_counter()-start, versions=json.dumps(versions()))
+
+# %% ../nbs/14_experiment.ipynb #114f4bd9
+_application,_format = int.from_bytes(b'LNBX'),2
+_columns = dict(key=str, function=str, code=str, settings=str, status=str, seconds=float, error=str, traceback=str, warned=str, result=str, versions=str,
+                stored=str)
+
+@contextmanager
+def _explained(path):
+    "Turns what SQLite says of a file into an `ExperimentError` that names it"
+    try: yield
+    except sqlite3.Error as e:
+        why = 'another program holds it locked' if 'locked' in str(e) else e
+        raise ExperimentError(f'{path}: not to be used as the file of an experiment: {why}') from e
+
+# %% ../nbs/14_experiment.ipynb #e6949b4d
+def _check_format(path, db):
+    "Whether the file is one of ours; False if it is empty. Raises `ExperimentError` if it is something else"
+    ours,version = [db.execute(f'pragma {o}').fetchone()[0] for o in ('application_id','user_version')]
+    if not db.table_names(): return False
+    if ours!=_application: raise ExperimentError(f'{path}: a database of something else, with the tables {", ".join(db.table_names()[:3])}')
+    if version!=_format: raise ExperimentError(f'{path}: expected version {_format} of the file format, got {version}: another lottery_nb has made it; '
+                                               'give another file')
+    return True
+
+def _create(db):
+    "Makes the table, all or nothing"
+    with db.atomic():
+        db['cells'].create(_columns, pk='key', not_null={'key','function','code','settings','status'}, strict=True)
+        for k,v in dict(application_id=_application, user_version=_format).items(): db.execute(f'pragma {k}={v}')
+
+# %% ../nbs/14_experiment.ipynb #ca4a0338
+@contextmanager
+def _opened(
+    path:Path, # the file
+    make:bool=False # make it if it is not there?
+):
+    "The open `Database`, or None if it holds nothing and none is to be made. Raises `ExperimentError` for what is no file of an experiment"
+    path = Path(path)
+    if not (make or path.exists()): return (yield None)
+    mode = 'rwc' if make else 'rw' if os.access(path, os.W_OK) else 'ro' # reading may have to undo what a killed process began
+    with _explained(path):
+        conn = sqlite3.connect(f'{path.absolute().as_uri()}?mode={mode}', uri=True, timeout=30)
+        with Database(conn, execute_plugins=False, recursive_triggers=False) as db:
+            there = _check_format(path, db)
+            if make:
+                with db.conn: db.execute('begin immediate') # can it be written to?
+                if not there: _create(db)
+            yield db if there or make else None
+
+# %% ../nbs/14_experiment.ipynb #ec216184
+@contextmanager
+def _alone(path):
+    "Inside, no other run uses this file. Raises `ExperimentError` if one does, `OSError` if the folder cannot be written to"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f'{path}.lock', timeout=0)
+    try: lock.acquire()
+    except Timeout: raise ExperimentError(f'{path}: another run is writing to this file') from None
+    try: yield
+    finally: lock.release()
+
+# %% ../nbs/14_experiment.ipynb #c05b0858
+def _check_values(name, values):
+    "The values that a setting of a grid takes, as a list. Raises `TypeError` or `ValueError`"
+    if isinstance(values, (str,dict)) or not isinstance(values, Iterable): raise TypeError(f'grid: {name}={values!r}: expected a list of values')
+    values = list(values)
+    if not values: raise ValueError(f'grid: {name}=[]: expected at least one value')
+    told = [json.dumps(_whole_as_int(_described(name, o)), sort_keys=True) for o in values]
+    if len(set(told))<len(told): raise ValueError(f'grid: {name}: expected every value once, got {", ".join(str(_shown(o)) for o in values)}')
+    if len({str(_shown(o)) for o in values})<len(values): raise ValueError(f'grid: {name}: two functions have one name, {_shown(values[0])}')
+    return values
+
+def _shown(v):
+    "A setting as it stands in a table: a number or a text"
+    if _is_code(v): return _name_of(v)
+    v = _plain('', v)
+    return json.dumps(v) if isinstance(v, (list,dict)) else v
+
+# %% ../nbs/14_experiment.ipynb #4bcce5bc
+@dataclass(frozen=True)
+class _Cell:
+    "One combination of settings"
+    key:str # 64 hexadecimal digits
+    varying:dict # the settings that are not the same in all cells
+    settings:dict=field(repr=False) # all settings that the function gets
+    described:dict=field(repr=False) # the settings as they stand in the file
+    after:str|None=None # key of the cell that has to be finished before this one begins, if it is to be run
+
+# %% ../nbs/14_experiment.ipynb #3bcb3bb2
+def _parameters(fn, settings)->tuple: # all names, or None if any will do; those without a default
+    "What settings a function has"
+    ps = {k: p for k,p in inspect.signature(fn).parameters.items() if p.kind is not p.VAR_POSITIONAL}
+    named = {k for k,p in ps.items() if p.kind is not p.VAR_KEYWORD}
+    ours = _ours_of(fn)
+    if ours: named |= {*inspect.signature(ours.asked).parameters, *ours.further(settings)}.difference(ours.withheld)
+    names = named if ours or len(named)==len(ps) else None
+    return names, [k for k in ps if k in named and ps[k].default is inspect.Parameter.empty]
+
+def _check_settings(fn, settings, name):
+    "Raises `TypeError` unless these are settings that `fn` can be called with"
+    names,needed = _parameters(fn, settings)
+    for k in settings:
+        if names is not None and k not in names: raise TypeError(f"{k}: {name} has no such setting; it has {', '.join(sorted(names)) or 'none'}")
+    missing = [k for k in needed if k not in settings]
+    if missing: raise TypeError(f"{name}: the settings {', '.join(missing)} are missing")
+>>>>>>> find
 
 # %% ../nbs/14_experiment.ipynb #1a054310
 class Experiment:
@@ -274,6 +582,7 @@ def _outcome(job)->dict:
     return dict(done, seconds=time.perf_counter()-start, warned=json.dumps(warned), versions=json.dumps(versions()))
 
 @patch
+<<<<<<< HEAD
 def _store(self:Experiment, db, cell, outcome):
     "Writes what came of a cell, in a transaction, and says what it warned of"
     row = dict(outcome, function=self.name, source=self.source, version=self.version,
@@ -281,6 +590,206 @@ def _store(self:Experiment, db, cell, outcome):
     places = ', '.join('?'*len(row))
     with db: db.execute(f"insert or replace into cells ({', '.join(row)}) values ({places})", list(row.values()))
     for text in json.loads(outcome['warned']): warnings.warn(f'{cell.key[:8]}: {text}', stacklevel=3)
+=======
+def errors(self:Experiment)->dict: # cell, as in `status` -> traceback, a text
+    "How each failed cell came to its end"
+    return {k[:8]: o['traceback'] for k,o in self._stored(['traceback']).items() if o['traceback']}
+
+# %% ../nbs/14_experiment.ipynb #df0a2a9f
+@patch
+def warned(self:Experiment)->dict: # cell, as in `status` -> list of texts
+    "What each cell has warned of, if it has"
+    return {k[:8]: json.loads(o['warned']) for k,o in self._stored(['warned']).items() if o['warned'] not in (None,'[]')}
+
+# %% ../nbs/14_experiment.ipynb #8e2e6b70
+def _import_ray():
+    "Ray, imported without its remarks on what else might be installed"
+    logging.disable(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            import ray
+    except ImportError as e: raise ImportError("engine='ray': Ray is not installed: pip install 'lottery_nb[ray]'") from e
+    finally: logging.disable(logging.NOTSET)
+    return ray
+
+def _check_reachable(address):
+    "Raises `ExperimentError` if nobody listens at an address with a port: Ray itself would try for minutes"
+    host,_,port = address.rpartition('://')[2].rpartition(':')
+    if not (host and port.isdigit()): return
+    try: socket.create_connection((host.strip('[]'), int(port)), timeout=5).close()
+    except (OSError,OverflowError) as e: raise ExperimentError(f'address={address!r}: no Ray cluster can be reached there: {e}') from e
+
+# %% ../nbs/14_experiment.ipynb #a264dc19
+@contextmanager
+def _environment(**names):
+    "Inside, these environment variables are set"
+    before = {k: os.environ.get(k) for k in names}
+    os.environ.update(names)
+    try: yield
+    finally:
+        for k,v in before.items(): os.environ.pop(k, None) if v is None else os.environ.update({k: v})
+
+@contextmanager
+def _own_cluster(ray, address, **kwargs):
+    "Inside, Ray is connected to the cluster at `address`, or to one that is only there meanwhile. Raises `ExperimentError` if that cannot be"
+    if address: _check_reachable(address)
+    roots = [tempfile.gettempdir(), '/tmp'] # Ray's sockets lie there, whose names may not be long
+    path = os.pathsep.join(o or os.getcwd() for o in sys.path)
+    with tempfile.TemporaryDirectory(prefix='ray', dir=min(filter(os.path.isdir, roots), key=len), ignore_cleanup_errors=True) as temp:
+        own = dict(include_dashboard=False, _temp_dir=temp, _node_ip_address='127.0.0.1', **kwargs)
+        with _environment(RAY_USAGE_STATS_ENABLED='0', PYTHONPATH=path):
+            try: ray.init(address=address or 'local', log_to_driver=False, logging_level='ERROR', **({} if address else own))
+            except (ConnectionError,RuntimeError,ValueError,TimeoutError) as e: raise ExperimentError(f'address={address!r}: no Ray cluster: {e}') from e
+        try: yield
+        finally: ray.shutdown()
+
+# %% ../nbs/14_experiment.ipynb #dd1176de
+@contextmanager
+def _connected(ray, address):
+    "Inside, Ray is connected; if it was before, it stays so"
+    if not ray.is_initialized():
+        with _own_cluster(ray, address): yield
+        return
+    if address: raise ExperimentError(f'address={address!r}: Ray is connected to a cluster already; leave address out, or call ray.shutdown() before')
+    yield
+
+def _check_resources(ray, how):
+    "Raises `ExperimentError` if no machine of the cluster is large enough for a cell, which would wait for ever"
+    nodes = [o['Resources'] for o in ray.nodes() if o['Alive']]
+    if any(o.get('CPU', 0)>=how.cpus and o.get('GPU', 0)>=how.gpus for o in nodes): return
+    have = '; '.join(f"{o.get('CPU', 0):g} and {o.get('GPU', 0):g}" for o in nodes)
+    raise ExperimentError(f'cpus={how.cpus}, gpus={how.gpus:g}: no machine of the cluster has as many, they have {have}')
+
+# %% ../nbs/14_experiment.ipynb #a14efa86
+def _is_installed(module):
+    "Whether a module can be imported on another machine that has the same packages"
+    file = getattr(module, '__file__', None)
+    paths = [sysconfig.get_path(o) for o in ('stdlib','purelib','platlib')]
+    return file is None or module.__name__.partition('.')[0]==__name__.partition('.')[0] or any(Path(file).is_relative_to(o) for o in paths)
+
+@contextmanager
+def _sent_whole(ray, fns):
+    "Inside, the modules of these functions are pickled by value, if they are not installed"
+    modules = {sys.modules[o] for v in fns if (o:=getattr(_core_of(v), '__module__', None)) in sys.modules}
+    modules = [o for o in modules if not _is_installed(o) and o.__name__!='__main__']
+    for o in modules: ray.cloudpickle.register_pickle_by_value(o)
+    try: yield
+    finally:
+        for o in modules: ray.cloudpickle.unregister_pickle_by_value(o)
+
+# %% ../nbs/14_experiment.ipynb #201acd37
+def _there(fn, settings, key, threads, folder):
+    "What comes of a cell, in a worker"
+    with suppress(OSError): os.chdir(folder) # for relative paths, where they are the same
+    return _outcome(fn, settings, key, threads)
+
+def _got(ray, ref):
+    "What a worker gave; a failed outcome if it gave nothing"
+    try: return ray.get(ref)
+    except ray.exceptions.RayError as e: return dict(_failed(e), warned=None, seconds=None, versions=None)
+
+# %% ../nbs/14_experiment.ipynb #b9cdefd7
+def _work_off(ray, cells, submit):
+    "Yields each cell with its outcome, as they end; a cell that waits for another is begun after that"
+    keys,waiting = {c.key for c in cells},{}
+    for c in cells:
+        if c.after in keys: waiting.setdefault(c.after, []).append(c)
+    running = {submit(c): c for c in cells if c.after not in keys}
+    try:
+        while running:
+            (ref,),_ = ray.wait(list(running))
+            cell,outcome = running.pop(ref),_got(ray, ref)
+            running.update({submit(c): c for c in waiting.pop(cell.key, [])})
+            yield cell,outcome
+    finally:
+        for ref in running: ray.cancel(ref, force=True)
+
+# %% ../nbs/14_experiment.ipynb #92e5a8f6
+@contextmanager
+def _on_ray(how):
+    "Gives a function that runs cells on a Ray cluster, and yields each with its outcome as it ends"
+    ray = _import_ray()
+    with _connected(ray, how.address):
+        _check_resources(ray, how)
+        work = ray.remote(_there).options(num_cpus=how.cpus, num_gpus=how.gpus, max_retries=how.retries)
+        def run(cells):
+            fns = [how.fn, *(v for c in cells for v in c.settings.values() if _is_code(v))]
+            def submit(c): return work.remote(how.fn, c.settings, c.key, how.cpus, os.getcwd())
+            with _sent_whole(ray, fns): yield from _work_off(ray, cells, submit)
+        yield run
+
+_engines['ray'] = _on_ray
+
+# %% ../nbs/14_experiment.ipynb #1e215d24
+def _curve(model='digits_mlp', data='digits', **settings):
+    "`lottery_curve` of a network and of data that are functions or names"
+    data = data() if callable(data) else dls_by_name(data)
+    def by_name(): return model_by_name(model, data)
+    return lottery_curve(model if callable(model) else by_name, data, **settings)
+
+_ours[lottery_curve] = _Ours(_curve, lottery_curve, tuple(arm_names))
+
+# %% ../nbs/14_experiment.ipynb #ee907d23
+def _given(fn, settings):
+    "`fn` with those settings that it has parameters for"
+    names = inspect.signature(fn).parameters
+    return functools.partial(fn, **{k: v for k,v in settings.items() if k in names})
+
+def _learner_by_name(data='digits', arch='digits_mlp', bs=64, size=None, lr=None, seed=0):
+    "A learner in words. `lr` None: 0.003 for the digits, else 0.001"
+    dls = dls_by_name(data, bs, seed, size)
+    return Learner(dls, model_by_name(arch, dls), metrics=accuracy, lr=lr or (3e-3 if data=='digits' else 1e-3))
+
+def _fit_epochs(learn, epochs=5): learn.fit(check_whole('epochs', epochs, 1))
+
+# %% ../nbs/14_experiment.ipynb #1c65297f
+_controls = ('reinit','shuffle','random','signs','constant')
+
+def _train_control(ticket, learner, fit, arm, seed):
+    "The control of one round's ticket, with a note of its epochs"
+    r = ticket.meta['round']
+    with _seeded(seed, r, 'learner'): learn = learner()
+    control = all_arms[arm].begin(ticket, seed, learn.model)
+    follow = _FollowRound(None)
+    learn.add_cbs([follow, HoldMasks(control.apply_to(learn.model))])
+    with _seeded(seed, r, 'fit'), learn.no_bar(), learn.no_logging():
+        _begin_data(learn.dls, seed, r)
+        fit(learn)
+    follow.check()
+    return Ticket(control.masks, control.state, meta=dict(round=r, epochs=follow.rows))
+
+# %% ../nbs/14_experiment.ipynb #c3a0816c
+def _ticket_curve(learner=_learner_by_name, fit=_fit_epochs, arm='ticket', seed=0, tickets=None, **settings)->pd.DataFrame: # as `Search.table`
+    "The rounds of a search, or of controls of its tickets, which begin with round 1"
+    known = inspect.signature(find_ticket).parameters
+    learner,fit = [_given(o, dict(settings, seed=seed)) for o in (learner, fit)]
+    told = {k: _described(k, v) for k,v in dict(settings, learner=learner.func, fit=fit.func).items() if k!='progress'}
+    dir = Path(tickets)/f"seed_{seed}-{_key('find_ticket', '', told)[:8]}" if tickets else None
+    found = find_ticket(learner, fit, seed=seed, dir=dir, **{k: v for k,v in settings.items() if k in known})
+    if arm=='ticket': return found.table
+    return Search([_train_control(o, learner, fit, arm, seed) for o in found.tickets[1:]]).table
+
+def _handed_on(settings):
+    "The settings of the functions that a search calls"
+    learner,fit = [settings.get(k, o) for k,o in dict(learner=_learner_by_name, fit=_fit_epochs).items()]
+    names = [list(inspect.signature(o).parameters) for o in (learner,fit) if callable(o)]
+    return {*names[0], *names[-1][1:]} if len(names)==2 else {*itertools.chain(*names)} # the first of `fit` is the learner
+
+_ours[find_ticket] = _Ours(_ticket_curve, find_ticket, ('ticket', *_controls), _handed_on, ('dir','force'))
+
+# %% ../nbs/14_experiment.ipynb #26253bab
+_toml = dict(file=str, function=str, seeds=(int,list), arms=list, seeds_per_cell=int, version=str, tickets=str, grid=dict, settings=dict)
+
+def _check_toml(told):
+    "Raises `TypeError` or `ValueError`, naming the key, unless these are the entries of an experiment"
+    for k,v in told.items():
+        if k not in _toml: raise ValueError(f"{k}: unknown; expected {', '.join(_toml)}")
+        if isinstance(v, bool) or not isinstance(v, _toml[k]): raise TypeError(f'{k}={v!r}: expected {_words_of[_toml[k]]}')
+    if missing:=[k for k in ('file','function') if k not in told]: raise ValueError(f"{' and '.join(missing)}: missing")
+
+_words_of = {str: 'a text', (int,list): 'a whole number or a list of them', list: 'a list', int: 'a whole number', dict: 'a table'}
+>>>>>>> find
 
 # %% ../nbs/14_experiment.ipynb #8a1cf3be
 @patch(cls_method=True)

@@ -19,10 +19,9 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.utils._pytree import tree_leaves
 from .channels import _send
-from .core import check_percent, check_whole
+from .core import check_percent, check_whole, write_atomically
 from .masks import unwrap
 from .sparsifier import prunable_types
-from .ticket import _write_atomically
 
 # %% ../nbs/34_export.ipynb #a4ac238a
 def is_2_4(
@@ -437,5 +436,5 @@ def export_onnx(
     data,off = _onnx_bytes(model, args),0.
     for batch in (args, tuple(torch.cat([o, o[:1]]) for o in args)):
         off = max(off, _difference(_outputs(model, batch), _onnx_outputs(data, batch), tol))
-    _write_atomically(path, data)
+    write_atomically(path, data)
     return dict(bytes=len(data), zeros=_zeros(data), difference=off)

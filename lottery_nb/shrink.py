@@ -13,8 +13,13 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 from .channels import (_check_example, _constants, _copy_of, _depthwise, _filtering, _halves, _inputs_for, _leaves, _n_out,
                                  _pruned_filters, _send, ChannelGroup, channel_groups)
+<<<<<<< HEAD
 from .masks import Masks, unwrap
 from .measure import count_macs
+=======
+from .masks import Masks, parameter_name, unwrap
+from .measure import _macs
+>>>>>>> find
 from .ticket import Ticket
 
 # %% ../nbs/32_shrink.ipynb #2c022b07
@@ -72,7 +77,7 @@ class _Plan:
 def _touched(group, named, masks):
     "[n], bool: of which channels the masks prune a filter whole, or a slice that reads it"
     found = torch.zeros(group.n, dtype=torch.bool)
-    def mask(n): return masks.get(f'{n}.weight' if n else 'weight')
+    def mask(n): return masks.get(parameter_name(n))
     for n,at in group.layers.items():
         if (m:=mask(n)) is not None: found |= _pruned_filters(named[n], m.cpu())[at].all(1)
     for n,at in group.inputs.items():
@@ -87,7 +92,7 @@ def _why(group, i, named, masks, arrives):
     reader,places = next((n,at[i]) for n,at in group.inputs.items() if n not in arrives or not arrives[n].zero[at[i]].all())
     values = arrives[reader].seen[places] if reader in arrives else torch.tensor([math.nan])
     if not values.isnan().any(): return f'it is constant but not 0 where {reader} reads it: bias and norm have to be pruned too (unit_masks)'
-    def is_pruned(n, at): return (m:=masks.get(f'{n}.weight' if n else 'weight')) is not None and _pruned_filters(named[n], m.cpu())[at[i]].all()
+    def is_pruned(n, at): return (m:=masks.get(parameter_name(n))) is not None and _pruned_filters(named[n], m.cpu())[at[i]].all()
     left = [n for n,at in group.layers.items() if not is_pruned(n, at)]
     return f'it goes together with {", ".join(left[:3])}{", …" if len(left)>3 else ""}, not pruned there' if left else f'{reader} still gets something there'
 
@@ -272,7 +277,7 @@ def _table(net, plans, masks):
     "The table of a report"
     rows = {n: dict(layer=n, channels=_n_out(m), pruned=0, cut=0, left=_n_out(m), why='') for n,m in net.named_modules() if isinstance(m, _filtering)}
     for n,r in rows.items():
-        if (m:=masks.get(f'{n}.weight' if n else 'weight')) is not None: r['pruned'] = int(_pruned_filters(net.get_submodule(n), m.cpu()).sum())
+        if (m:=masks.get(parameter_name(n))) is not None: r['pruned'] = int(_pruned_filters(net.get_submodule(n), m.cpu()).sum())
     for n,gone in _gone(plans, 'layers').items(): rows[n].update(cut=len(gone), left=rows[n]['channels']-len(gone))
     for n,r in rows.items():
         why = dict.fromkeys(w for p in plans if n in p.group.layers for w in p.why if w)

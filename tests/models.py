@@ -4,7 +4,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lottery_nb.granularity import granularities_of
-from lottery_nb.sparsifier import named_tensors, prunable_types
+from lottery_nb.masks import named_tensors
+from lottery_nb.sparsifier import prunable_types
 
 def mlp(): return nn.Sequential(nn.Flatten(), nn.Linear(64,300), nn.ReLU(), nn.Linear(300,100), nn.ReLU(), nn.Linear(100,10))
 

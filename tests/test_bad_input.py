@@ -125,7 +125,7 @@ cases = [
     ('schedule that is a criterion', ConvNet, lambda net: fit(net, schedule=large_final), T, 'schedule=large_final'),
     ('schedule out of range', ConvNet, lambda net: fit(net, schedule=odd), V, 'expected a percentage'),
     ('schedule with n_steps=0', ConvNet, lambda net: fit(net, schedule=iterative(n_steps=0)), V, 'n_steps=0'),
-    ('gradual with lth', ConvNet, lambda net: fit(net, schedule='agp', lth=True), V, 'schedule=.?agp.*lth=True'),
+    ('gradual with lth', ConvNet, lambda net: fit(net, schedule='agp', lth=True), V, 'schedule=agp: expected with lth=True one that prunes in rounds'),
     ('rewind_opt', ConvNet, lambda net: fit(net, rewind_opt='rest'), V, "rewind_opt='rest': expected one of reset, restore, keep"),
     ('rewind_opt type', ConvNet, lambda net: fit(net, rewind_opt=None), T, 'rewind_opt=None'),
     # epochs
@@ -135,11 +135,11 @@ cases = [
     ('rewind_epoch after start_epoch, reset_end', ConvNet, lambda net: fit(net, 4, reset_end=True, rewind_epoch=1), V, 'rewind_epoch=1: .*start_epoch=0'),
     ('end_epoch before start_epoch', ConvNet, lambda net: fit(net, 4, start_epoch=2, end_epoch=1), V, 'end_epoch=1: .*start_epoch=2'),
     ('end_epoch at start_epoch', ConvNet, lambda net: fit(net, 4, start_epoch=2, end_epoch=2), V, 'end_epoch=2: .*start_epoch=2'),
-    ('end_epoch past the fit', ConvNet, lambda net: fit(net, 4, end_epoch=5), V, 'end_epoch=5: .*4 epochs'),
-    ('start_epoch past the fit', ConvNet, lambda net: fit(net, 4, start_epoch=4), V, 'start_epoch=4: .*4 epochs'),
+    ('end_epoch past the fit', ConvNet, lambda net: fit(net, 4, end_epoch=5), V, 'end_epoch=5: expected at most 4'),
+    ('start_epoch past the fit', ConvNet, lambda net: fit(net, 4, start_epoch=4), V, 'start_epoch=4: expected an epoch of this fit, 0 to 3'),
     ('rewind_epoch after start_epoch, no lth', ConvNet, lambda net: fit(net, 4, rewind_epoch=1), V, 'rewind_epoch=1: .*start_epoch=0'),
     ('start_sparsity above end_sparsity', ConvNet, lambda net: fit(net, start_sparsity=80), V, 'start_sparsity=80: .*end_sparsity=50'),
-    ('rewind_epoch past the fit', ConvNet, lambda net: fit(net, 4, start_epoch=5, rewind_epoch=5, lth=True), V, '_epoch=5: .*4 epochs'),
+    ('rewind_epoch past the fit', ConvNet, lambda net: fit(net, 4, start_epoch=5, rewind_epoch=5, lth=True), V, '_epoch=5: expected an epoch of this fit'),
     # other numbers
     *[(f'{name}={v!r}', ConvNet, lambda net, name=name, v=v: fit(net, **{name: v}), e, f'{name}={v!r}')
       for name in ('round_to', 'update_every') for v,e in [*whole, (0, V)]],
@@ -219,8 +219,8 @@ cases = [
     ('watch: none', ConvNet, lambda net: Sparsifier(net).watch(None), T, 'opt=None'),
     ('watch: another model', ConvNet, lambda net: Sparsifier(net).watch(sgd(ConvNet())), V, 'opt.* another model'),
     # fits
-    ('the same callback twice', ConvNet, twice, V, 'same SparsifyCallback'),
-    ('the same callback in learner and fit', ConvNet, twice_in_turn, V, 'same SparsifyCallback'),
+    ('the same callback twice', ConvNet, twice, V, 'each SparsifyCallback only once'),
+    ('the same callback in learner and fit', ConvNet, twice_in_turn, V, 'each SparsifyCallback only once'),
     ('two callbacks on the same layers', ConvNet, lambda net: learner(net).fit(1, cbs=[cb(layers='head'), cb()]), V, 'layers.*head.weight'),
     ('two that overlap in part', ConvNet, lambda net: learner(net).fit(1, cbs=[cb(layers=[nn.Linear, nn.Conv2d]), cb(layers='stem.0')]), V, 'stem.0.weight'),
     ('an unknown argument', ConvNet, lambda net: cb(rewind=1), T, 'rewind'),
@@ -300,7 +300,7 @@ def test_after_a_mistake_the_learner_is_as_good_as_before():
 def test_a_callback_that_was_added_twice_can_still_be_used():
     c = cb()
     learn = learner(ConvNet(), cbs=c)
-    with pytest.raises(ValueError, match='same SparsifyCallback'): learn.fit(1, cbs=c)
+    with pytest.raises(ValueError, match='each SparsifyCallback only once'): learn.fit(1, cbs=c)
     learn.remove_cb(c)
     learn.fit(1, cbs=c)
     assert c.masks.sparsity==pytest.approx(50, abs=.2)

@@ -142,7 +142,7 @@ def test_the_blog_post(blog, cell, lines, capsys):
     # the ticket
     ticket, point = sp_cb.ticket, 1 if 'rewind_epoch' in cell else 0
     assert ticket.masks==sp_cb.masks and ticket.masks.n_kept==25100 and ticket.masks.n_weights==50200
-    assert ticket.meta['rewind_epoch']==point and ticket.meta['end_sparsity']==50 and ticket.meta['sparsity']==50
+    assert ticket.meta['rewind']==point and ticket.meta['end_sparsity']==50 and ticket.meta['sparsity']==50
     assert list(ticket.state)==list(ticket.trained)==list(learn.model.state_dict())==list(mlp().state_dict())
     if not point: assert not differing(ticket.state, masked(blog['initial_weights'], ticket.masks))
     else: assert len(differing(ticket.state, masked(blog['initial_weights'], ticket.masks)))==6
@@ -670,7 +670,7 @@ def test_copies_of_the_callback(how, used):
     learn, sp_cb = conv_learner(), make(60, schedule=iterative(n_steps=2), start_epoch=1, lth=True)
     if used: learn.fit(4, cbs=sp_cb)
     twin = how(sp_cb)
-    assert (twin.end_sparsity, twin.criterion, twin.schedule, twin.lth)==(60, sp_cb.criterion, sp_cb.schedule, True)
+    assert (twin.end_sparsity, twin.criteria, twin.schedule, twin.lth)==(60, sp_cb.criteria, sp_cb.schedule, True)
     if used: assert twin.masks==sp_cb.masks and not differing(twin.ticket.trained, sp_cb.ticket.trained)
     other = conv_learner()
     other.fit(4, cbs=twin)
@@ -695,7 +695,7 @@ def test_every_criterion(name, lth):
     sp_cb = make(60, criteria=name, schedule=iterative, start_epoch=1, lth=lth, rewind_epoch=1 if lth else 0)
     learn.fit(5, cbs=[sp_cb, probe:=Probe(sp_cb)])
     n = sp_cb.masks.n_weights
-    assert sp_cb.masks.n_kept==n-round(.6*n) and len(set(probe.digests))==4 and sp_cb.ticket.meta['criterion']==criteria[name].name
+    assert sp_cb.masks.n_kept==n-round(.6*n) and len(set(probe.digests))==4 and sp_cb.ticket.meta['criteria']==criteria[name].name
 
 @pytest.mark.parametrize('sched', [linear, agp, dsd])
 def test_gradients_under_gradual_schedules(sched):

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from PIL import Image
 from models import differing
-from lottery_nb.ticket import Ticket, random_ticket
+from lottery_nb.ticket import Ticket
+from lottery_nb.arms import random_ticket
 
 command = Path(sysconfig.get_path('scripts'))/'lottery-nb'
 tiny = ['demo', '--seeds', '2', '--rounds', '2', '--steps', '60']
@@ -287,7 +288,7 @@ def digits_ticket(sparsity=80, seed=0, **meta):
     from lottery_nb.data import digits_mlp
     torch.manual_seed(0)
     ticket = random_ticket(digits_mlp(), sparsity, seed)
-    return Ticket(ticket.masks, ticket.state, meta={**ticket.meta, **meta}, whole=ticket.whole)
+    return Ticket(ticket.masks, ticket.state, meta={**ticket.meta, **meta}, full=ticket.full)
 
 def test_rewind_beyond_the_training(tmp_path):
     "Only found in the first round: still a wrong option, and the right one can be given then"
@@ -353,7 +354,7 @@ def test_check(made, tmp_path):
     damaged = dict(flipped=data[:-1]+bytes([data[-1]^1]), short=data[:-9], empty=b'', text=b'hello, I am not a ticket')
     for name,bad in damaged.items(): (tmp_path/name).write_bytes(bad)
     told = run('check', ticket, tmp_path/'flipped', ticket, cwd=tmp_path)
-    assert told.returncode==1 and told.stdout.count('whole and unchanged; lottery_nb ticket 2, digest')==2
+    assert told.returncode==1 and told.stdout.count('whole and unchanged; lottery_nb ticket 3, digest')==2
     assert told.stderr.splitlines()==[f'lottery-nb check: {tmp_path}/flipped: damaged: it is not what was saved']
     for name in ('flipped', 'short', 'empty', 'text'):
         for line in ('check', 'show', 'train', f'compare {ticket}'):
@@ -362,7 +363,7 @@ def test_check(made, tmp_path):
             assert told.stderr.startswith(f'lottery-nb {line.split()[0]}: {name}: ')
     told = invoke_in(tmp_path, f'check {ticket} short --json')
     whole,short = strictly(told.stdout)
-    assert told.exit_code==1 and whole['whole'] and not short['whole'] and 'not a whole file' in short['error']
+    assert told.exit_code==1 and whole['intact'] and not short['intact'] and 'not a whole file' in short['error']
     assert whole['dense_bytes']==sum(t.nbytes for t in Ticket.load(ticket).state.values())==4*50610 and whole['bytes']==len(data)
     assert whole['digest'].encode() in data
 
@@ -413,7 +414,7 @@ def test_train_without_pruned_weights(made, tmp_path):
         told = invoke_in(tmp_path, f'train alone --data digits --arm {arm}')
         assert told.exit_code==1 and not told.stdout and f'--arm {arm} needs the weights that were pruned' in told.stderr and told.stderr.count('\n')==1
     assert invoke_in(tmp_path, 'train alone --data digits --arm reinit --epochs 1 -q').exit_code==0
-    digits_ticket(granularity='filter').save(tmp_path/'filters', whole=True)
+    digits_ticket(granularity='filter').save(tmp_path/'filters', full=True)
     told = invoke_in(tmp_path, 'train filters --data digits --arm shuffle')
     assert told.exit_code==1 and 'expected a ticket of single weights' in told.stderr
 
@@ -513,7 +514,7 @@ def test_profile_measures_the_dense_network_that_the_ticket_came_from(tmp_path):
     net = digits_mlp()
     for m in net:
         if isinstance(m, torch.nn.Linear): torch.nn.init.zeros_(m.bias)
-    random_ticket(net, 90, 0).save(tmp_path/'t', whole=True)
+    random_ticket(net, 90, 0).save(tmp_path/'t', full=True)
     assert profiled(tmp_path, 't --data digits')['networks'][0]['nonzero']==50_200
 
 @pytest.mark.parametrize('granularity,cut', [('row',True), ('weight',False)])

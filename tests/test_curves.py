@@ -13,7 +13,8 @@ from lottery_nb.evidence import plot_curve, plot_learning
 from lottery_nb.curves import (_Chunk, _Order, _Stack, _linear_layers, _number, _plan, arm_names, early_stop, lottery_curve, lr_schedules,
                                    mean_interval, memory_needed, summarise)
 from lottery_nb.find import _n_pruned, _seeded
-from lottery_nb.sparsifier import Sparsifier, named_tensors
+from lottery_nb.masks import named_tensors
+from lottery_nb.sparsifier import Sparsifier
 from models import ConvNet, differing
 
 (X,Y),(VX,VY) = [[t.as_subclass(torch.Tensor) for t in dl.stacked()] for dl in digits_dls()]

@@ -22,7 +22,7 @@ def _tensors(tensors):
     return {k: _digest(t) for k,t in tensors.items()}
 
 def _ticket(t):
-    return dict(masks=t.masks.digest(), state=_tensors(t.state), trained=_tensors(t.trained), whole=_tensors(t.whole), meta=t.meta)
+    return dict(masks=t.masks.digest(), state=_tensors(t.state), trained=_tensors(t.trained), full=_tensors(t.full), meta=t.meta)
 
 def _learner(model=mlp, bs=64, **kwargs):
     from fastai.learner import Learner
@@ -90,7 +90,7 @@ def gradients(ranks, tmp):
 
 def rewinding(ranks, tmp):
     "BatchNorm's statistics are of each process, but what is rewound is the same"
-    from lottery_nb.sparsifier import named_tensors
+    from lottery_nb.masks import named_tensors
     own,right,saved = [],[],[]
     def before_batch(cb):
         sp = cb.learn.sparsify.sparsifier
@@ -108,7 +108,7 @@ def rewinding(ranks, tmp):
 def own_statistics(ranks, tmp):
     "The same if `DistributedDataParallel` is told to leave BatchNorm's statistics as they are in each process"
     from accelerate import DistributedDataParallelKwargs
-    from lottery_nb.sparsifier import named_tensors
+    from lottery_nb.masks import named_tensors
     sp_cb,learn = _callback(75, 'one_shot', start_epoch=1, lth=True, rewind_epoch=1),_learner(ConvNet)
     _shared_fit(learn, 3, sp_cb, kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
     return dict(ticket=_ticket(sp_cb.ticket), own=_tensors(named_tensors(learn.model)))

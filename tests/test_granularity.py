@@ -14,7 +14,8 @@ from lottery_nb.granularity import Units, all_granularities, check_granularity, 
 from lottery_nb.schedules import iterative
 from lottery_nb.find import find_ticket
 from lottery_nb.sparsifier import Sparsifier
-from lottery_nb.ticket import Ticket, random_ticket
+from lottery_nb.ticket import Ticket
+from lottery_nb.arms import random_ticket
 
 # What goes together, written down once more and otherwise: the parts of a weight's index that its unit does not depend on.
 SPATIAL = {1: ['w'], 2: ['h', 'w'], 3: ['d', 'h', 'w']}

@@ -16,7 +16,8 @@ from lottery_nb.data import digits_dls
 from lottery_nb.find import find_ticket
 from lottery_nb.shrink import shrink
 from lottery_nb.sparsifier import Sparsifier
-from lottery_nb.ticket import Ticket, random_ticket
+from lottery_nb.ticket import Ticket
+from lottery_nb.arms import random_ticket
 from models import differing, everything
 
 root = Path(__file__).resolve().parent.parent

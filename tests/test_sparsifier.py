@@ -9,8 +9,8 @@ from torch import nn
 
 from lottery_nb.criteria import WeightView, criteria, criterion
 from lottery_nb.granularity import all_granularities
-from lottery_nb.masks import Masks
-from lottery_nb.sparsifier import Sparsifier, _chunk, _sort_keys_, keep_highest, named_tensors
+from lottery_nb.masks import Masks, named_tensors
+from lottery_nb.sparsifier import Sparsifier, _chunk, _sort_keys_, keep_highest
 from models import (ConvNet, batch, copied, differing, everything, masked, methods, mlp, nets, nonzero_pruned, same_bits, sparsities,
                     train_step)
 from test_granularity import unit_labels
@@ -355,7 +355,7 @@ def test_every_criterion_prunes_exactly(name, method):
         before = masks
 
 def view_of(sp, k):
-    return WeightView(k, sp.weight(k).detach(), grad=sp.weight(k).grad, **{need: at[k] for need,at in sp._remembered.items()})
+    return WeightView(k, sp.weight(k).detach(), grad=sp.weight(k).grad, **{need: at[k] for need,at in sp.remembered.items()})
 
 def test_init_is_the_beginning_and_previous_the_last_mask():
     seen = {}
