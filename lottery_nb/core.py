@@ -214,18 +214,10 @@ def source_of(
         def text(v): return source_of(v) if callable(v) else re.sub(' at 0x[0-9a-f]+', '', repr(v))
         given = {**dict(enumerate(fn.args)), **fn.keywords}
         return '\n'.join([source_of(fn.func), *(f'{k}={text(v)}' for k,v in given.items())])
-<<<<<<< HEAD
     name = f"{fn.__module__}.{getattr(fn, '__qualname__', type(fn).__qualname__)}"
     if isinstance(fn, type): return '\n'.join([name, *map(source_of, filter(inspect.isfunction, vars(fn).values()))])
-    try: return dedent(inspect.getsource(fn)).strip()
-    except (OSError,TypeError): return name
-=======
     try: return _lambda_text(fn) if getattr(fn, '__name__', '')=='<lambda>' else dedent(inspect.getsource(fn)).strip()
-    except (OSError,TypeError):
-        name = f"{fn.__module__}.{getattr(fn, '__qualname__', type(fn).__qualname__)}"
-        parts = filter(inspect.isfunction, vars(fn).values()) if isinstance(fn, type) else []
-        return '\n'.join([name, *map(source_of, parts)])
->>>>>>> find
+    except (OSError,TypeError): return name
 
 # %% ../nbs/00_core.ipynb #e42d3c0c
 def _lambda_text(fn):

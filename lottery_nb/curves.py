@@ -22,13 +22,8 @@ from torch.func import functional_call, vmap
 from torch.nn.utils import parametrize
 from .core import check_choice, check_whole, versions
 from .criteria import large_final, random_scores
-<<<<<<< HEAD
 from .data import WholeDL, dls_by_name, model_by_name
-from .masks import Masks, keep_bits, zero_pruned_
-=======
-from .data import WholeDL
 from .masks import Masks, keep_bits, named_tensors, parameter_name, zero_pruned_
->>>>>>> find
 from .find import _Progress, _check_last, _check_prune, _next_masks, _seeded
 from .sparsifier import Sparsifier, find_layers
 from .arms import shuffle_masks

@@ -21,22 +21,13 @@ from fastcore.basics import noop, patch
 from safetensors.torch import save_model
 from torch import nn, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-<<<<<<< HEAD
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
+from .arms import arms
 from .core import (ArgumentError, ArgumentTypeError, check_number, check_whole, json_safe, seeded,
                              threads as cpu_threads, versions)
-from .masks import Masks, unwrap
-from .sparsifier import find_layers, named_tensors
-=======
-from torch.utils._pytree import tree_flatten, tree_map
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
-from .arms import arms
-from .core import check_whole, versions
 from .masks import Masks, named_tensors, unwrap
-from .find import _seeded
 from .sparsifier import find_layers
->>>>>>> find
 from .ticket import Ticket
 
 # %% ../nbs/31_measure.ipynb #26c4486f
@@ -390,93 +381,7 @@ class Profile:
     times:pd.DataFrame=field(default_factory=pd.DataFrame) # seconds of a pass: a row a round, a column a network
     facts:dict=field(default_factory=dict) # device, threads, rounds, uncounted, example (shapes), versions
 
-<<<<<<< HEAD
 # %% ../nbs/31_measure.ipynb #ed850f1e
-=======
-# %% ../nbs/31_measure.ipynb #7fd74529
-def _check_settings(repeats, seconds, threads, timer, zip_level):
-    "Raises `TypeError` or `ValueError` for what cannot be right; gives the number of threads and the clock"
-    check_whole('repeats', repeats, 1)
-    if zip_level is not None and check_whole('zip_level', zip_level)>9: raise ValueError(f'zip_level={zip_level!r}: expected 0 to 9, or None')
-    if isinstance(seconds, bool) or not isinstance(seconds, (int,float)): raise TypeError(f'seconds={seconds!r}: expected a number of more than 0')
-    if not seconds>0: raise ValueError(f'seconds={seconds!r}: expected a number of more than 0')
-    if timer is not None and not callable(timer): raise TypeError(f'timer={type(timer).__name__}: expected a function that gives seconds')
-    return torch.get_num_threads() if threads is None else check_whole('threads', threads, 1), timer or _benchmark().timer
-
-# %% ../nbs/31_measure.ipynb #6035aeca
-def _facts(device, threads, times, call, unknown, zip_level):
-    "How it was measured"
-    shapes = [list(o.shape) for o in tree_flatten(call)[0] if isinstance(o, Tensor)]
-    name = torch.cuda.get_device_name(device) if device.type=='cuda' else None
-    return dict(device=str(device), gpu=name, threads=threads, rounds=len(next(iter(times.values()))), example=shapes, zip_level=zip_level,
-                uncounted=unknown, versions=versions())
-
-# %% ../nbs/31_measure.ipynb #26c4486f
-def profile(
-    model:nn.Module|dict, # the network that the others are compared with, usually the dense one; or a dict of networks by name, it first
-    example, # a batch of inputs: a tensor [n, …], a tuple of arguments, or a dict of arguments by name; moved to the device
-    against=None, # a network, or a `Ticket` of the first one's architecture, or a list or a dict by name of these; None: nothing
-    data=None, # to measure the accuracy on: DataLoader, fastai DataLoaders (the validation part), or tensors (x, y); None: not measured
-    device:str|torch.device|None=None, # where to measure: what is not there is copied there; None: where the first network is
-    repeats:int=100, # rounds in which every network is timed once, at least 1
-    seconds:float=10., # when so many seconds of timing are over no new round begins; more than 0, `math.inf` for all rounds
-    threads:int|None=None, # CPU threads while the time is taken, at least 1; None: as many as PyTorch has now
-    timer:Callable|None=None, # () -> seconds; None: PyTorch's, which waits for the GPU
-    zip_level:int|None=6 # of zlib, 0 to 9; None: nothing is zipped, which is quicker for a large network
-)->Profile:
-    """What every network takes: parameters, multiply-adds, bytes, time, memory, and accuracy if there are data. Leaves networks and random numbers as
-    they were. Raises `TypeError` or `ValueError`, before any time is taken, for networks, an example or data that do not go together; warns of
-    operations whose multiply-adds cannot be counted"""
-    threads,timer = _check_settings(repeats, seconds, threads, timer, zip_level)
-    return _profile(_named(model, against), example, data, device, zip_level, repeats=repeats, seconds=seconds, threads=threads, timer=timer)
-
-# %% ../nbs/31_measure.ipynb #e8417496
-def _profile(networks, example, data, device, zip_level, **timing):
-    "`profile`, with settings that have been looked at"
-    first,call = next(iter(networks.values())),_as_call(example)
-    for k,o in networks.items():
-        if isinstance(o, nn.Module): _check_ready(k, o)
-    device = _device_of(first) if device is None else _as_device(device)
-    call = _as_call(example, device)
-    models = {k: _materialized(k, o, first, device) for k,o in networks.items()}
-    with ExitStack() as stack:
-        for o in {id(o): o for o in models.values()}.values(): stack.enter_context(_undisturbed(o))
-        still = []
-        for k,o in models.items():
-            ticket = networks[k] if isinstance(networks[k], Ticket) else None
-            with _seeded('profile'): still.append(_still(k, o, call, ticket, data, device, zip_level))
-        with _seeded('profile'): times = _times(models, {k: call for k in models}, **timing)
-    unknown = {row['network']: ops for row,_,ops in still if ops}
-    return _collected(still, times, _facts(device, timing['threads'], times, call, unknown, zip_level))
-
-# %% ../nbs/31_measure.ipynb #7bf62cd7
-def _collected(still, times, facts):
-    "A `Profile` of what was measured with and without a clock"
-    for name,ops in facts['uncounted'].items(): warnings.warn(f'{name!r}: multiply-adds not counted: {", ".join(ops)}', stacklevel=4)
-    rows,first = [],still[0][0]
-    for row,_,_ in still:
-        latency,ratio = _latency(times[row['network']], times[first['network']])
-        rows.append({**row, **latency, **_ratios(row, first), **ratio})
-    columns = [*still[0][0], 'latency','latency_q1','latency_q3']
-    df = pd.DataFrame(rows).set_index('network')
-    ordered = [o for o in columns if o in df.columns] + [o for o in df.columns if o not in columns]
-    return Profile(df[ordered], pd.DataFrame([o for _,layers,_ in still for o in layers]), times, facts)
-
-# %% ../nbs/31_measure.ipynb #c5449038
-def _number(k, v):
-    "A quantity as it is read: whole numbers with commas, times with three digits"
-    if math.isnan(v): return '–'
-    return (f'{v:.3g}' if k=='latency' else f'{v:.1f}' if k=='accuracy' else f'{v:,.0f}') + _units.get(k, '')
-
-# %% ../nbs/31_measure.ipynb #4fe3c4dc
-def _times_first(k, row):
-    "The ratio of a quantity to that of the first network, as it is read"
-    ratio = row.get(f'{k}_ratio', math.nan)
-    if math.isnan(ratio): return ''
-    return f'{ratio:.2f}×' + (f' ({row.latency_ratio_q1:.2f} to {row.latency_ratio_q3:.2f})' if k=='latency' else '')
-
-# %% ../nbs/31_measure.ipynb #a690f1bb
->>>>>>> find
 @patch
 def readable(self:Profile)->pd.DataFrame: # a row a quantity; a column a network, and one of its ratios
     "The table as you read it, in texts"
@@ -544,17 +449,8 @@ def profile_ticket(
     example, # a batch of inputs, as for `profile`
     **kwargs # data, device, repeats, seconds, threads, timer, as for `profile`
 )->Profile: # networks: `dense` and `ticket`
-<<<<<<< HEAD
     "A ticket beside its dense network. Raises `TicketError` or `FileNotFoundError` for the file, and as `profile` does"
     if not isinstance(ticket, Ticket): ticket = Ticket.load(ticket)
     dense = _copy('dense', _by_name(model, None)['model'])
-    if ticket.whole is not None: ticket.dense().apply_to(dense)
-=======
-    "A ticket beside its dense network. Raises `TicketError` or `FileNotFoundError` for the file, and what `profile` raises"
-    if isinstance(ticket, (str,Path)): ticket = Ticket.load(ticket)
-    if not isinstance(ticket, Ticket): raise TypeError(f'ticket={type(ticket).__name__}: expected a Ticket, or the path of its file')
-    if not isinstance(model, nn.Module): raise TypeError(f'model={type(model).__name__}: expected an nn.Module')
-    dense = deepcopy(unwrap(model))
     if ticket.full is not None: arms['dense'].begin(ticket).apply_to(dense)
->>>>>>> find
     return profile({'dense': dense}, example, {'ticket': ticket}, **kwargs)

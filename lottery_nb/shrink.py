@@ -13,13 +13,8 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 from .channels import (_check_example, _constants, _copy_of, _depthwise, _filtering, _halves, _inputs_for, _leaves, _n_out,
                                  _pruned_filters, _send, ChannelGroup, channel_groups)
-<<<<<<< HEAD
-from .masks import Masks, unwrap
-from .measure import count_macs
-=======
 from .masks import Masks, parameter_name, unwrap
-from .measure import _macs
->>>>>>> find
+from .measure import count_macs
 from .ticket import Ticket
 
 # %% ../nbs/32_shrink.ipynb #2c022b07
