@@ -25,7 +25,8 @@ from .callback import HoldMasks
 from .core import Rule, check_choice, check_whole, versions
 from .find import Search, find_ticket, _begin_data, _FollowRound, _outside, _seeded, _told
 from .data import dls_by_name, model_by_name
-from .curves import _check_seeds, arm_names, lottery_curve
+from .arms import arms as all_arms
+from .curves import check_seeds, lottery_curve
 from .arms import arms as all_arms
 from .ticket import Ticket
 
@@ -383,7 +384,7 @@ def _add_seeds(self:Experiment, seeds, per_cell, settings):
         check_whole('seeds_per_cell', per_cell, 1)
         if seeds is None or not together: raise ValueError(f'seeds_per_cell={per_cell}: expected seeds, and a function with the parameter seeds')
     if seeds is None: return
-    seeds = _check_seeds(seeds)
+    seeds = check_seeds(seeds)
     if not together and not self._takes('seed', settings): raise TypeError(f'seeds: {self.name} has neither the setting seed nor seeds')
     if not together: self._add('seed', seeds, settings, True)
     elif per_cell is None: self._add('seeds', seeds, settings, False)
@@ -713,7 +714,7 @@ def _curve(model='digits_mlp', data='digits', **settings):
     def by_name(): return model_by_name(model, data)
     return lottery_curve(model if callable(model) else by_name, data, **settings)
 
-_ours[lottery_curve] = _Ours(_curve, lottery_curve, tuple(arm_names))
+_ours[lottery_curve] = _Ours(_curve, lottery_curve, tuple(all_arms))
 
 # %% ../nbs/14_experiment.ipynb #ee907d23
 def _given(fn, settings):
