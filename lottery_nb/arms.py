@@ -23,18 +23,20 @@ from .ticket import Ticket
 @dataclass(frozen=True, eq=False, repr=False)
 class Arm(Rule):
     "One way of getting the network that's trained: `fn(ticket, seed, model)` gives the `Ticket` that it begins with"
-    label: str = '' # for legends and findings
+    label: str = '' # for legends and findings: what there are many of, such as 'fresh weights'
+    fresh: bool = False # does it begin with new weights? They're trained from step 0 on, W_t from the rewind point on
 
 arms:dict[str,Arm] = {} # every arm by name
 
 def arm(
     fn=None, # (ticket, seed, model) -> Ticket; further parameters keyword-only
-    *, label:str|None=None # for legends and findings; None: the function's name
+    *, label:str|None=None, # for legends and findings; None: the function's name
+    fresh:bool=False # does it begin with new weights?
 )->Arm:
     "Makes a function an `Arm`, under its own name in `arms`"
-    if fn is None: return lambda fn: arm(fn, label=label)
+    if fn is None: return lambda fn: arm(fn, label=label, fresh=fresh)
     if not callable(fn): raise ArgumentTypeError('arm', fn, "a function, or a label by its name, @arm(label='fresh')")
-    rule = arms[fn.__name__] = make_rule(fn, Arm, label=label or fn.__name__)
+    rule = arms[fn.__name__] = make_rule(fn, Arm, label=label or fn.__name__, fresh=fresh)
     return rule
 
 # %% ../nbs/10_arms.ipynb #22f079db
@@ -100,13 +102,13 @@ def _all_weights(ticket):
     if ticket.full is None: raise ArgumentError('ticket', ticket, expected)
     return {**ticket.state, **ticket.full}
 
-@arm(label='dense network')
+@arm(label='dense networks')
 def dense(ticket, seed, model):
     "W_t, nothing pruned"
     everywhere = Masks({k: torch.ones_like(m) for k,m in ticket.masks.items()})
     return Ticket(everywhere, _all_weights(ticket), full=ticket.full)
 
-@arm
+@arm(label='tickets')
 def ticket(ticket, seed, model):
     "m and W_t (Frankle & Carbin 2019)"
     return ticket
@@ -138,7 +140,7 @@ def _reset(ticket, model, seed):
     return new
 
 # %% ../nbs/10_arms.ipynb #0a0567ef
-@arm(label='fresh weights')
+@arm(label='fresh weights', fresh=True)
 def reinit(ticket, seed, model):
     "m and fresh weights (Frankle & Carbin 2019)"
     state = fresh_weights(ticket, model, seed)
@@ -173,12 +175,12 @@ def _elsewhere(ticket, draw, seed):
     if granularity!='weight': raise ArgumentError('granularity', granularity, "a ticket of single weights, 'weight'")
     return Ticket(draw(ticket.masks, seed), _all_weights(ticket), full=ticket.full)
 
-@arm(label='shuffled in layers')
+@arm(label='shuffled masks')
 def shuffle(ticket, seed, model):
     "W_t at other places: every layer keeps as many weights, anywhere (Frankle et al. 2021)"
     return _elsewhere(ticket, shuffle_masks, seed)
 
-@arm(label='random places')
+@arm(label='random masks')
 def random(ticket, seed, model):
     "W_t at other places: the network keeps as many weights, in any layer"
     return _elsewhere(ticket, random_masks, seed)
@@ -188,7 +190,7 @@ def _with_weights(ticket, fn):
     "The ticket, with `fn(name, weight)` in place of every prunable weight"
     return Ticket(ticket.masks, {k: fn(k, t) if k in ticket.masks else t for k,t in ticket.state.items()})
 
-@arm(label='signs, fresh magnitudes')
+@arm(label='signs, fresh magnitudes', fresh=True)
 def signs(ticket, seed, model):
     "m and sign(w_t)·|w|, w fresh (Zhou et al. 2019, section 4)"
     fresh = fresh_weights(ticket, model, seed)

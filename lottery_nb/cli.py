@@ -789,7 +789,7 @@ def _profiled(ticket, setup, threads=None, seconds=10.):
     "The `Profile` of a ticket beside its dense network, on the CPU, for a batch of the data that it was found with"
     if threads and threads>os.cpu_count(): raise ValueError(f'threads={threads}: expected at most {os.cpu_count()}, as many as there are cores')
     data,kit = _module('data'),_module('measure')
-    kit._check_settings(1, seconds, threads, None, None)
+    kit.check_timing(1, seconds, threads)
     with _module('find')._seeded(setup['seed'], 'profile'):
         dls = data.dls_by_name(setup['data'], setup['bs'], setup['seed'], setup['size'], 0).cpu()
         x,dense = dls.valid.one_batch()[0].as_subclass(import_module('torch').Tensor)[:setup['bs']],data.model_by_name(setup['arch'], dls)
@@ -799,14 +799,10 @@ def _profiled(ticket, setup, threads=None, seconds=10.):
 
 # %% ../nbs/41_cli.ipynb #8e1fcfd0
 def _print_profile(p, console):
-    "A row for every quantity, with its ratio to the dense network's; a sentence on the time"
-    kit,(first,*others) = _module('measure'),p.table.index
-    def row(k): return [kit._quantities[k], kit._number(k, p.table[k][first]),
-                        *(o for n in others for o in (kit._number(k, p.table[k][n]), f"{p.table[f'{k}_ratio'][n]:.2f}×"))]
-    console.print(_table(map(row, p._measured(kit._quantities)), ['',first,*(o for n in others for o in (n,'ratio'))], left=['']))
-    for n,o in p.table.loc[others].iterrows():
-        _say(console, f'{n}: {o.latency_ratio:.2f} times as long as {first} (quartiles {o.latency_ratio_q1:.2f} to {o.latency_ratio_q3:.2f}).')
-    _say(console, p._how())
+    "A row for every quantity, with its ratio to the dense network's; a sentence on how it was measured"
+    df = p.readable()
+    console.print(_table(df.reset_index().to_numpy().tolist(), ['',*(part or name for name,part in df.columns)], left=['']))
+    _say(console, p.how)
 
 def _draw_profile(p, path):
     "Writes a picture of all quantities to a PNG file"
@@ -838,7 +834,7 @@ def _profile(
     png:Annotated[Path|None, typer.Option(dir_okay=False, help='Draw it, into this PNG file.', show_default=False)]=None,
     as_json:_Json=False
 ):
-    """Say what a ticket saves: weights, multiply-adds, bytes, time and memory, beside its dense network, on the CPU.
+    """Say what a ticket saves: weights, multiply-adds, bytes and time, beside its dense network, on the CPU.
 
     Where its masks prune whole channels, also what the smaller network without these takes."""
     with _data_is_an_option(), _working('profile'):

@@ -18,7 +18,7 @@ from fastai.callback import progress as _progress # it gives `Learner` its `no_b
 from fastai.imports import progress_bar
 from fastai.learner import Learner
 from fastcore.basics import noop, patch
-from .callback import HoldMasks, SparsifyCallback, first_batch, _n_given, _whole_dl
+from .callback import HoldMasks, SparsifyCallback, first_batch
 from .core import check_choice, check_percent, check_whole, versions, write_atomically
 from .criteria import Criterion, large_final
 from .masks import Masks, named_tensors, shape_differences
@@ -27,6 +27,15 @@ from .sparsifier import Sparsifier, check_reach, check_sparsity
 from .ticket import Ticket
 try: import fcntl
 except ImportError: fcntl = None # Windows has none
+
+# %% ../nbs/11_find.ipynb #209164b2
+def _whole_dl(dl): return dl.dl if hasattr(dl, 'world_size') and hasattr(dl, 'dl') else dl
+
+def _n_given(dl)->int:
+    "How many batches a pass over `dl` has, which for fastai's `DistributedDL` can be less than its length"
+    whole = _whole_dl(dl)
+    if whole is dl or not dl.drop_last: return len(dl)
+    return math.ceil(whole.n/dl.world_size)//dl.bs
 
 # %% ../nbs/11_find.ipynb #afe2e825
 def _n_pruned(
@@ -179,10 +188,10 @@ def check(self:_FollowRound):
 @torch.no_grad()
 def _next_masks(sp, prune, r, final_layer_rate=None):
     "The masks of round `r`, from the weights as they are now"
-    names,kept = sp.families,{}
+    names,kept = sp.units.names,{}
     for group in ([names] if sp.method=='global' else [[k] for k in names]):
         rate = prune if final_layer_rate is None or group!=names[-1:] else final_layer_rate
-        n = sum(sp.n_weights(k) for k in group)
+        n = sum(sp.units.n_weights(k) for k in group)
         kept.update(zip(group, sp.select(group, 100*_n_pruned(n, rate, r)/max(n, 1))))
     return Masks({k: m.cpu() for k,m in sp.masks_of(kept).items()})
 
