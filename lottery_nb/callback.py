@@ -291,12 +291,10 @@ def ticket(self:SparsifyCallback)->Ticket|None:
     "What the search has found so far; None before the rewind point"
     sp = self.sparsifier
     if sp is None or sp.snapshot is None: return None
-    state = {k: t if k in sp.layers else t.clone() for k,t in sp.snapshot.items()}
     meta = dict(arm='ticket', sparsity=sp.masks.sparsity, **self.settings(), rewind=self.rewind_epoch, **self.meta,
-                layers=list(sp.layers), shapes={k: list(t.shape) for k,t in state.items()},
+                layers=list(sp.layers), followers=sp.followers, shapes={k: list(t.shape) for k,t in sp.snapshot.items()},
                 table=self.measurements, versions=versions())
-    if sp.followers: meta['followers'] = sp.followers
-    return Ticket(sp.masks, state, self.trained, meta, {k: state[k] for k in sp.layers})
+    return Ticket(sp.masks, sp.snapshot, self.trained, meta, {k: sp.snapshot[k] for k in sp.layers})
 
 # %% ../nbs/08_callback.ipynb #5a0d47cf
 class HoldMasks(Callback):

@@ -6,7 +6,7 @@
 __all__ = ['app']
 
 # %% ../nbs/41_cli.ipynb #6d1bd94b
-import io, json, math, os, re, sys, warnings
+import io, json, math, os, re, sys, tempfile, warnings
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from functools import partial
 from importlib import import_module
@@ -48,7 +48,11 @@ def _say(console, line):
     "Prints a line, which is only broken for a terminal"
     console.print(line, soft_wrap=not console.is_terminal)
 
-def _plain(o, most=200): return _module('ticket')._plain(o, most)
+def _plain(o, most=200):
+    "`o` as text of at most so many characters that is safe to print"
+    s = str(o)
+    if not s.isprintable(): s = repr(s)
+    return s if len(s)<=most else f'{s[:most-1]}…'
 
 # %% ../nbs/41_cli.ipynb #4f51ce30
 def _table(rows, columns, left=()):
@@ -350,8 +354,7 @@ def _holds(ticket):
 # %% ../nbs/41_cli.ipynb #06f1c07e
 def _print_ticket(facts, ticket, console):
     "A table with a bar for every layer"
-    _say(console, f'{facts["file"]}: {ticket._counts()}')
-    _say(console, ', '.join(ticket._facts()))
+    _say(console, f'{facts["file"]}: {ticket!r}')
     _say(console, _training_line(facts))
     _say(console, f"Holds: {', '.join(_holds(ticket))}.")
     rows = [[_plain(o['layer']), '×'.join(map(str, o['shape'])), f"{o['kept']:,}", f"{o['weights']:,}", f"{100-o['sparsity']:.2f} %",
@@ -372,7 +375,7 @@ def _check_facts(path):
     "What `check` finds in a file. Raises `TicketError` if it is damaged"
     kit = _module('ticket')
     ticket = kit.Ticket.load(path)
-    with Path(path).open('rb') as f: note = kit._note_in(kit._header(f))
+    note = kit.read_header(path)
     dense = sum(t.nbytes for t in ticket.state.values())
     return dict(file=str(path), intact=True, format=note['format'], digest=note['digest'], sparsity=ticket.sparsity, holds=_holds(ticket),
                 bytes=os.path.getsize(path), dense_bytes=dense)
@@ -667,10 +670,14 @@ def _options_of_train(path, ticket, given):
 # %% ../nbs/41_cli.ipynb #4389c5fd
 def _is_ticket(path):
     "Whether this file has the note of a ticket"
-    kit = _module('ticket')
-    try:
-        with path.open('rb') as f: return bool(kit._note_in(kit._header(f)))
+    try: return bool(_module('ticket').read_header(path))
     except (OSError,ValueError): return False
+
+def _check_writable(path):
+    "Raises `OSError`, about `path`, if no file can be made where it is to be"
+    place = Path(os.path.realpath(path))
+    try: tempfile.TemporaryFile(dir=next(o for o in place.parents if o.exists())).close()
+    except OSError as e: raise OSError(e.errno, e.strerror or str(e), str(path)) from e
 
 def _check_out(out, ticket):
     "Raises `typer.BadParameter` for a file that `train` must not write: its ticket, one of a search, and what is no ticket; `OSError` for one that it cannot"
@@ -679,7 +686,7 @@ def _check_out(out, ticket):
     if out.exists() and out.samefile(ticket): raise no('expected another file than the ticket')
     if _stored(place.parent) and (_is_round(place) or place.name in names): raise no('belongs to the search in this folder, so it stays')
     if out.exists() and not (out.is_file() and _is_ticket(out)): raise no('is there and is no ticket, so it stays')
-    _module('ticket')._check_writable(out)
+    _check_writable(out)
 
 # %% ../nbs/41_cli.ipynb #c5d69f00
 def _print_epochs(rows, console):
@@ -782,7 +789,7 @@ def _profiled(ticket, setup, threads=None, seconds=10.):
     "The `Profile` of a ticket beside its dense network, on the CPU, for a batch of the data that it was found with"
     if threads and threads>os.cpu_count(): raise ValueError(f'threads={threads}: expected at most {os.cpu_count()}, as many as there are cores')
     data,kit = _module('data'),_module('measure')
-    kit._check_settings(1, seconds, threads, None, None)
+    kit.check_timing(1, seconds, threads)
     with _module('find')._seeded(setup['seed'], 'profile'):
         dls = data.dls_by_name(setup['data'], setup['bs'], setup['seed'], setup['size'], 0).cpu()
         x,dense = dls.valid.one_batch()[0].as_subclass(import_module('torch').Tensor)[:setup['bs']],data.model_by_name(setup['arch'], dls)
@@ -792,14 +799,10 @@ def _profiled(ticket, setup, threads=None, seconds=10.):
 
 # %% ../nbs/41_cli.ipynb #8e1fcfd0
 def _print_profile(p, console):
-    "A row for every quantity, with its ratio to the dense network's; a sentence on the time"
-    kit,(first,*others) = _module('measure'),p.table.index
-    def row(k): return [kit._quantities[k], kit._number(k, p.table[k][first]),
-                        *(o for n in others for o in (kit._number(k, p.table[k][n]), f"{p.table[f'{k}_ratio'][n]:.2f}×"))]
-    console.print(_table(map(row, p._measured(kit._quantities)), ['',first,*(o for n in others for o in (n,'ratio'))], left=['']))
-    for n,o in p.table.loc[others].iterrows():
-        _say(console, f'{n}: {o.latency_ratio:.2f} times as long as {first} (quartiles {o.latency_ratio_q1:.2f} to {o.latency_ratio_q3:.2f}).')
-    _say(console, p._how())
+    "A row for every quantity, with its ratio to the dense network's; a sentence on how it was measured"
+    df = p.readable()
+    console.print(_table(df.reset_index().to_numpy().tolist(), ['',*(part or name for name,part in df.columns)], left=['']))
+    _say(console, p.how)
 
 def _draw_profile(p, path):
     "Writes a picture of all quantities to a PNG file"
@@ -831,7 +834,7 @@ def _profile(
     png:Annotated[Path|None, typer.Option(dir_okay=False, help='Draw it, into this PNG file.', show_default=False)]=None,
     as_json:_Json=False
 ):
-    """Say what a ticket saves: weights, multiply-adds, bytes, time and memory, beside its dense network, on the CPU.
+    """Say what a ticket saves: weights, multiply-adds, bytes and time, beside its dense network, on the CPU.
 
     Where its masks prune whole channels, also what the smaller network without these takes."""
     with _data_is_an_option(), _working('profile'):

@@ -206,19 +206,18 @@ def as_table(
 def source_of(
     fn # a function, a class, a `Rule`, or a `functools.partial` of one
 )->str: # the same in every process
-    """The code of `fn` as text: its source, comments and all; of a partial what it was given too; a rule's name and parameters.
+    """The code of `fn` as text: its source, comments and all; a class's functions; of a partial what it was given too.
 
-    Of a class in a notebook it's that of its functions; of what has no source, such as a builtin, the qualified name"""
+    Of a rule it's name and parameters; of what has no source, such as a builtin, the qualified name"""
     if isinstance(fn, Rule): return repr(fn)
     if isinstance(fn, partial):
         def text(v): return source_of(v) if callable(v) else re.sub(' at 0x[0-9a-f]+', '', repr(v))
         given = {**dict(enumerate(fn.args)), **fn.keywords}
         return '\n'.join([source_of(fn.func), *(f'{k}={text(v)}' for k,v in given.items())])
+    name = f"{fn.__module__}.{getattr(fn, '__qualname__', type(fn).__qualname__)}"
+    if isinstance(fn, type): return '\n'.join([name, *map(source_of, filter(inspect.isfunction, vars(fn).values()))])
     try: return _lambda_text(fn) if getattr(fn, '__name__', '')=='<lambda>' else dedent(inspect.getsource(fn)).strip()
-    except (OSError,TypeError):
-        name = f"{fn.__module__}.{getattr(fn, '__qualname__', type(fn).__qualname__)}"
-        parts = filter(inspect.isfunction, vars(fn).values()) if isinstance(fn, type) else []
-        return '\n'.join([name, *map(source_of, parts)])
+    except (OSError,TypeError): return name
 
 # %% ../nbs/00_core.ipynb #e42d3c0c
 def _lambda_text(fn):
