@@ -25,6 +25,7 @@ from .measure import *
 from .shrink import *
 from .n_of_m import *
 from .export import *
+from .distributed import *
 
 # %% ../nbs/42_all.ipynb #4a7a1581
 __all__ = [o for o in globals() if not o.startswith('_')]
