@@ -41,7 +41,8 @@ def report(result):
 |---|---:|---:|
 {rows}
 
-lottery_nb comes second and takes {100*ratio:.0f} % of fastai's time (median of the ratios). Promised is at most {PROMISE} s: {'kept' if kept else 'not kept'} in this run.
+lottery_nb comes second and takes {100*ratio:.0f} % of fastai's time (median of the ratios).
+Promised is at most {PROMISE} s: {'kept' if kept else 'not kept'} in this run.
 """
 
 @call_parse
