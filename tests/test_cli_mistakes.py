@@ -18,12 +18,13 @@ def here(made, tmp_path): # noqa: F811
 
 def no_writing(monkeypatch, *names):
     "Writing files of these names fails as in a folder without permission, for root too"
-    import lottery_nb.core as kit
+    import lottery_nb.core as core
+    import lottery_nb.ticket as kit
     write = kit.write_atomically
     def refuse(path, data):
         if Path(path).name in names: raise PermissionError(13, 'Permission denied', str(path))
         write(path, data)
-    monkeypatch.setattr(kit, 'write_atomically', refuse)
+    for o in (core, kit): monkeypatch.setattr(o, 'write_atomically', refuse)
 
 # --- files in the way
 
@@ -216,7 +217,7 @@ def test_arms(here):
         assert f'random+{arm}, 80.00 % sparse' in invoke_in(here, f'train {arm} -q').stdout
     told = invoke_in(here, 'train d/round_02.safetensors --arm reinit --out re -q --json')
     assert strictly(told.stdout)['arm']=='reinit'==strictly(invoke_in(here, 'train re -q --json').stdout)['arm']
-    assert 'from the ticket of round 2' in (shown:=invoke_in(here, 'show re').stdout) and 'rewound' not in shown
+    assert "arm='reinit', seed=0, round=2" in invoke_in(here, 'show re').stdout
 
 # --- Ctrl-C
 
