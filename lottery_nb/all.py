@@ -24,6 +24,7 @@ from .export import *
 from .measure import *
 from .data import *
 from .experiment import *
+from .distributed import *
 
 # %% ../nbs/42_all.ipynb #4a7a1581
 __all__ = [o for o in globals() if not o.startswith('_')]

@@ -60,7 +60,7 @@ def same_bits(
     if a is None or b is None: return a is b
     return a.keys()==b.keys() and all(a[k].dtype==t.dtype and torch.equal(bits(a[k]), bits(t)) for k,t in b.items())
 
-# %% ../nbs/06_ticket.ipynb #8e2ab304
+# %% ../nbs/06_ticket.ipynb #19cb044c
 @patch
 def __eq__(self:Ticket, other):
     if not isinstance(other, Ticket): return NotImplemented
@@ -98,11 +98,11 @@ def __repr__(self:Ticket):
 @patch
 def _repr_html_(self:Ticket):
     df = self.report().assign(density=lambda o: 100-o.sparsity).drop(columns='sparsity')
-    bars = df.style.hide(axis='index').bar('density', vmin=0, vmax=100, color='#8fbc8f', width=90)
+    bars = df.style.hide(axis='index').bar('density', vmin=0, vmax=100, color='#8fbc8f')
     bars = bars.format(precision=2, thousands=',', escape='html').format(str, 'shape').set_uuid(self.masks.digest()[:8])
     return f'<p>{html.escape(repr(self))}</p><div style="max-height:30em;overflow:auto">{bars.to_html()}</div>'
 
-# %% ../nbs/06_ticket.ipynb #f926c1c4
+# %% ../nbs/06_ticket.ipynb #61178e34
 @patch(as_prop=True)
 def table(self:Ticket)->pd.DataFrame: # columns: arm, seed, round, density, epoch, step, metric, value
     "What its search has measured, a row a number; empty if the meta has no table"
@@ -224,7 +224,7 @@ def load(cls:Ticket,
         return cls._of(header, from_bytes(data))
     except _not_tickets as e: raise TicketError(f'{path}: {e}') from e
 
-# %% ../nbs/06_ticket.ipynb #a95831c6
+# %% ../nbs/06_ticket.ipynb #a594beb6
 @patch(cls_method=True)
 def _of(cls:Ticket, header, tensors):
     "The ticket in a file with this header and these tensors"
