@@ -49,7 +49,7 @@ def console(
 ):
     "Where to print: in colours for a terminal; a pipe or a file has room for lines of any length"
     from rich.console import Console
-    found = Console(stderr=stderr, highlight=False, markup=False, emoji=False, force_jupyter=False)
+    found = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not found.is_terminal: found.width = 10_000
     return found
 
