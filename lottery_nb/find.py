@@ -49,6 +49,7 @@ def find_ticket(
     dir:str|Path|None=None, # folder that keeps each run as it ends, for the same call to go on with
     force:bool=False, # delete the search that's in `dir`, and begin anew?
     version:str='', # change it with whatever `learner` and `fit` call: a search goes on only under the same version
+    meta:dict|None=None, # what else every ticket's meta says, as JSON can hold it: a search goes on only under the same
     progress:bool|Callable=True # show a bar? Or a function (done, total, comment) that's told instead
 )->'Search':
     """The tickets of iterative magnitude pruning: a dense run, then `rounds` times prune, rewind and train.
@@ -59,7 +60,7 @@ def find_ticket(
 
     Source: Frankle & Carbin 2019; rewinding: Frankle et al. 2020; of the learning rate: Renda et al. 2020"""
     how = dict(granularity=granularity, method=method, criteria=criteria, layers=layers, allow_collapse=allow_collapse)
-    plan = SearchPlan(learner, fit, *check_prune(prune, rounds), rewind, how, final_layer_rate, arms, seed, version)
+    plan = SearchPlan(learner, fit, *check_prune(prune, rounds), rewind, how, final_layer_rate, arms, seed, version, meta)
     settings,folder = plan.try_out(),SearchFolder(dir)
     with folder.opened(plan, settings, force) as search, plan.bar(progress) as move:
         todo = [(r, arm) for r,arm in plan.runs() if not search.has(r, arm)]
@@ -139,6 +140,7 @@ class SearchPlan:
     arms:list=() # names or `Arm`s
     seed:int=0
     version:str=''
+    meta:dict|None=None
 
     def __post_init__(self):
         for k,what in dict(learner='that makes a new Learner every time, such as lambda: Learner(dls, model())',
@@ -224,7 +226,7 @@ def begin(self:SearchPlan, search, learn, r)->Ticket: # not trained
     sp,origin = self.sparsifier(learn),data_origin(learn.dls)
     if not r: masks,w = Masks({k: m.cpu() for k,m in sp.masks.items()}),_weights_of(learn.model)
     else: masks,w = self._prune(search, learn, sp, r),search.before(r)
-    meta = dict(arm='ticket' if r else 'dense', seed=self.seed, round=r, sparsity=masks.sparsity,
+    meta = dict(self.meta or {}, arm='ticket' if r else 'dense', seed=self.seed, round=r, sparsity=masks.sparsity,
                 prune=self.prune[:r] if isinstance(self.prune, list) else self.prune, rewind=self.point.rewind,
                 final_layer_rate=self.final_layer_rate, **self.how, data=origin['data'],
                 seeds=dict(search=self.seed, data=origin['seeds']['data']), versions=versions(),
