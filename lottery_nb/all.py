@@ -14,6 +14,7 @@ from .sparsifier import *
 from .schedules import *
 from .callback import *
 from .ticket import *
+from .arms import *
 from .find import *
 from .curves import *
 from .evidence import *

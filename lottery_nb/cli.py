@@ -6,7 +6,7 @@
 __all__ = ['app']
 
 # %% ../nbs/41_cli.ipynb #6d1bd94b
-import io, json, math, os, re, sys, warnings
+import io, json, math, os, re, sys, tempfile, warnings
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from functools import partial
 from importlib import import_module
@@ -48,7 +48,11 @@ def _say(console, line):
     "Prints a line, which is only broken for a terminal"
     console.print(line, soft_wrap=not console.is_terminal)
 
-def _plain(o, most=200): return _module('ticket')._plain(o, most)
+def _plain(o, most=200):
+    "`o` as text of at most so many characters that is safe to print"
+    s = str(o)
+    if not s.isprintable(): s = repr(s)
+    return s if len(s)<=most else f'{s[:most-1]}…'
 
 # %% ../nbs/41_cli.ipynb #4f51ce30
 def _table(rows, columns, left=()):
@@ -250,7 +254,7 @@ def _search(setup, search, rounds, out, force=False, workers=None, move=lambda *
     asked,epochs,first = dict(setup=setup, search=search),setup['epochs'],0 if force else _stored(out)
     if not force: _check_same(out, asked)
     def begin():
-        _module('ticket')._write_atomically(out/'find.json', json.dumps(asked, indent=1).encode())
+        _module('core').write_atomically(out/'find.json', json.dumps(asked, indent=1).encode())
         return _stored(out)
     def show(r, density, done, last):
         move(description=f'round {r}/{rounds}', completed=(r-first)*epochs+done, total=(rounds+1-first)*epochs, state=_state(density, last))
@@ -262,7 +266,7 @@ def _search(setup, search, rounds, out, force=False, workers=None, move=lambda *
                                              force=force, progress=False)
 
 # %% ../nbs/41_cli.ipynb #17598241
-def _ticket_with(ticket, **meta): return _module('ticket').Ticket(ticket.masks, ticket.state, ticket.trained, {**ticket.meta, **meta}, ticket.whole)
+def _ticket_with(ticket, **meta): return _module('ticket').Ticket(ticket.masks, ticket.state, ticket.trained, {**ticket.meta, **meta}, ticket.full)
 
 def _take_away(found, setup, out):
     "Sees to it that `ticket.safetensors` is the matching ticket, and gives its path; if there is none no earlier one stays"
@@ -273,7 +277,7 @@ def _take_away(found, setup, out):
     ticket = _ticket_with(ticket, setup=setup)
     with suppress(FileNotFoundError,kit.TicketError):
         if kit.Ticket.load(path)==ticket: return path
-    return ticket.save(path, whole=True)
+    return ticket.save(path, full=True)
 
 def _written(command, write, *args, **kwargs):
     "What `write` gives; None, and a line on the error stream, if the system does not let it"
@@ -287,7 +291,7 @@ def _found_facts(found, path, asked, out):
     rows = df.astype(object).where(df.notna(), None).to_dict('records')
     match = None if ticket is None else dict(next(o for o in rows if o['round']==ticket.meta['round']), file=str(path) if path else None)
     files = ['find.json', 'settings.json', 'table.csv', *(f"round_{t.meta['round']:02d}.safetensors" for t in found.tickets)]
-    return dict(asked, rounds=rows, matching=match, folder=str(out), files=files, versions=_module('ticket')._versions())
+    return dict(asked, rounds=rows, matching=match, folder=str(out), files=files, versions=_module('core').versions())
 
 # %% ../nbs/41_cli.ipynb #278a8fe3
 def _cell(k, v):
@@ -332,7 +336,7 @@ def _ticket_facts(path, ticket):
     rounds = ticket.meta.get('rounds')
     accuracy = dict(accuracy=_last_accuracy(ticket.meta.get('epochs')), dense_accuracy=_last_accuracy(rounds[:1] if isinstance(rounds, list) else None))
     return dict(file=str(path), sparsity=ticket.sparsity, density=ticket.density, kept=ticket.masks.n_kept, weights=ticket.masks.n_weights,
-                trained=ticket.trained is not None, whole=ticket.whole is not None, setup=_setup_of(Path(path), ticket), **accuracy,
+                trained=ticket.trained is not None, full=ticket.full is not None, setup=_setup_of(Path(path), ticket), **accuracy,
                 layers=layers, meta=ticket.meta)
 
 # %% ../nbs/41_cli.ipynb #c9395aa1
@@ -345,13 +349,12 @@ def _training_line(facts):
 
 def _holds(ticket):
     "What is in the file of a ticket"
-    return ['masks', 'weights', *['trained weights']*(ticket.trained is not None), *['pruned weights']*(ticket.whole is not None)]
+    return ['masks', 'weights', *['trained weights']*(ticket.trained is not None), *['pruned weights']*(ticket.full is not None)]
 
 # %% ../nbs/41_cli.ipynb #06f1c07e
 def _print_ticket(facts, ticket, console):
     "A table with a bar for every layer"
-    _say(console, f'{facts["file"]}: {ticket._counts()}')
-    _say(console, ', '.join(ticket._facts()))
+    _say(console, f'{facts["file"]}: {ticket!r}')
     _say(console, _training_line(facts))
     _say(console, f"Holds: {', '.join(_holds(ticket))}.")
     rows = [[_plain(o['layer']), '×'.join(map(str, o['shape'])), f"{o['kept']:,}", f"{o['weights']:,}", f"{100-o['sparsity']:.2f} %",
@@ -365,16 +368,16 @@ def _draw_ticket(ticket, path):
     fig,png = Figure(figsize=(7, 1.2+.26*len(ticket.masks)), layout='constrained'),io.BytesIO()
     ticket.masks.plot(fig.subplots())
     fig.savefig(png, format='png', dpi=120)
-    _module('ticket')._write_atomically(path, png.getvalue())
+    _module('core').write_atomically(path, png.getvalue())
 
 # %% ../nbs/41_cli.ipynb #f96d1e29
 def _check_facts(path):
     "What `check` finds in a file. Raises `TicketError` if it is damaged"
     kit = _module('ticket')
     ticket = kit.Ticket.load(path)
-    with Path(path).open('rb') as f: note = kit._note_in(kit._header(f))
+    note = kit.read_header(path)
     dense = sum(t.nbytes for t in ticket.state.values())
-    return dict(file=str(path), whole=True, format=note['format'], digest=note['digest'], sparsity=ticket.sparsity, holds=_holds(ticket),
+    return dict(file=str(path), intact=True, format=note['format'], digest=note['digest'], sparsity=ticket.sparsity, holds=_holds(ticket),
                 bytes=os.path.getsize(path), dense_bytes=dense)
 
 def _check_line(o):
@@ -414,7 +417,7 @@ def _print_compared(facts, console):
     for k,pair in facts['differing'].items(): _say(console, f'{_plain(k)}: ' + ' → '.join(_plain('–' if o is None else o, 80) for o in pair))
 
 # %% ../nbs/41_cli.ipynb #05c1e1f6
-_arms = ('ticket','reinit','shuffle','random','signs','dense')
+_arms = ('ticket','reinit','shuffle','random','signs','constant','dense')
 
 def _label(ticket, arm):
     "What is trained, in a word: a control of a control has both names"
@@ -424,27 +427,25 @@ def _label(ticket, arm):
 # %% ../nbs/41_cli.ipynb #2700eed8
 def _with_whole(path, ticket, arm):
     "The ticket with its pruned weights, from the search in its folder if need be. Raises `ValueError` if they are nowhere"
-    if ticket.whole is not None: return ticket
+    if ticket.full is not None: return ticket
     if _is_round(path) and (path.parent/'settings.json').exists():
         for o in _module('find').Search.load(path.parent).tickets:
             if o.masks==ticket.masks and o.meta==ticket.meta: return o
     raise ValueError(f'{path}: --arm {arm} needs the weights that were pruned, and this file does not hold them: '
-                     'take the ticket.safetensors that find writes, or a round in the folder of its search, or save it with whole=True')
+                     'take the ticket.safetensors that find writes, or a round in the folder of its search, or save it with full=True')
 
 def _control(path, ticket, arm, model, seed):
     "The ticket that this arm trains"
     if arm=='ticket': return ticket
-    if arm=='reinit': return ticket.reinit(model, seed)
-    if arm=='signs': return ticket.signs()
+    if arm in ('reinit','signs','constant'): return _module('arms').arms[arm].begin(ticket, seed, model)
     whole = _with_whole(path, ticket, arm)
-    if arm=='random': return _ticket_with(whole.shuffle(seed, within='model'), arm=_label(ticket, arm))
-    return whole.dense() if arm=='dense' else whole.shuffle(seed)
+    return _module('arms').arms[arm].begin(whole, seed)
 
 # %% ../nbs/41_cli.ipynb #92ed4204
 def _train_arm(path, ticket, arm, setup, rows, workers=None, move=lambda **now: None):
     "The trained ticket of this arm. `rows` gets a dict after every epoch"
     _check_setup(setup)
-    seed,epochs = _module('ticket')._check_seed(setup['seed']),setup['epochs']
+    seed,epochs = _module('core').check_whole('seed', setup['seed']),setup['epochs']
     def show(done, last):
         move(description=_label(ticket, arm), completed=done, total=epochs, state=_state(start.density, last))
         if done==len(rows)+1: rows.append(dict(epoch=done, **{k: float(v) for k,v in last.items()}))
@@ -454,7 +455,7 @@ def _train_arm(path, ticket, arm, setup, rows, workers=None, move=lambda **now: 
         learn.add_cb(_module('callback').HoldMasks(start.apply_to(learn.model)))
         with learn.no_bar(), learn.no_logging(): learn.fit(epochs, cbs=_follower(show))
     trained = {k: t.detach().cpu().clone() for k,t in _module('masks').named_tensors(learn.model).items()}
-    return _module('ticket').Ticket(start.masks, start.state, trained, dict(start.meta, setup=setup, epochs=rows), start.whole)
+    return _module('ticket').Ticket(start.masks, start.state, trained, dict(start.meta, setup=setup, epochs=rows), start.full)
 
 # %% ../nbs/41_cli.ipynb #adaa8315
 def _unwritten(error):
@@ -631,11 +632,11 @@ def _check(
     for path in tickets:
         with _working('check'):
             try: results.append(_check_facts(path))
-            except error as e: results.append(dict(file=str(path), whole=False, error=_reason(e)))
-        if not results[-1]['whole']: _complain('check', results[-1]['error'])
+            except error as e: results.append(dict(file=str(path), intact=False, error=_reason(e)))
+        if not results[-1]['intact']: _complain('check', results[-1]['error'])
         elif not as_json: _say(_console(), _check_line(results[-1]))
     if as_json: _print_json(results)
-    if not all(o['whole'] for o in results): raise typer.Exit(1)
+    if not all(o['intact'] for o in results): raise typer.Exit(1)
 
 # %% ../nbs/41_cli.ipynb #e1ad9c3e
 @app.command('compare', **_example('compare runs/digits/round_03.safetensors runs/digits/round_04.safetensors'))
@@ -669,10 +670,14 @@ def _options_of_train(path, ticket, given):
 # %% ../nbs/41_cli.ipynb #4389c5fd
 def _is_ticket(path):
     "Whether this file has the note of a ticket"
-    kit = _module('ticket')
-    try:
-        with path.open('rb') as f: return bool(kit._note_in(kit._header(f)))
+    try: return bool(_module('ticket').read_header(path))
     except (OSError,ValueError): return False
+
+def _check_writable(path):
+    "Raises `OSError`, about `path`, if no file can be made where it is to be"
+    place = Path(os.path.realpath(path))
+    try: tempfile.TemporaryFile(dir=next(o for o in place.parents if o.exists())).close()
+    except OSError as e: raise OSError(e.errno, e.strerror or str(e), str(path)) from e
 
 def _check_out(out, ticket):
     "Raises `typer.BadParameter` for a file that `train` must not write: its ticket, one of a search, and what is no ticket; `OSError` for one that it cannot"
@@ -681,7 +686,7 @@ def _check_out(out, ticket):
     if out.exists() and out.samefile(ticket): raise no('expected another file than the ticket')
     if _stored(place.parent) and (_is_round(place) or place.name in names): raise no('belongs to the search in this folder, so it stays')
     if out.exists() and not (out.is_file() and _is_ticket(out)): raise no('is there and is no ticket, so it stays')
-    _module('ticket')._check_writable(out)
+    _check_writable(out)
 
 # %% ../nbs/41_cli.ipynb #c5d69f00
 def _print_epochs(rows, console):
@@ -731,7 +736,7 @@ def _train(
     except typer.Exit:
         if rows: _print_json(dict(arm=_label(loaded, arm), setup=setup, epochs=rows)) if as_json else _print_epochs(rows, _console())
         raise
-    saved = _written('train', trained.save, out, whole=trained.whole is not None) if out else None
+    saved = _written('train', trained.save, out, full=trained.full is not None) if out else None
     facts = dict(arm=_label(loaded, arm), sparsity=trained.sparsity, setup=setup, epochs=rows, file=str(saved) if saved else None)
     if as_json: _print_json(facts)
     else: _print_trained(facts, _console())
@@ -784,24 +789,20 @@ def _profiled(ticket, setup, threads=None, seconds=10.):
     "The `Profile` of a ticket beside its dense network, on the CPU, for a batch of the data that it was found with"
     if threads and threads>os.cpu_count(): raise ValueError(f'threads={threads}: expected at most {os.cpu_count()}, as many as there are cores')
     data,kit = _module('data'),_module('measure')
-    kit._check_settings(1, seconds, threads, None, None)
+    kit.check_timing(1, seconds, threads)
     with _module('find')._seeded(setup['seed'], 'profile'):
         dls = data.dls_by_name(setup['data'], setup['bs'], setup['seed'], setup['size'], 0).cpu()
         x,dense = dls.valid.one_batch()[0].as_subclass(import_module('torch').Tensor)[:setup['bs']],data.model_by_name(setup['arch'], dls)
-        ticket._check_fits(dense)
-        if ticket.whole is not None: ticket.dense().apply_to(dense)
+        ticket.check_fits(dense)
+        if ticket.full is not None: _module('arms').arms['dense'].begin(ticket).apply_to(dense)
         return kit.profile({'dense': dense}, x, {'ticket': ticket, **_without_channels(ticket, dense, x)}, threads=threads, seconds=seconds)
 
 # %% ../nbs/41_cli.ipynb #8e1fcfd0
 def _print_profile(p, console):
-    "A row for every quantity, with its ratio to the dense network's; a sentence on the time"
-    kit,(first,*others) = _module('measure'),p.table.index
-    def row(k): return [kit._quantities[k], kit._number(k, p.table[k][first]),
-                        *(o for n in others for o in (kit._number(k, p.table[k][n]), f"{p.table[f'{k}_ratio'][n]:.2f}×"))]
-    console.print(_table(map(row, p._measured(kit._quantities)), ['',first,*(o for n in others for o in (n,'ratio'))], left=['']))
-    for n,o in p.table.loc[others].iterrows():
-        _say(console, f'{n}: {o.latency_ratio:.2f} times as long as {first} (quartiles {o.latency_ratio_q1:.2f} to {o.latency_ratio_q3:.2f}).')
-    _say(console, p._how())
+    "A row for every quantity, with its ratio to the dense network's; a sentence on how it was measured"
+    df = p.readable()
+    console.print(_table(df.reset_index().to_numpy().tolist(), ['',*(part or name for name,part in df.columns)], left=['']))
+    _say(console, p.how)
 
 def _draw_profile(p, path):
     "Writes a picture of all quantities to a PNG file"
@@ -809,7 +810,7 @@ def _draw_profile(p, path):
     fig,png = Figure(figsize=(7, 3+.8*len(p.table)), layout='constrained'),io.BytesIO()
     p.plot(fig.subplots())
     fig.savefig(png, format='png', dpi=120)
-    _module('ticket')._write_atomically(path, png.getvalue())
+    _module('core').write_atomically(path, png.getvalue())
 
 # %% ../nbs/41_cli.ipynb #f07db7c8
 @contextmanager
@@ -833,7 +834,7 @@ def _profile(
     png:Annotated[Path|None, typer.Option(dir_okay=False, help='Draw it, into this PNG file.', show_default=False)]=None,
     as_json:_Json=False
 ):
-    """Say what a ticket saves: weights, multiply-adds, bytes, time and memory, beside its dense network, on the CPU.
+    """Say what a ticket saves: weights, multiply-adds, bytes and time, beside its dense network, on the CPU.
 
     Where its masks prune whole channels, also what the smaller network without these takes."""
     with _data_is_an_option(), _working('profile'):

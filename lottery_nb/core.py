@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['table_columns', 'Rule', 'keyword_parameters', 'make_rule', 'ArgumentError', 'ArgumentTypeError', 'check_percent',
-           'check_number', 'check_whole', 'check_choice', 'RewindPoint', 'rewind_point', 'as_table', 'seed_of',
-           'get_random_state', 'set_random_state', 'seeded', 'write_atomically', 'json_safe', 'versions', 'progress',
-           'threads', 'hooked']
+           'check_number', 'check_whole', 'check_choice', 'RewindPoint', 'rewind_point', 'as_table', 'source_of',
+           'seed_of', 'get_random_state', 'set_random_state', 'seeded', 'write_atomically', 'json_safe', 'versions',
+           'progress', 'threads', 'hooked']
 
 # %% ../nbs/00_core.ipynb #dde0546f
-import errno, hashlib, math, numbers, os, platform, random, re, sys
+import ast, errno, hashlib, inspect, math, numbers, os, platform, random, re, sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -17,6 +17,7 @@ from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import dedent
 import numpy as np, pandas as pd, torch
 from fastcore.basics import noop, patch
 
@@ -100,6 +101,7 @@ class ArgumentError(ValueError):
         return text if len(text)<=200 and not re.match('<|tensor', text) else type(self.value).__name__
 
     def __str__(self): return f'{self.name}={self.given}: expected {self.expected}'
+    def __reduce__(self): return type(self),(self.name, self.value, self.expected) # fastai puts a sentence into `args`
 
 class ArgumentTypeError(ArgumentError, TypeError):
     "An argument of a type that can't be right: it's a `TypeError` too"
@@ -199,6 +201,31 @@ def as_table(
     measured, as fastai's table counts them; `step`: how many had been trained; `metric`, `value`"""
     df = pd.DataFrame(list(rows), columns=table_columns)
     return df.astype(dict(seed='int64', round='int64', density=float, epoch='int64', step='int64', value=float))
+
+# %% ../nbs/00_core.ipynb #ee11ec3d
+def source_of(
+    fn # a function, a class, a `Rule`, or a `functools.partial` of one
+)->str: # the same in every process
+    """The code of `fn` as text: its source, comments and all; a class's functions; of a partial what it was given too.
+
+    Of a rule it's name and parameters; of what has no source, such as a builtin, the qualified name"""
+    if isinstance(fn, Rule): return repr(fn)
+    if isinstance(fn, partial):
+        def text(v): return source_of(v) if callable(v) else re.sub(' at 0x[0-9a-f]+', '', repr(v))
+        given = {**dict(enumerate(fn.args)), **fn.keywords}
+        return '\n'.join([source_of(fn.func), *(f'{k}={text(v)}' for k,v in given.items())])
+    name = f"{fn.__module__}.{getattr(fn, '__qualname__', type(fn).__qualname__)}"
+    if isinstance(fn, type): return '\n'.join([name, *map(source_of, filter(inspect.isfunction, vars(fn).values()))])
+    try: return _lambda_text(fn) if getattr(fn, '__name__', '')=='<lambda>' else dedent(inspect.getsource(fn)).strip()
+    except (OSError,TypeError): return name
+
+# %% ../nbs/00_core.ipynb #e42d3c0c
+def _lambda_text(fn):
+    text,at = ''.join(inspect.findsource(fn)[0]),set(fn.__code__.co_positions())
+    for o in ast.walk(ast.parse(text)):
+        here = isinstance(o, ast.Lambda) and (o.body.lineno, o.body.end_lineno, o.body.col_offset, o.body.end_col_offset) in at
+        if here: return ast.get_source_segment(text, o)
+    return dedent(inspect.getsource(fn)).strip()
 
 # %% ../nbs/00_core.ipynb #e1a3400e
 def seed_of(

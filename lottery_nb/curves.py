@@ -10,6 +10,7 @@ import hashlib, itertools, math, warnings
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 import torch.nn.functional as F
@@ -19,13 +20,13 @@ from scipy import stats
 from torch import nn, Tensor
 from torch.func import functional_call, vmap
 from torch.nn.utils import parametrize
-from .core import check_choice, check_whole
+from .core import check_choice, check_whole, versions
 from .criteria import large_final, random_scores
-from .data import WholeDL
+from .data import WholeDL, dls_by_name, model_by_name
 from .masks import Masks, keep_bits, named_tensors, parameter_name, zero_pruned_
 from .find import _Progress, _check_last, _check_prune, _next_masks, _seeded
 from .sparsifier import Sparsifier, find_layers
-from .ticket import _shuffled, _versions
+from .arms import shuffle_masks
 
 # %% ../nbs/12_curves.ipynb #6a7e393e
 def _number(*what)->int:
@@ -337,7 +338,7 @@ def begin(self:_Chunk, arm, r)->tuple: # states, masks: of every seed
     number = [_number(s, arm, r) for s in self.seeds]
     if arm=='ticket': return self.point, self.masks
     if arm=='reinit': return [self.plan.first_weights(s, 'reinit', r) for s in self.seeds], self.masks
-    if arm=='shuffle': return self.point, [_shuffled(m, o, 'layer') for m,o in zip(self.masks, number)]
+    if arm=='shuffle': return self.point, [shuffle_masks(m, o) for m,o in zip(self.masks, number)]
     return self.init, [_random_masks(self.sp, m.n_weights-m.n_kept, o) for m,o in zip(self.masks, number)]
 
 # %% ../nbs/12_curves.ipynb #b180da38
@@ -711,7 +712,7 @@ def told(self:_Plan, seeds, given)->dict:
     "What a table says of how it came about: the arguments as they were `given`, and what was concluded"
     schedule = given['lr_schedule'] if isinstance(given['lr_schedule'], str) else 'own'
     return dict(given, seeds=seeds, rounds=self.rounds, prune=self.prune, arms=self.arms, eval_every=self.eval_every, device=str(self.device),
-                lr_schedule=schedule, versions=_versions())
+                lr_schedule=schedule, versions=versions())
 
 # %% ../nbs/12_curves.ipynb #b77e0026
 @patch
@@ -726,8 +727,8 @@ def curves(self:_Plan, seeds, batch_seeds, progress=False)->list: # of `_Chunk`
 
 # %% ../nbs/12_curves.ipynb #3dcc929f
 def lottery_curve(
-    model:Callable, # function without arguments that makes a new network
-    data, # ((x_train, y_train), (x_valid, y_valid)), tensors or arrays [n, ...]; or `DataLoaders` such as `digits_dls()`
+    model:Callable|str, # function without arguments that makes a new network, or its name: 'digits_mlp'
+    data, # ((x, y), (x, y)) for training and validation [n, ...]; `DataLoaders`; a function that makes them; or words: 'digits'
     seeds:int|list=20, # how many (0, 1, …), or a list of different whole numbers of at least 0
     rounds:int|None=None, # how often is pruned, at least 1; None: 8, or as many as `prune` has sparsities
     prune:float|list=20, # percent of the remaining weights that go in each round, or a list of rising sparsities in percent
@@ -764,6 +765,8 @@ def lottery_curve(
     Raises `TypeError` or `ValueError` for arguments that cannot be right, and for networks that cannot be stacked, before anything is trained.
 
     Source: Frankle & Carbin 2019, sections 1 and 2; shuffled masks: Frankle et al. 2021 (Why Are We Missing the Mark?)"""
+    data = dls_by_name(data) if isinstance(data, str) else data() if callable(data) else data
+    model = partial(model_by_name, model, data) if isinstance(model, str) else model
     seeds = _check_seeds(seeds)
     given = dict(steps=steps, bs=bs, opt=opt, lr=lr, wd=wd, momentum=momentum, lr_schedule=lr_schedule, rewind=rewind, method=method,
                  final_layer_rate=final_layer_rate, allow_collapse=allow_collapse)

@@ -21,12 +21,12 @@ from fastai.metrics import accuracy
 from fastcore.basics import patch
 from matplotlib.figure import Figure
 from rich.table import Table
-from .core import check_whole
+from .core import check_whole, versions, write_atomically
 from .data import digits_dls, digits_mlp
 from .evidence import plot_curve
 from .curves import arm_names, lottery_curve, summarise
 from .find import find_ticket
-from .ticket import Ticket, _versions, _write_atomically
+from .ticket import Ticket
 
 # %% ../nbs/41_demo.ipynb #5551a032
 recipe = dict(prune=20., method='local', final_layer_rate=10.) # percent of what remains, a round
@@ -78,7 +78,7 @@ def demo_ticket(
     with _one_thread():
         found = find_ticket(learner, lambda learn: learn.fit(epochs), settings.rounds, **recipe, seed=first_seed, progress=progress).tickets[-1]
     setup = dict(data='digits', arch='digits_mlp', size=None, epochs=epochs, seed=first_seed, **training)
-    return Ticket(found.masks, found.state, found.trained, dict(found.meta, setup=setup), found.whole)
+    return Ticket(found.masks, found.state, found.trained, dict(found.meta, setup=setup), found.full)
 
 # %% ../nbs/41_demo.ipynb #33adcbc9
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _records(df):
 
 def _facts(d)->dict:
     "Settings, versions, summary and findings, as JSON can hold them"
-    return dict(settings=asdict(d.settings), recipe={**recipe, **training}, versions=_versions(), held_out_images=len(digits_dls().valid_ds),
+    return dict(settings=asdict(d.settings), recipe={**recipe, **training}, versions=versions(), held_out_images=len(digits_dls().valid_ds),
                 summary=_records(d.summary()), findings=d.findings())
 
 # %% ../nbs/41_demo.ipynb #4254a0a1
@@ -138,8 +138,8 @@ def save(self:Demo,
     self.plot().savefig(png, format='png', dpi=150)
     files = {'results.csv': self.results.to_csv(index=False).encode(), 'demo.png': png.getvalue(),
              'results.json': json.dumps(_facts(self), indent=1, allow_nan=False).encode()}
-    for name,data in files.items(): _write_atomically(folder/name, data)
-    return [folder/o for o in files] + [self.ticket.save(folder/'ticket.safetensors', whole=True)]
+    for name,data in files.items(): write_atomically(folder/name, data)
+    return [folder/o for o in files] + [self.ticket.save(folder/'ticket.safetensors', full=True)]
 
 # %% ../nbs/41_demo.ipynb #0d663184
 def _cell(row): return f'{100*row["mean"]:.1f}' + ('' if np.isnan(row.interval) else f' ± {100*row.interval:.1f}')

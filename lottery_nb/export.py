@@ -16,10 +16,9 @@ import pandas as pd, torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 from .channels import as_inputs
-from .core import check_number, check_percent, check_whole
+from .core import check_number, check_percent, check_whole, write_atomically
 from .masks import unwrap
 from .n_of_m import Converted, layers_by_name, output_difference, outputs_of, why_not_plain_linear
-from .ticket import _write_atomically
 
 # %% ../nbs/34_export.ipynb #70b43eb9
 @cache
@@ -317,5 +316,5 @@ def export_onnx(
     data,off = _onnx_bytes(model, args),0.
     for batch in (args, tuple(torch.cat([o, o[:1]]) for o in args)):
         off = max(off, output_difference(outputs_of(model, batch), _onnx_outputs(data, batch), tol))
-    _write_atomically(path, data)
+    write_atomically(path, data)
     return dict(bytes=len(data), zeros=_zeros(data), difference=off)

@@ -18,15 +18,24 @@ from fastai.callback import progress as _progress # it gives `Learner` its `no_b
 from fastai.imports import progress_bar
 from fastai.learner import Learner
 from fastcore.basics import noop, patch
-from .callback import HoldMasks, SparsifyCallback, first_batch, _n_given, _whole_dl
-from .core import check_choice, check_percent, check_whole
+from .callback import HoldMasks, SparsifyCallback, first_batch
+from .core import check_choice, check_percent, check_whole, versions, write_atomically
 from .criteria import Criterion, large_final
 from .masks import Masks, named_tensors, shape_differences
 from .ranks import Ranks, all_ranks, ranks_of
 from .sparsifier import Sparsifier, check_reach, check_sparsity
-from .ticket import Ticket, _versions, _write_atomically
+from .ticket import Ticket
 try: import fcntl
 except ImportError: fcntl = None # Windows has none
+
+# %% ../nbs/11_find.ipynb #209164b2
+def _whole_dl(dl): return dl.dl if hasattr(dl, 'world_size') and hasattr(dl, 'dl') else dl
+
+def _n_given(dl)->int:
+    "How many batches a pass over `dl` has, which for fastai's `DistributedDL` can be less than its length"
+    whole = _whole_dl(dl)
+    if whole is dl or not dl.drop_last: return len(dl)
+    return math.ceil(whole.n/dl.world_size)//dl.bs
 
 # %% ../nbs/11_find.ipynb #afe2e825
 def _n_pruned(
@@ -323,9 +332,9 @@ def note(self:_Recipe, r, sp, masks, state, follow, found)->dict:
     told = dict(round=r, density=masks.density, epoch=follow.n_epochs, step=follow.n_steps, early_stop=_early_stop(follow.rows))
     measured = {k: v for k,v in (follow.rows[-1] if follow.rows else {}).items() if k not in told}
     earlier = found.tickets[-1].meta['rounds'] if r else []
-    return dict(arm='ticket' if r else 'dense', sparsity=masks.sparsity, layers=list(masks), criterion=repr(sp.criterion), granularity=sp.granularity,
+    return dict(arm='ticket' if r else 'dense', sparsity=masks.sparsity, layers=list(masks), criteria=repr(sp.criterion), granularity=sp.granularity,
                 method=sp.method, **self.facts(r), rounds=[*earlier, {**told, **measured}], epochs=follow.rows,
-                shapes={k: list(t.shape) for k,t in state.items()}, versions=_versions())
+                shapes={k: list(t.shape) for k,t in state.items()}, versions=versions())
 
 # %% ../nbs/11_find.ipynb #3d9db896
 @patch
@@ -478,12 +487,12 @@ def store(self:_Folder, found):
 def store_table(self:_Folder, found):
     "Writes the table of what has been found, unless it is there already"
     data = found.table.to_csv(index=False).encode()
-    if not (self.table.exists() and self.table.read_bytes()==data): _write_atomically(self.table, data)
+    if not (self.table.exists() and self.table.read_bytes()==data): write_atomically(self.table, data)
 
 @patch
 def store_settings(self:_Folder, settings):
     "Writes what the search was asked for, and with which versions"
-    _write_atomically(self.settings, json.dumps(dict(format=_format, settings=settings, versions=_versions()), indent=1).encode())
+    write_atomically(self.settings, json.dumps(dict(format=_format, settings=settings, versions=versions()), indent=1).encode())
 
 # %% ../nbs/11_find.ipynb #514d2c5e
 @patch
@@ -670,7 +679,7 @@ def check_init(self:_Folder, found, criterion):
 @patch
 def warn_of_versions(self:_Folder, found):
     "Warns if the last round was made with other versions than are here"
-    then,now = (found.tickets[-1].meta.get('versions') if found.tickets else None),_versions()
+    then,now = (found.tickets[-1].meta.get('versions') if found.tickets else None),versions()
     if then and then!=now:
         changed = ', '.join(f'{k} {then.get(k)} → {v}' for k,v in now.items() if then.get(k)!=v)
         warnings.warn(f'{self.path}: goes on with other versions ({changed}): the next rounds may not come out to the same bit', stacklevel=7)

@@ -12,24 +12,24 @@ from dataclasses import dataclass
 import numpy as np
 import matplotlib.pyplot as plt
 from fastcore.basics import patch
-from .core import Rule, make_rule, check_percent, check_whole
+from .core import Rule, check_number, check_percent, check_whole, make_rule
 
 # %% ../nbs/07_schedules.ipynb #68edfdf3
 @dataclass(frozen=True, eq=False, repr=False)
 class Schedule(Rule):
-    "A rule `fn(start, end, pos, *, …)` that gives the sparsity due at `pos`; calling it with parameters gives a new one"
+    "A rule `fn(start, end, pos, *, …)` that gives the sparsity due at `pos`; call it with parameters for a new one"
 
 # %% ../nbs/07_schedules.ipynb #3386cbf8
 @patch
 def at(self:Schedule,
-    pos:float, # part of the pruning phase that has passed: below 0 it has not begun, from 1 on it is over
+    pos:float, # part of the pruning phase that has passed: below 0 it hasn't begun, from 1 on it's over
     start:float=0., # sparsity before the phase, percent
     end:float=100. # sparsity to be reached, percent
 )->float: # percent, 0 to 100
-    "The sparsity due at `pos`. Raises `ValueError` if that is not from 0 to 100, `TypeError` if it is no number"
+    "The sparsity due at `pos`. Raises `ArgumentError` if the function gives no percentage from 0 to 100"
     due = start if pos<0 else self.fn(start, end, min(pos, 1.), **self.params)
     if hasattr(due, 'item'): due = due.item() # a tensor or a numpy number
-    if isinstance(due, float) and -1e-6 < due < 100+1e-6: due = min(max(due, 0.), 100.) # rounding is nobody's mistake
+    if isinstance(due, float) and -1e-6 < due < 100+1e-6: due = min(max(due, 0.), 100.) # allow for rounding
     return check_percent(f'{self!r}.at({pos}, {start}, {end})', due)
 
 # %% ../nbs/07_schedules.ipynb #ed0d5371
@@ -38,7 +38,7 @@ schedules: dict[str,Schedule] = {} # every schedule by its name: ours and yours
 def schedule(
     fn # `(start, end, pos, *, …) -> percent`: start and end in percent, pos from 0 to 1
 )->Schedule:
-    "`fn` as a `Schedule`, which can from now on also be given by its name"
+    "Makes `fn` a `Schedule`, which can from now on also be given by its name"
     schedules[fn.__name__] = made = make_rule(fn, Schedule)
     return made
 
@@ -51,7 +51,7 @@ def one_shot(start, end, pos):
 # %% ../nbs/07_schedules.ipynb #ae5235b9
 def _rounds_begun(
     pos:float, # 0 to 1
-    n_steps:int # how many rounds there are. Raises `TypeError` or `ValueError` unless it is a whole number of at least 1
+    n_steps:int # how many rounds there are. Raises `ArgumentError` unless it's a whole number of at least 1
 )->int: # 1 to `n_steps`
     "How many of `n_steps` equally long rounds have begun at `pos`"
     n = check_whole('n_steps', n_steps, 1)
@@ -95,15 +95,12 @@ def cosine(start, end, pos):
     return _between(start, end, (1-math.cos(math.pi*pos))/2)
 
 # %% ../nbs/07_schedules.ipynb #886240a1
-def _check_positive(name, value):
-    if not value>0: raise ValueError(f'{name}={value!r}: expected a number greater than 0')
-
 @schedule
 def agp(start, end, pos, *,
     power:float=3 # how much faster at first, greater than 0; 1 is `linear`
 ):
     "Automated gradual pruning, fast first and slow later (Zhu & Gupta 2017, equation 1)"
-    _check_positive('power', power)
+    check_number('power', power, above=0)
     return _between(start, end, 1 - (1-pos)**power)
 
 # %% ../nbs/07_schedules.ipynb #7e3eb721
@@ -113,13 +110,13 @@ def one_cycle(start, end, pos, *,
     beta:float=6 # where it is: the middle at `beta/alpha` of the phase
 ):
     "Along an S, most of it in the middle (Hubens et al. 2022, One-Cycle Pruning)"
-    _check_positive('alpha', alpha)
+    check_number('alpha', alpha, above=0)
     return _between(start, end, (1+math.exp(beta-alpha))/(1+math.exp(beta-alpha*pos)))
 
 # %% ../nbs/07_schedules.ipynb #2f51878f
 @schedule
 def dsd(start, end, pos):
-    "Rises to `end` at half of the phase, then falls back to `start`: the result is not sparse (after Han et al. 2017, Dense-Sparse-Dense)"
+    "Rises to `end` at half of the phase, then falls back to `start`: the result isn't sparse (Han et al. 2017, DSD)"
     return _between(start, end, (1-math.cos(2*math.pi*pos))/2)
 
 # %% ../nbs/07_schedules.ipynb #22738fbc
@@ -153,10 +150,11 @@ def plot(self:Schedule,
     end:float=90., # sparsity to be reached, percent
     **kwargs # for `ax.plot`: color, lw, label, …
 ):
-    "Draws the sparsity against `pos`. Gives the axes"
+    "Draws the sparsity against `pos`, and gives the axes"
     if ax is None: ax = plt.subplots(figsize=(4,2.5), layout='constrained')[1]
     ax.plot(*self.curve(start, end), **{'label': repr(self), **kwargs})
-    ax.set(xlim=(0,1), xticks=[0,.5,1], xticklabels=['0','0.5','1'], ylim=(-3,103), xlabel='part of the pruning phase', ylabel='sparsity, percent')
+    ax.set(xlim=(0,1), xticks=[0,.5,1], xticklabels=['0','0.5','1'], ylim=(-3,103),
+           xlabel='part of the pruning phase', ylabel='sparsity, percent')
     return ax
 
 # %% ../nbs/07_schedules.ipynb #0b488ce1
@@ -164,7 +162,7 @@ def plot_schedules(
     start:float=0., # sparsity before the phase, percent
     end:float=90. # sparsity to be reached, percent
 ):
-    "Draws every schedule of `schedules`, a panel each. Gives the figure"
+    "Draws every schedule of `schedules`, a panel each, and gives the figure"
     rows = math.ceil(len(schedules)/4)
     fig,axs = plt.subplots(rows, 4, figsize=(8,1.6*rows), sharex=True, sharey=True, squeeze=False, layout='constrained')
     for ax in axs.flat[len(schedules):]: ax.remove()

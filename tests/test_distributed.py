@@ -22,7 +22,7 @@ def _tensors(tensors):
     return {k: _digest(t) for k,t in tensors.items()}
 
 def _ticket(t):
-    return dict(masks=t.masks.digest(), state=_tensors(t.state), trained=_tensors(t.trained), whole=_tensors(t.whole), meta=t.meta)
+    return dict(masks=t.masks.digest(), state=_tensors(t.state), trained=_tensors(t.trained), full=_tensors(t.full), meta=t.meta)
 
 def _learner(model=mlp, bs=64, **kwargs):
     from fastai.learner import Learner

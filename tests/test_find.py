@@ -23,6 +23,7 @@ from lottery_nb.data import digits_dls
 from lottery_nb.find import Search, SearchError, _Folder, _locked, _told, find_ticket
 from lottery_nb.masks import named_tensors
 from lottery_nb.sparsifier import Sparsifier
+from lottery_nb.arms import arms # noqa: F401 (a ticket's calls)
 from lottery_nb.ticket import Ticket, TicketError
 from models import ConvNet, differing, everything, masked, mlp
 
@@ -49,7 +50,7 @@ def different(a, b):
     if len(a.tickets)!=len(b.tickets): return [f'{len(a.tickets)} rounds and {len(b.tickets)}']
     found = [] if a.table.equals(b.table) else ['table']
     for r,(s,t) in enumerate(zip(a.tickets, b.tickets)):
-        found += [f'{r} {k}' for part in ('state','trained','whole') for k in differing(getattr(s, part), getattr(t, part))]
+        found += [f'{r} {k}' for part in ('state','trained','full') for k in differing(getattr(s, part), getattr(t, part))]
         found += [f'{r} {k}' for k in ('masks','meta') if getattr(s, k)!=getattr(t, k)]
     return found
 
@@ -132,7 +133,7 @@ def test_rewinding_bit_for_bit(rewind, step):
     tickets = search(fit=fit_, rewind=rewind).tickets
     w_t = seen[0].began[step]
     for r,t in enumerate(tickets):
-        assert not differing(t.state, masked(w_t, t.masks)) and not differing(t.whole, {k: w_t[k] for k in t.masks})
+        assert not differing(t.state, masked(w_t, t.masks)) and not differing(t.full, {k: w_t[k] for k in t.masks})
         if r: assert not differing(seen[r].began[0], t.state)
     assert w_t['stem.1.running_mean'].any()==(step>0) and w_t['seen']==step*8 # buffers, too
     assert len({tuple(w.lrs) for w in seen})==1 and not any(w.opt_state for w in seen) # a schedule and an optimizer of its own
@@ -196,7 +197,7 @@ def test_a_criterion_that_needs_gradients(tmp_path):
     assert not different(a, search(criteria='taylor', dir=tmp_path/'b'))
 
 def test_rules_with_parameters_are_told_by_what_they_print():
-    assert search(rounds=1, criteria=large_init_large_final(alpha=2.)).tickets[1].meta['criterion']=='large_init_large_final(alpha=2.0)'
+    assert search(rounds=1, criteria=large_init_large_final(alpha=2.)).tickets[1].meta['criteria']=='large_init_large_final(alpha=2.0)'
 
 # The same call, the same bits
 
@@ -814,7 +815,7 @@ def test_the_stored_table_reads_as_the_same(stored):
 def test_a_ticket_tells_its_search():
     meta = search(rewind=1, method='local', final_layer_rate=10, layers=nn.Linear).tickets[2].meta
     told = dict(arm='ticket', round=2, seed=0, prune=20., rewind=1, rewind_epoch=1, final_layer_rate=10., method='local', granularity='weight',
-                criterion='large_final', layers=['head.weight'])
+                criteria='large_final', layers=['head.weight'])
     assert {k: meta[k] for k in told}==told and len(meta['rounds'])==3 and set(meta['versions'])=={'python','lottery_nb','torch','fastai'}
     assert meta['shapes']=={k: list(t.shape) for k,t in named_tensors(Noisy()).items()} and json.loads(json.dumps(meta))==meta
 
@@ -892,7 +893,8 @@ def test_the_cells_that_a_notebook_leaves_out_run(tmp_path, monkeypatch):
     monkeypatch.setenv('LOTTERY_NB_QUICK', str(tmp_path))
     space = {}
     exec('from fastai.basics import *; from fastai.metrics import accuracy; import matplotlib.pyplot as plt, re\n'
-         'from lottery_nb.find import *; from lottery_nb.find import _versions; from lottery_nb.callback import HoldMasks\n'
+         'from lottery_nb.find import *; from lottery_nb.core import versions; from lottery_nb.arms import random_ticket\n'
+         'from lottery_nb.callback import HoldMasks\n'
          'from lottery_nb.data import digits_dls; from models import mlp', space)
     for source,_ in long_cells(): exec(source, space)
     runs = space['runs']
