@@ -23,8 +23,9 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from .core import check_whole, versions, write_atomically
 from .data import digits_dls, digits_mlp
-from .evidence import plot_curve
-from .curves import arm_names, lottery_curve, summarise
+from .evidence import plot_curve, summarise
+from .arms import arms as all_arms
+from .curves import lottery_curve
 from .find import find_ticket
 from .ticket import Ticket
 
@@ -94,7 +95,7 @@ def demo(
 )->Demo:
     "Runs the experiment: five arms for every seed. On one kind of machine the same settings give the same numbers"
     seeds = list(range(first_seed, first_seed+settings.seeds))
-    curve = lottery_curve(digits_mlp, digits_dls(), seeds, settings.rounds, **recipe, **training, opt='adam', steps=settings.steps, eval_every=early//2,
+    curve = lottery_curve(digits_mlp, digits_dls(), seeds, settings.rounds, **recipe, **training, opt='adam', n_step=settings.steps, eval_every=early//2,
                           device='cpu', batch_seeds=5, progress=progress)
     return Demo(settings, curve, demo_ticket(settings, progress))
 
@@ -150,7 +151,7 @@ def _rich_table(d):
     t = Table(title=f"Held-out accuracy on the digits, percent (mean ± 95 % interval, {n} seed{'s'*(n>1)})", title_justify='left')
     for name in ('', 'density', *(f'after {o} steps' for o in d.settings.looks)): t.add_column(name, justify='right' if name else 'left')
     for (arm,_),o in df[df['round'].isin([0, *d.settings.told])].groupby(['arm','round'], sort=False):
-        t.add_row(arm_names[arm], f'{o.density.iloc[0]:.3g} %', *(_cell(row) for _,row in o.iterrows()))
+        t.add_row(all_arms[arm].label, f'{o.density.iloc[0]:.3g} %', *(_cell(row) for _,row in o.iterrows()))
     return t
 
 # %% ../nbs/41_demo.ipynb #22636f1b

@@ -17,8 +17,8 @@ from lottery_nb.granularity import filters_of
 from lottery_nb.find import find_ticket
 from lottery_nb.shrink import shrink
 from lottery_nb.sparsifier import Sparsifier, find_layers
-from lottery_nb.ticket import Ticket
 from lottery_nb.arms import random_ticket
+from lottery_nb.ticket import Ticket
 from models import differing, everything
 
 root = Path(__file__).resolve().parent.parent
