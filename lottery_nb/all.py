@@ -6,7 +6,6 @@
 __all__ = []
 
 # %% ../nbs/42_all.ipynb #e5606443
-from .core import ArgumentError, ArgumentTypeError, Rule, RewindPoint, rewind_point, as_table, table_columns
 from .data import *
 from .masks import *
 from .criteria import *

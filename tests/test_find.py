@@ -1,5 +1,5 @@
 "Searches: every round's counts and rewinds to the bit, stopped and killed and gone on with, and what comes back"
-import functools, hashlib, json, math, os, random, re, shutil, signal, subprocess, sys, tempfile, time
+import functools, json, math, os, random, re, shutil, signal, subprocess, sys, tempfile, time
 from pathlib import Path
 
 import fastai.callback.fp16 # noqa: F401, it gives `Learner` its `to_fp16`
