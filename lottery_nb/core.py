@@ -154,7 +154,7 @@ def check_choice(
     "`choices[value]`, or `value` itself if they're only names, or if it's a `cls`. Raises `ArgumentError` for others"
     if cls is not None and isinstance(value, cls): return value
     if not isinstance(choices, Mapping): choices = {o:o for o in choices}
-    expected = f"one of {', '.join(map(str, choices))}" + (f", or {'an' if cls.__name__[0] in 'AEIOU' else 'a'} {cls.__name__}" if cls else '')
+    expected = f"one of {', '.join(map(str, choices))}" + (f', or any {cls.__name__}' if cls else '')
     if not isinstance(value, str): raise ArgumentTypeError(name, value, expected)
     if value not in choices: raise ArgumentError(name, value, expected)
     return choices[value]
@@ -226,8 +226,8 @@ def _lambda_text(fn):
     text,at = ''.join(inspect.findsource(fn)[0]),set(fn.__code__.co_positions())
     for o in ast.walk(ast.parse(text)):
         if not isinstance(o, ast.Lambda): continue
-        body = o.body
-        if (body.lineno, body.end_lineno, body.col_offset, body.end_col_offset) in at: return ast.get_source_segment(text, o)
+        place = o.body.lineno, o.body.end_lineno, o.body.col_offset, o.body.end_col_offset
+        if place in at: return ast.get_source_segment(text, o)
     return dedent(inspect.getsource(fn)).strip()
 
 # %% ../nbs/00_core.ipynb #e1a3400e
