@@ -6,24 +6,25 @@
 __all__ = []
 
 # %% ../nbs/42_all.ipynb #e5606443
-from .core import *
-from .granularity import *
-from .criteria import *
-from .schedules import *
+from .core import ArgumentError, ArgumentTypeError, Rule, RewindPoint, rewind_point, as_table, table_columns
+from .data import *
 from .masks import *
-from .channels import *
+from .criteria import *
+from .granularity import *
 from .sparsifier import *
-from .callback import *
 from .ticket import *
+from .schedules import *
+from .callback import *
 from .arms import *
 from .find import *
 from .curves import *
 from .evidence import *
-from .shrink import *
-from .export import *
-from .measure import *
-from .data import *
 from .experiment import *
+from .channels import *
+from .measure import *
+from .shrink import *
+from .n_of_m import *
+from .export import *
 from .distributed import *
 
 # %% ../nbs/42_all.ipynb #4a7a1581

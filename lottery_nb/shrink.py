@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import matplotlib.pyplot as plt, pandas as pd, torch
 from fastcore.basics import patch
 from torch import nn, Tensor
-from .channels import (_check_example, _constants, _copy_of, _depthwise, _filtering, _halves, _inputs_for, _leaves, _n_out,
-                                 _pruned_filters, _send, ChannelGroup, channel_groups)
+from .channels import ChannelGroup, as_inputs, channel_groups, eval_copy, halves, inputs_for, is_depthwise, run_model, tensors_in
+from .core import hooked
+from .granularity import filters_of, pruned_filters
 from .masks import Masks, parameter_name, unwrap
+from .sparsifier import prunable_types
 from .measure import count_macs
 from .ticket import Ticket
 
@@ -45,9 +47,20 @@ def _takes_constants(module):
     return not module.transposed and module.groups==1 and all(p==0 for p in module.padding if p!='valid') if module.padding!='same' else False
 
 # %% ../nbs/32_shrink.ipynb #34052767
+@torch.no_grad()
+def _into(net, inputs):
+    "Name of a layer -> [calls, channels, 2]: the lowest and the highest value that comes into it"
+    seen = {}
+    def look(name, module, args, y):
+        t,dim = args[0],args[0].dim()-1 if isinstance(module, nn.Linear) else args[0].dim()-module.weight.dim()+1
+        seen.setdefault(name, []).append(torch.stack(torch.aminmax(t.movedim(dim, 0).flatten(1), dim=1), 1))
+    with hooked({n: m for n,m in net.named_modules() if isinstance(m, prunable_types)}, look): run_model(net, inputs)
+    return {n: torch.stack(ts) for n,ts in seen.items()}
+
 @dataclass
 class _At:
-    "What comes to a layer whatever the input is"
+    "What comes to a layer, of a channel that nothing makes any more"
+    unread:Tensor # [input channels], bool: multiplied by weights that are all 0
     zero:Tensor # [input channels], bool: exactly 0, or not read
     constant:Tensor # [input channels]: a constant that can be added to the bias, or 0
     seen:Tensor # [input channels]: the constant, NaN where it is none
@@ -56,8 +69,9 @@ def _arrives(module, into):
     "What comes to a layer, by input channel"
     low,high = into[0].cpu().double().unbind(1)
     same = torch.where((low==high) & torch.tensor(len(into)==1), low, math.nan)
-    zero = (into==0).all(0).all(1).cpu() | _unread(module)
-    return _At(zero, torch.where(zero | same.isnan() | torch.tensor(not _takes_constants(module)), 0., same), same)
+    unread = _unread(module)
+    zero = (into==0).all(0).all(1).cpu() | unread
+    return _At(unread, zero, torch.where(zero | same.isnan() | torch.tensor(not _takes_constants(module)), 0., same), same)
 
 # %% ../nbs/32_shrink.ipynb #4689a31e
 @dataclass
@@ -74,7 +88,7 @@ def _touched(group, named, masks):
     found = torch.zeros(group.n, dtype=torch.bool)
     def mask(n): return masks.get(parameter_name(n))
     for n,at in group.layers.items():
-        if (m:=mask(n)) is not None: found |= _pruned_filters(named[n], m.cpu())[at].all(1)
+        if (m:=mask(n)) is not None: found |= pruned_filters(named[n], m.cpu())[at].all(1)
     for n,at in group.inputs.items():
         if (m:=mask(n)) is not None and getattr(named[n], 'groups', 1)==1: found |= (~_slices(named[n], m.cpu())).all(1)[at].all(1)
     return found
@@ -84,28 +98,30 @@ def _why(group, i, named, masks, arrives):
     "Why channel `i` of a group stays although a filter of it is pruned"
     if group.stays: return group.stays
     if not group.inputs: return 'no layer is known that reads it'
-    reader,places = next((n,at[i]) for n,at in group.inputs.items() if n not in arrives or not arrives[n].zero[at[i]].all())
-    values = arrives[reader].seen[places] if reader in arrives else torch.tensor([math.nan])
-    if not values.isnan().any(): return f'it is constant but not 0 where {reader} reads it: bias and norm have to be pruned too (unit_masks)'
-    def is_pruned(n, at): return (m:=masks.get(parameter_name(n))) is not None and _pruned_filters(named[n], m.cpu())[at[i]].all()
+    def is_pruned(n, at): return (m:=masks.get(parameter_name(n))) is not None and pruned_filters(named[n], m.cpu())[at[i]].all()
     left = [n for n,at in group.layers.items() if not is_pruned(n, at)]
-    return f'it goes together with {", ".join(left[:3])}{", …" if len(left)>3 else ""}, not pruned there' if left else f'{reader} still gets something there'
+    if left: return f'it goes together with {", ".join(left[:3])}{", …" if len(left)>3 else ""}, not pruned there'
+    reader,places = next((n,at[i]) for n,at in group.inputs.items() if n not in arrives or not arrives[n].zero[at[i]].all())
+    if reader not in arrives or arrives[reader].seen[places].isnan().any(): return f'{reader} still gets something there'
+    return f'it is constant but not 0 where {reader} reads it: bias and norm have to be pruned too (with_followers)'
 
 # %% ../nbs/32_shrink.ipynb #c72bc081
 def _plan(group, named, masks, arrives):
     "Which channels of a group go"
     pruned = _touched(group, named, masks)
-    fine = torch.full((group.n,), bool(group.inputs) and not group.stays)
+    fine,unmade = torch.full((group.n,), bool(group.inputs) and not group.stays),torch.ones(group.n, 1, dtype=torch.bool)
+    for n,at in group.layers.items(): unmade &= pruned_filters(named[n], named[n].weight.detach().cpu()!=0)[at].all(1, keepdim=True)
     for n,at in group.inputs.items():
-        fine &= (arrives[n].zero | (arrives[n].constant!=0))[at].all(1) if n in arrives else torch.zeros(group.n, dtype=torch.bool)
+        if n not in arrives: fine[:] = False
+        else: fine &= (arrives[n].unread[at] | unmade & (arrives[n].zero | (arrives[n].constant!=0))[at]).all(1)
     goes = pruned & fine
     return _Plan(group, goes, pruned, [_why(group, i, named, masks, arrives) if pruned[i] and not goes[i] else '' for i in range(group.n)])
 
 # %% ../nbs/32_shrink.ipynb #65d946d6
 def _plans(net, masks, example):
     "What can be cut from a network that is under its masks already"
-    into,named = _constants(_copy_of(net), _inputs_for(net, example)),dict(net.named_modules())
-    arrives = {n: _arrives(named[n], v) for n,v in into.items() if isinstance(named[n], _filtering)}
+    into,named = _into(eval_copy(net), inputs_for(net, example)),dict(net.named_modules())
+    arrives = {n: _arrives(named[n], v) for n,v in into.items()}
     return [_plan(g, named, masks, arrives) for g in channel_groups(net, example)],arrives
 
 # %% ../nbs/32_shrink.ipynb #04329ab8
@@ -131,7 +147,7 @@ def _give_back(name, side, plans, group, size, n):
 # %% ../nbs/32_shrink.ipynb #6d98ee37
 def _even_out(plans, named):
     "Lets channels stay until all groups of all convs are equally large"
-    grouped = [(n,m) for n,m in named.items() if isinstance(m, nn.modules.conv._ConvNd) and m.groups>1 and not _depthwise(m)]
+    grouped = [(n,m) for n,m in named.items() if isinstance(m, nn.modules.conv._ConvNd) and m.groups>1 and not is_depthwise(m)]
     again = True
     while again:
         again = False
@@ -168,9 +184,9 @@ def _cut_norm(m, gone):
 # %% ../nbs/32_shrink.ipynb #79382c7a
 def _cut_out(m, gone):
     "Takes filters out of a conv or linear layer"
-    keep = _kept(_n_out(m), gone)
-    if _depthwise(m): m.groups = m.in_channels = len(keep)
-    _select(m, 'weight', 1 if getattr(m, 'transposed', False) and not _depthwise(m) else 0, keep)
+    keep = _kept(filters_of(m).n, gone)
+    if is_depthwise(m): m.groups = m.in_channels = len(keep)
+    _select(m, 'weight', 1 if getattr(m, 'transposed', False) and not is_depthwise(m) else 0, keep)
     _select(m, 'bias', 0, keep)
     setattr(m, 'out_features' if isinstance(m, nn.Linear) else 'out_channels', len(keep))
 
@@ -209,7 +225,7 @@ def _cut(net, plans, arrives):
     named = dict(net.named_modules())
     outs,ins,norms = (_gone(plans, o) for o in ('layers','inputs','norms'))
     for n,gone in outs.items():
-        if len(gone)==_n_out(named[n]): raise ValueError(f'masks: they prune all {len(gone)} channels of {n}: nothing of it would be left')
+        if len(gone)==filters_of(named[n]).n: raise ValueError(f'masks: they prune all {len(gone)} channels of {n}: nothing of it would be left')
     for n,gone in ins.items():
         at = torch.tensor(sorted(gone))
         constants = torch.zeros_like(arrives[n].constant)
@@ -223,7 +239,7 @@ def _cut(net, plans, arrives):
 @torch.no_grad()
 def _difference(a, b, inputs):
     "The largest difference between what two networks give, and the largest number that the first one gives"
-    ys = [[o.double() for o in _leaves([_send(net, inputs)]) if o.is_floating_point()] for net in (a,b)]
+    ys = [[o.double() for o in tensors_in([run_model(net, inputs)]) if o.is_floating_point()] for net in (a,b)]
     shapes = [[tuple(o.shape) for o in y] for y in ys]
     if shapes[0]!=shapes[1]: raise ValueError(f'it gives {shapes[1]} instead of {shapes[0]}')
     return max((float((p-q).abs().max()) for p,q in zip(*ys) if p.numel()), default=0.),max((float(p.abs().max()) for p in ys[0] if p.numel()), default=0.)
@@ -231,15 +247,15 @@ def _difference(a, b, inputs):
 # %% ../nbs/32_shrink.ipynb #c5abdfb9
 def _compare(net, small, example, tol):
     "The largest difference. Raises `ValueError` if it is larger than allowed"
-    g,(a,b),worst = torch.Generator().manual_seed(0),(_copy_of(o) for o in (net,small)),0.
-    inputs = _inputs_for(a, example)
+    g,(a,b),worst = torch.Generator().manual_seed(0),(eval_copy(o) for o in (net,small)),0.
+    inputs = inputs_for(a, example)
     for o in (inputs, tuple(torch.randn(t.shape, generator=g).to(t) if t.is_floating_point() else t for t in inputs)):
         d,top = _difference(a, b, o)
         if not d<=tol*max(1, top): raise ValueError(f'it differs by {d:.3g} where the largest output is {top:.3g}')
         worst = max(worst, d)
     return worst
 
-def _tolerance(net): return 1e-4 if any(t.dtype in _halves for t in net.state_dict().values()) else 1e-5
+def _tolerance(net): return 1e-4 if any(t.dtype in halves for t in net.state_dict().values()) else 1e-5
 
 # %% ../nbs/32_shrink.ipynb #6622375f
 def _try_alone(net, plans, arrives, example, tol):
@@ -270,9 +286,10 @@ class Shrunk:
 # %% ../nbs/32_shrink.ipynb #0184d743
 def _table(net, plans, masks):
     "The table of a report"
-    rows = {n: dict(layer=n, channels=_n_out(m), pruned=0, cut=0, left=_n_out(m), why='') for n,m in net.named_modules() if isinstance(m, _filtering)}
+    layers = {n: filters_of(m).n for n,m in net.named_modules() if isinstance(m, prunable_types)}
+    rows = {n: dict(layer=n, channels=c, pruned=0, cut=0, left=c, why='') for n,c in layers.items()}
     for n,r in rows.items():
-        if (m:=masks.get(parameter_name(n))) is not None: r['pruned'] = int(_pruned_filters(net.get_submodule(n), m.cpu()).sum())
+        if (m:=masks.get(parameter_name(n))) is not None: r['pruned'] = int(pruned_filters(net.get_submodule(n), m.cpu()).sum())
     for n,gone in _gone(plans, 'layers').items(): rows[n].update(cut=len(gone), left=rows[n]['channels']-len(gone))
     for n,r in rows.items():
         why = dict.fromkeys(w for p in plans if n in p.group.layers for w in p.why if w)
@@ -296,7 +313,7 @@ def plot(self:Shrunk,
 # %% ../nbs/32_shrink.ipynb #d45ab85a
 def _ready(model, masks, example):
     "Raises `TypeError` or `ValueError` before anything is done, if the arguments cannot be right"
-    _check_example(example)
+    as_inputs(example)
     unwrap(model)
     if hasattr(model, 'shrunk') and isinstance(masks, (Masks,Ticket)):
         now = {k: p.shape for k,p in model.named_parameters()}
@@ -312,7 +329,7 @@ def shrink(
 )->nn.Module: # of the same class, in the mode of `model`; its attribute `shrunk` is the report
     """A smaller dense network without the channels that the masks prune whole: what it gives is what the masked network gives.
 
-    Channels that are not 0, or not alone, stay, and `shrunk.table` says why. Raises `TypeError` or `ValueError` for masks of another model,
+    Channels that are not 0, or not alone, stay, and `shrunk.table` says why. Raises `TypeError` or `ValueError` for masks of this model,
     for masks that prune a whole layer, for an example that the model cannot take, and for a model that cannot be followed.
 
     Source: the channels that go together are found by Torch-Pruning (Fang et al. 2023, DepGraph)"""
@@ -330,7 +347,7 @@ def shrink(
             difference = _compare(net, _cut(copy.deepcopy(net), plans, arrives), example, tol)
     small = _cut(copy.deepcopy(net), plans, arrives)
     sizes = [sum(p.numel() for p in o.parameters()) for o in (net,small)]
-    inputs = _inputs_for(net, example)
-    macs = tuple(count_macs(_copy_of(o), inputs).total//inputs[0].shape[:1].numel() for o in (net,small)) # for one item
+    inputs = inputs_for(net, example)
+    macs = tuple(count_macs(eval_copy(o), inputs).total//inputs[0].shape[:1].numel() for o in (net,small)) # for one item
     small.shrunk = Shrunk(_table(net, plans, masks), macs, tuple(sizes), difference)
     return small.train(unwrap(model).training)

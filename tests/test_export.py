@@ -10,8 +10,8 @@ from safetensors.torch import load as load_safetensors, save as save_safetensors
 from torch import nn
 
 from lottery_nb import export
-from lottery_nb.export import (SparseLinear, _difference, _exchange, break_even, csr_times, export_onnx, interleaved_medians, is_2_4,
-                                semi_structured, semi_structured_report, sparse_linear, why_not_semi_structured)
+from lottery_nb.export import SparseLinear, _exchange, break_even, csr_times, export_onnx, interleaved_medians, sparse_linear
+from lottery_nb.n_of_m import output_difference
 from lottery_nb.sparsifier import Sparsifier
 from models import ConvNet, everything, mlp, same_bits
 
@@ -21,84 +21,6 @@ def dense_wins(fns): return [1.]*(len(fns)-1) + [2.]
 def half_zero(layer, seed=0):
     with torch.no_grad(): layer.weight *= torch.rand(layer.weight.shape, generator=torch.Generator().manual_seed(seed)) < .5
     return layer
-
-# 2:4
-
-@given(st.integers(1, 5), st.integers(1, 24), st.floats(.1, .9), st.integers(0, 99))
-def test_is_2_4_against_a_loop(n_out, n_in, density, seed):
-    w = (torch.rand(n_out, n_in, generator=torch.Generator().manual_seed(seed)) < density).float()
-    expected = n_in%4==0 and all(sum(row[i:i+4])<=2 for row in w.tolist() for i in range(0, n_in, 4))
-    assert is_2_4(w)==expected
-
-def pruned_2_4(*sizes, dtype=torch.float16):
-    net = nn.Sequential(*[nn.Linear(i, o) for i,o in zip(sizes, sizes[1:])])
-    Sparsifier(net, '2:4').sparsify(50)
-    return net.to(dtype).eval()
-
-def test_which_layers_suit():
-    class Mine(nn.Linear): pass
-    net = nn.ModuleDict(dict(good=nn.Linear(256,128), narrow=nn.Linear(256,10), odd=nn.Linear(100,128), dense=nn.Linear(256,128), conv=nn.Conv2d(64,64,3),
-                             mine=Mine(256,128), hooked=nn.Linear(256,128), attention=nn.MultiheadAttention(64,4)))
-    Sparsifier(net, '2:4', layers=lambda n,m: n!='dense').sparsify(50)
-    net['hooked'].register_forward_hook(lambda *args: None)
-    net.half()
-    df = semi_structured_report(net).set_index('layer')
-    assert df.suits.to_dict()=={k: k=='good' for k in df.index}
-    expected = dict(narrow='multiples of', odd='multiples of', dense='more than two of four', conv='no sparse kernel for Conv2d', mine='a Mine', hooked='hooks')
-    for k,why in expected.items(): assert why in df.why[k]
-    assert 'NonDynamicallyQuantizableLinear' in df.why['attention.out_proj']
-
-@pytest.mark.parametrize('dtype, suits', [(torch.float16, True), (torch.bfloat16, True), (torch.float64, False)])
-def test_precision_of_2_4(dtype, suits):
-    assert semi_structured_report(pruned_2_4(128, 128, dtype=dtype)).suits.tolist()==[suits]
-    if not suits: assert 'torch.float64: there are kernels for torch.float16' in why_not_semi_structured(pruned_2_4(128, 128, dtype=dtype)[0])
-
-def test_sizes_are_those_that_torch_takes():
-    "Every size that it would refuse is refused here, and none else"
-    tiles = export._tiles()
-    torch_s = torch.sparse.SparseSemiStructuredTensorCUTLASS if torch.sparse.SparseSemiStructuredTensor._FORCE_CUTLASS else \
-        torch.sparse.SparseSemiStructuredTensorCUSPARSELT
-    class OnGpu(torch.Tensor): is_cuda = True
-    for n_out in (8, 16, 32, 48, 64, 100):
-        for n_in in (4, 16, 32, 64, 72, 128):
-            layer = nn.Linear(n_in, n_out).half()
-            nn.init.zeros_(layer.weight)
-            try: torch_s._validate_device_dim_dtype_shape(layer.weight.detach().as_subclass(OnGpu)); fits = True
-            except RuntimeError as e: fits = 'shape' not in str(e)
-            assert (why_not_semi_structured(layer)=='')==fits, (n_out, n_in, tiles)
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
-def test_without_a_gpu_it_says_so():
-    with pytest.raises(RuntimeError, match='no CUDA GPU here; semi_structured_report'): semi_structured(pruned_2_4(128, 128))
-
-def test_what_is_packed(monkeypatch):
-    "The conversion with a packing that does nothing, on the CPU"
-    monkeypatch.setattr(export, '_check_gpu', lambda model: None)
-    monkeypatch.setattr(torch.sparse, 'to_sparse_semi_structured', lambda w: w.clone())
-    net = pruned_2_4(128, 128, 64, 10).train()
-    before = everything(net)
-    fast, report, difference = semi_structured(net, torch.randn(4, 128).half())
-    assert report.suits.tolist()==[True, True, False] and difference==0
-    assert [p.requires_grad for p in fast.parameters()]==[False,True, False,True, True,True] and not fast.training and net.training
-    assert all(same_bits(t, before[k]) for k,t in everything(net).items()) and all(p.requires_grad for p in net.parameters())
-    assert semi_structured(net).difference is None
-    monkeypatch.setattr(torch.sparse, 'to_sparse_semi_structured', lambda w: w+1)
-    with pytest.raises(ValueError, match='outputs differ by'): semi_structured(net, torch.ones(4, 128).half())
-    with pytest.raises(ValueError, match='no layer suits:(.|\n)*float32'): semi_structured(net.float())
-
-def test_arguments_of_semi_structured():
-    with pytest.raises(TypeError, match='example=int'): semi_structured(pruned_2_4(128, 128), 3)
-    with pytest.raises(TypeError, match='expected an nn.Module'): semi_structured('net')
-    with pytest.raises(ValueError, match='tol=0'): semi_structured(pruned_2_4(128, 128), tol=0)
-
-@pytest.mark.skipif(not torch.cuda.is_available() or torch.cuda.get_device_capability()<(8,0), reason='needs a CUDA GPU of compute capability 8.0')
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_on_a_gpu(dtype):
-    net = pruned_2_4(512, 512, 256, 10, dtype=dtype).cuda()
-    fast, report, difference = semi_structured(net, torch.randn(64, 512, dtype=dtype, device='cuda'))
-    assert report.suits.tolist()==[True, True, False] and difference<.05
-    assert isinstance(fast[0].weight, torch.sparse.SparseSemiStructuredTensor)
-    with pytest.raises(ValueError, match='is on cpu'): semi_structured(net.cpu())
 
 # CSR
 
@@ -244,8 +166,8 @@ def test_a_weight_that_is_looked_at_is_there():
     assert isinstance(sparse_linear(net, x, force=True, measure=dense_wins).model.fc, SparseLinear)
 
 @pytest.mark.parametrize('kwargs, error, match', [
-    (dict(example=[1]), TypeError, 'example=list'), (dict(example=()), TypeError, 'example=tuple'),
-    (dict(example=(torch.ones(2,8), 3)), TypeError, 'example=tuple'),
+    (dict(example=[1]), TypeError, 'example='), (dict(example=()), TypeError, 'example='),
+    (dict(example=(torch.ones(2,8), 3)), TypeError, 'example='),
     (dict(faster=0), ValueError, 'faster=0: expected a number greater than 0'), (dict(faster='2'), TypeError, "faster='2'"),
     (dict(tol=math.nan), ValueError, 'tol=nan'),
     (dict(model=nn.ReLU()), ValueError, 'no conv and no linear layer'), (dict(model=3), TypeError, 'expected an nn.Module'),
@@ -256,7 +178,7 @@ def test_bad_arguments(kwargs, error, match):
 
 def test_a_wrong_example_leaves_the_model_alone():
     net = mlp()
-    with pytest.raises(ValueError, match=r'example: the model cannot take a batch of the shape \(3, 5\)'):
+    with pytest.raises(ValueError, match=r'not one of the shape \(3, 5\)'):
         sparse_linear(net, torch.ones(3, 5), measure=sparse_wins)
     assert all('forward' not in vars(m) for m in net.modules()) and net.training
 
@@ -314,11 +236,11 @@ def test_bad_arguments_of_csr_times(args, error):
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=1, max_size=5))
 def test_difference_of_the_same_is_none(values):
     t = torch.tensor(values)
-    assert _difference([t], [t.clone()], 1e-4)==0
+    assert output_difference([t], [t.clone()], 1e-4)==0
     for wrong in (math.nan, math.inf, -math.inf, 3e38):
         other = torch.full_like(t, wrong)
         if t.isfinite().any() and not (t[t.isfinite()]).abs().max()>1e30:
-            with pytest.raises(ValueError, match='outputs differ'): _difference([t], [other], 1e-4)
+            with pytest.raises(ValueError, match='outputs differ'): output_difference([t], [other], 1e-4)
 
 # ONNX
 
@@ -385,7 +307,7 @@ def test_without_the_packages_it_says_how_to_get_them(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 @pytest.mark.parametrize('kwargs, error, match', [
-    (dict(example=3), TypeError, 'example=int'), (dict(example=(torch.ones(2,8), torch.ones(3,8))), ValueError, 'same number of items'),
+    (dict(example=3), TypeError, 'example=3'), (dict(example=(torch.ones(2,8), torch.ones(3,8))), ValueError, 'same number of items'),
     (dict(example=torch.ones(0,8)), ValueError, 'at least 1'), (dict(example=torch.tensor(1.)), ValueError, 'number of items'),
     (dict(model=3), TypeError, 'expected an nn.Module'), (dict(model=nn.Linear(8,4).bfloat16()), TypeError, 'weight in bfloat16'),
     (dict(model=SparseLinear(nn.Linear(8,4))), ValueError, 'is a SparseLinear; export the model that it was made from'),
