@@ -7,7 +7,7 @@ __all__ = ['find_ticket', 'n_pruned', 'check_prune', 'next_masks', 'check_final_
            'SearchError', 'SearchFolder']
 
 # %% ../nbs/11_find.ipynb #8b197ab3
-import errno, json, os, random, re, warnings
+import errno, json, math, os, random, re, warnings
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -55,8 +55,8 @@ def find_ticket(
     """The tickets of iterative magnitude pruning: a dense run, then `rounds` times prune, rewind and train.
 
     The same call gives the same bits, on the CPU also if it was killed and called again with the same `dir`. Whatever
-    ends it early, Ctrl-C say, has the finished runs as its attribute `search`. Raises `ArgumentError` before anything is
-    trained; `SearchError` or `TicketError` for another search or a damaged file in `dir`; `OSError` for a full disk.
+    ends it early, Ctrl-C say, has the finished runs as its `search`. Raises `ArgumentError` before anything is trained;
+    `SearchError` or `TicketError` for another search or a damaged file in `dir`; `OSError` for a full disk.
 
     Source: Frankle & Carbin 2019; rewinding: Frankle et al. 2020; of the learning rate: Renda et al. 2020"""
     how = dict(granularity=granularity, method=method, criteria=criteria, layers=layers, allow_collapse=allow_collapse)
@@ -114,7 +114,7 @@ def next_masks(
         kept.update(zip(group, sp.select(group, 100*n_pruned(n, rate, r)/max(n, 1))))
     return Masks({k: m.cpu() for k,m in sp.masks_of(kept).items()})
 
-# %% ../nbs/11_find.ipynb #4d48da42
+# %% ../nbs/11_find.ipynb #f2098c7b
 def check_final_layer_rate(
     rate:float|None, # percent, 0 to less than 100; None: like the others
     method:str='local', # it's for `local` alone
@@ -122,10 +122,9 @@ def check_final_layer_rate(
 )->float|None:
     "`rate` as a float or None. Raises `ArgumentError` if the last layer can't have it"
     if rate is None: return None
-    expected = "0 to less than 100 percent; None unless method='local', and for the granularity group"
-    rate = check_number('final_layer_rate', rate, expected=expected)
-    if method=='local' and granularity!='group' and 0<=rate<100: return rate
-    raise ArgumentError('final_layer_rate', rate, expected)
+    if method!='local': raise ArgumentError('final_layer_rate', rate, "method='local' beside it, or None")
+    if granularity=='group': raise ArgumentError('final_layer_rate', rate, "None with granularity='group'")
+    return check_number('final_layer_rate', rate, 0, math.nextafter(100, 0), 'less than 100 percent, and at least 0')
 
 # %% ../nbs/11_find.ipynb #7a47cae5
 @dataclass
@@ -365,7 +364,7 @@ class Search:
         arms = {repr(a): {r: t for r,t in self.arms.get(repr(a), {}).items() if r<=rounds} for a in arms}
         return Search(self.tickets[:rounds+1], arms, self.settings, self.init)
 
-# %% ../nbs/11_find.ipynb #01aeff66
+# %% ../nbs/11_find.ipynb #44280fcc
 @patch
 def add(self:Search, ticket:Ticket)->Ticket: # the same, as the search has it
     "Adds the ticket of a run; the search's own then know their pruned weights. Raises `ValueError` if it can't be one"
