@@ -107,10 +107,10 @@ def next_masks(
     final_layer_rate:float|None=None # percent of the last layer's remaining weights; None: like the others
 )->Masks: # on the CPU
     "The masks of round `r`, by the criterion of `sp`, from the weights as they are now"
-    names,kept = sp.families,{}
+    names,kept = sp.units.names,{}
     for group in ([names] if sp.method=='global' else [[k] for k in names]):
         rate = prune if final_layer_rate is None or group!=names[-1:] else final_layer_rate
-        n = sum(sp.n_weights(k) for k in group)
+        n = sum(sp.units.n_weights(k) for k in group)
         kept.update(zip(group, sp.select(group, 100*n_pruned(n, rate, r)/max(n, 1))))
     return Masks({k: m.cpu() for k,m in sp.masks_of(kept).items()})
 
