@@ -27,7 +27,8 @@ from torchvision.models import resnet18
 
 from lottery_nb.criteria import large_final
 from lottery_nb.export import SparseLinear, interleaved_medians
-from lottery_nb.shrink import count_macs, shrink
+from lottery_nb.measure import count_macs
+from lottery_nb.shrink import shrink
 from lottery_nb.sparsifier import Sparsifier
 
 try:
@@ -93,10 +94,10 @@ def measure(arms:list, sizes:Sizes, x:torch.Tensor):
 
 def rows(arms:list, x:torch.Tensor)->list: # dicts
     "What came out, a row a network"
-    dense,found,macs = np.array(arms[0].seconds),[],count_macs(arms[0].model, x)
+    dense,found,macs = np.array(arms[0].seconds),[],count_macs(arms[0].model, x[:1]).total
     for arm in arms:
         q1,median,q3 = np.percentile(dense/np.array(arm.seconds), [25,50,75]).tolist()
-        n,parameters = count_macs(arm.model, x),sum(p.numel() for p in arm.model.parameters())
+        n,parameters = count_macs(arm.model, x[:1]).total,sum(p.numel() for p in arm.model.parameters())
         found.append(dict(network=arm.name, parameters=parameters, macs=n, fewer=macs/n, faster=median, q1=q1, q3=q3,
                           milliseconds=1000*float(np.median(arm.seconds)), seconds=arm.seconds))
     return found

@@ -25,12 +25,7 @@ Home <self>
 {tutorials}
 ```
 
-```{{toctree}}
-:hidden:
-:caption: API
-
-{api}
-```
+{parts}
 
 ```{{toctree}}
 :hidden:
@@ -46,10 +41,19 @@ contributing
 ```
 '''
 
+PART = """```{{toctree}}
+:hidden:
+:caption: {caption}
+
+{pages}
+```"""
+PARTS = {'0': 'I · A ticket', '1': 'II · Evidence', '2': 'III · Landmarks', '3': 'IV · Cash in', '4': 'V · Around'} # by a notebook's first digit
+
 def notebooks():
-    "The notebooks in reading order: tutorials, modules, the others"
+    "The notebooks in reading order: tutorials, the parts of the book, the others"
     def found(pattern): return sorted(nbs.glob(pattern))
-    return dict(tutorials=found('tutorials/[0-9]*.ipynb'), api=found('[0-9]*.ipynb'), more=[nbs/"index.ipynb", nbs/"background.ipynb"])
+    parts = {caption: found(f'{digit}[0-9]_*.ipynb') for digit,caption in PARTS.items()}
+    return dict(tutorials=found('tutorials/[0-9]*.ipynb'), **{k: o for k,o in parts.items() if o}, more=[nbs/"index.ipynb", nbs/"background.ipynb"])
 
 def stage(folder):
     "Writes what Sphinx is given to `folder`"
@@ -57,7 +61,9 @@ def stage(folder):
     pages = [p for group in groups.values() for p in group]
     names = Names({o for p in pages for o in p.described})
     for p in pages: p.write(folder, names)
-    contents = CONTENTS.format(**{k: '\n'.join(p.name for p in groups[k]) for k in ('tutorials','api')})
+    listed = {k: '\n'.join(p.name for p in group) for k,group in groups.items()}
+    parts = [PART.format(caption=k, pages=listed[k]) for k in PARTS.values() if k in listed]
+    contents = CONTENTS.format(tutorials=listed['tutorials'], parts='\n\n'.join(parts))
     index = folder/'index.ipynb'
     add_markdown(index, contents)
     shutil.copy(root/'LICENSE', folder)
