@@ -7,20 +7,21 @@ __all__ = []
 
 # %% ../nbs/42_all.ipynb #e5606443
 from .core import *
-from .granularity import *
-from .criteria import *
-from .schedules import *
 from .masks import *
-from .channels import *
+from .criteria import *
+from .granularity import *
 from .sparsifier import *
+from .schedules import *
 from .callback import *
 from .ticket import *
 from .find import *
 from .curves import *
 from .evidence import *
-from .shrink import *
-from .export import *
+from .channels import *
 from .measure import *
+from .shrink import *
+from .n_of_m import *
+from .export import *
 from .data import *
 from .experiment import *
 

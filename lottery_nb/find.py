@@ -179,10 +179,10 @@ def check(self:_FollowRound):
 @torch.no_grad()
 def _next_masks(sp, prune, r, final_layer_rate=None):
     "The masks of round `r`, from the weights as they are now"
-    names,kept = sp.families,{}
+    names,kept = sp.units.names,{}
     for group in ([names] if sp.method=='global' else [[k] for k in names]):
         rate = prune if final_layer_rate is None or group!=names[-1:] else final_layer_rate
-        n = sum(sp.n_weights(k) for k in group)
+        n = sum(sp.units.n_weights(k) for k in group)
         kept.update(zip(group, sp.select(group, 100*_n_pruned(n, rate, r)/max(n, 1))))
     return Masks({k: m.cpu() for k,m in sp.masks_of(kept).items()})
 

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as _from_bytes, save as _to_bytes
 from torch import nn, Tensor
 from .callback import SparsifyCallback
-from .channels import _filters
+from .granularity import filters_of
 from .core import check_choice, check_whole
 from .criteria import random_scores
 from .masks import Masks, check_weight, int_dtype, named_tensors, shape_differences, unwrap
@@ -247,7 +247,7 @@ def _followers(self:Ticket, model):
     for k,follow in told.items() if isinstance(told, dict) else [(None,None)]:
         layer = k in self.masks and isinstance(follow, dict)
         n = unwrap(model).get_submodule(k.rpartition('.')[0]) if layer else None
-        if not layer or not all(p in named and named[p].dim()==1 and _is_place(at, _filters(n).n, len(named[p])) for p,at in follow.items()):
+        if not layer or not all(p in named and named[p].dim()==1 and _is_place(at, filters_of(n).n, len(named[p])) for p,at in follow.items()):
             raise ValueError(f"meta['followers']: what it says of {_plain(repr(k))} cannot be true of this model")
     return told
 
@@ -360,7 +360,8 @@ def _parts(self:Ticket, trained, whole):
     return dict(mask={k: _pack(m) for k,m in self.masks.items()}, state=state, trained=trained, whole=self.whole if whole else {})
 
 # %% ../nbs/06_ticket.ipynb #ee861ad8
-_storable = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.complex64}
+_storable = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool, torch.uint8, torch.int8, torch.int16,
+             torch.int32, torch.int64, torch.complex64}
 
 def _flat(parts):
     "The tensors of all parts in one dict, by `part/name`, each with memory of its own. Raises `ValueError` for types that a file cannot hold"

@@ -37,7 +37,7 @@ def env(wheel, tmp_path_factory):
 
 USE = '''
 import sys
-for o in ('nbdev','ray','accelerate','onnx','onnxruntime'): sys.modules[o] = None # an import of these fails from here on
+for o in ('nbdev','ray','accelerate','onnx','onnxruntime','torch_pruning'): sys.modules[o] = None # an import of these fails from here on
 from lottery_nb.all import *
 import lottery_nb
 print(lottery_nb.__file__, lottery_nb.__version__)
