@@ -47,7 +47,7 @@ class SparseLinear(nn.Module):
     def forward(self, x):
         "What the dense layer gives for `x` [..., in]"
         if self.training: raise RuntimeError('SparseLinear is for inference: call model.eval()')
-        if x.shape[-1:]!=(self.in_features,): raise ArgumentError('x', list(x.shape), f'inputs [..., {self.in_features}]')
+        if x.shape[-1:]!=(self.in_features,): raise ArgumentError('x', x.shape, f'inputs [..., {self.in_features}]')
         out = (self.csr() @ x.reshape(-1, self.in_features).t()).t()
         if self.bias is not None: out = out+self.bias
         return out.contiguous().reshape(*x.shape[:-1], self.out_features)

@@ -204,7 +204,7 @@ def test_bad_input():
     whole = with_followers(net, whole, x)
     with pytest.raises(ValueError, match='something left of the 4 channels of 0.0'): shrink(net, whole, x)
     small = shrink(net, with_followers(net, masks, x), x)
-    with pytest.raises(ValueError, match=r'0.0.weight: \(4, 1, 3, 3\) in the masks, \(2, 1, 3, 3\) in the model'): shrink(small, masks, x)
+    with pytest.raises(ValueError, match='4, 1, 3, 3. in the masks, .2, 1, 3, 3'): shrink(small, masks, x)
 
 def test_a_shrunk_network_can_be_pruned_and_shrunk_again():
     net = plain()
