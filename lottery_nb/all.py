@@ -6,24 +6,25 @@
 __all__ = []
 
 # %% ../nbs/42_all.ipynb #e5606443
-from .core import *
+from .data import *
 from .masks import *
 from .criteria import *
 from .granularity import *
 from .sparsifier import *
+from .ticket import *
 from .schedules import *
 from .callback import *
-from .ticket import *
+from .arms import *
 from .find import *
 from .curves import *
 from .evidence import *
+from .experiment import *
 from .channels import *
 from .measure import *
 from .shrink import *
 from .n_of_m import *
 from .export import *
-from .data import *
-from .experiment import *
+from .distributed import *
 
 # %% ../nbs/42_all.ipynb #4a7a1581
 __all__ = [o for o in globals() if not o.startswith('_')]

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from fastcore.basics import patch
 from torch import Tensor
-from .core import Rule, check_whole, make_rule
+from .core import ArgumentError, ArgumentTypeError, Rule, check_choice, check_whole, make_rule
 
 # %% ../nbs/03_criteria.ipynb #4e7c71e6
 class WeightView:
-    "What a criterion sees of one weight: `name`, `shape`, `final`, and where they are kept `init`, `previous` and `grad`"
+    "A weight as a criterion sees it: `name`, `shape`, `final`, and where they are kept `init`, `previous` and `grad`"
     def __init__(self,
         name:str, # the parameter's name in its model, such as `layer1.0.conv1.weight`
         final:Tensor, # the weight as it is now, any shape
@@ -26,52 +26,52 @@ class WeightView:
         previous:Tensor|None=None, # as it was when the masks were last made, same shape
         grad:Tensor|None=None # its gradient, same shape
     ):
-        if not isinstance(final, Tensor): raise TypeError(f'{name}: expected a tensor as final, got {type(final).__name__}')
-        self.name, self.shape, self.device = name, final.shape, final.device
+        if not isinstance(final, Tensor): raise ArgumentTypeError(f'{name}.final', final, 'a tensor')
+        self.name,self.shape,self.device = name,final.shape,final.device
         self._given = dict(final=final, init=init, previous=previous, grad=grad)
         for kind,t in self._given.items():
             if t is not None and t.shape!=self.shape:
-                raise ValueError(f'{name}: {kind} has shape {list(t.shape)}, but the weight {list(self.shape)}')
+                raise ArgumentError(f'{name}.{kind}', list(t.shape), f"the weight's shape {list(self.shape)}")
+
+    def _read(self, kind):
+        t = self._given[kind]
+        if t is None: raise ArgumentError(f'{self.name}.{kind}', None, _missing[kind])
+        return _exact(t.detach()).to(self.device)
 
 # %% ../nbs/03_criteria.ipynb #9c65bd87
 _missing = dict(
-    init="no initial weights: a Sparsifier keeps them for a criterion that says @criterion(needs='init')",
-    previous="no weights from the last pruning: a Sparsifier keeps them for a criterion that says @criterion(needs='previous')",
-    grad='no gradient: run a backward pass first (`loss.backward()`), and prune before `opt.zero_grad()`')
+    init="initial weights: a Sparsifier keeps them for a criterion that says @criterion(needs='init')",
+    previous="the last pruning's weights: a Sparsifier keeps them for a criterion that says @criterion(needs='previous')",
+    grad='a gradient: run `loss.backward()` first, and prune before `opt.zero_grad()`')
 
-# %% ../nbs/03_criteria.ipynb #fdc74ebb
+# %% ../nbs/03_criteria.ipynb #67f4787d
 def _exact(t):
     "`t` itself, but halves as float32 and whole numbers as float64, which hold them exactly"
     if not t.is_floating_point(): return t if t.is_complex() else t.double()
     return t.float() if t.element_size()<4 else t
 
-# %% ../nbs/03_criteria.ipynb #945467e7
-@patch
-def _read(self:WeightView, kind):
-    "One of the four tensors, on the weight's device; `ValueError` if there is none"
-    t = self._given[kind]
-    if t is None: raise ValueError(f'{self.name}: {_missing[kind]}')
-    return _exact(t.detach()).to(self.device)
-
 # %% ../nbs/03_criteria.ipynb #2a2e4bce
 @patch(as_prop=True)
 def final(self:WeightView)->Tensor:
-    "The weight as it is now: look, do not write"
+    "The weight as it is now: look, don't write"
     return self._read('final')
 
+# %% ../nbs/03_criteria.ipynb #efdda05a
 @patch(as_prop=True)
 def init(self:WeightView)->Tensor:
-    "The weight as it was when training began. Raises `ValueError` if nobody kept it"
+    "The weight as it was when training began. Raises `ArgumentError` if it wasn't kept"
     return self._read('init')
 
+# %% ../nbs/03_criteria.ipynb #baf64204
 @patch(as_prop=True)
 def previous(self:WeightView)->Tensor:
-    "The weight as it was when the masks were last made. Raises `ValueError` if nobody kept it"
+    "The weight as it was when the masks were last made. Raises `ArgumentError` if it wasn't kept"
     return self._read('previous')
 
+# %% ../nbs/03_criteria.ipynb #140910d2
 @patch(as_prop=True)
 def grad(self:WeightView)->Tensor:
-    "The gradient of the loss by the weight. Raises `ValueError` if there is none yet"
+    "The gradient of the loss by the weight. Raises `ArgumentError` if there's none yet"
     return self._read('grad')
 
 # %% ../nbs/03_criteria.ipynb #6293dad9
@@ -80,31 +80,25 @@ class Criterion(Rule):
     "A scoring function `fn(w)` with its parameters, and what of a weight has to be kept for it"
     needs: tuple = () # what it reads besides `final`: any of 'init', 'previous', 'grad'
 
-# %% ../nbs/03_criteria.ipynb #baffa1c1
-@patch
-def _versions(self:WeightView):
-    "How often each tensor was written to, for those that count it"
-    return [t._version for t in self._given.values() if t is not None and not t.is_inference()]
-
-@patch
-def _owns(self:WeightView, t):
-    "Whether `t` lies in the memory of one of the four tensors"
-    return any(o is not None and o.untyped_storage().data_ptr()==t.untyped_storage().data_ptr() for o in self._given.values())
-
 # %% ../nbs/03_criteria.ipynb #6cbeb44d
 @patch
 def scores(self:Criterion,
     w:WeightView # the weight, and what is known about it
 )->Tensor: # of the weight's shape, float32 or float64; the highest are kept
-    "The score of every single weight. Raises `TypeError` or `ValueError` if the function gives something else"
-    versions, who = w._versions(), f'criterion {self.name}'
-    s = self.fn(w, **self.params)
-    if w._versions()!=versions: raise ValueError(f'{who}: it wrote to {w.name}, whose values are lost: use `abs()`, not `abs_()`')
+    "The score of every single weight. Raises `ArgumentError` if the function gives something else"
+    given = [t for t in w._given.values() if t is not None]
+    def versions(): return [t._version for t in given if not t.is_inference()]
+    before,s = versions(),self.fn(w, **self.params)
+    if versions()!=before:
+        raise ArgumentError('criterion', self, f'one that leaves {w.name} as it is: use `abs()`, not `abs_()`')
     if not isinstance(s, Tensor) or s.is_complex():
-        raise TypeError(f'{who}: expected a tensor of real scores for {w.name}, got {getattr(s, "dtype", type(s).__name__)}')
-    if s.shape!=w.shape: raise ValueError(f'{who}: the scores of {w.name} have shape {list(s.shape)}, but the weight {list(w.shape)}')
-    s = _exact(s.detach())
-    return s.clone() if w._owns(s) else s
+        got = getattr(s, 'dtype', type(s).__name__)
+        raise ArgumentTypeError('criterion', self, f'one that gives a tensor of real scores for {w.name}, not {got}')
+    if s.shape!=w.shape:
+        shapes = f'the shape {list(w.shape)} for {w.name}, not {list(s.shape)}'
+        raise ArgumentError('criterion', self, f'one that gives scores of {shapes}')
+    s,owned = _exact(s.detach()),{t.untyped_storage().data_ptr() for t in given}
+    return s.clone() if s.untyped_storage().data_ptr() in owned else s
 
 # %% ../nbs/03_criteria.ipynb #17d3744f
 criteria:dict[str,Criterion] = {} # every criterion by name
@@ -114,12 +108,11 @@ def criterion(
     fn=None, # scoring function: a `WeightView` -> tensor of its shape, parameters keyword-only
     *, needs:str|tuple[str,...]=() # what it reads besides `final`: 'init', 'previous', 'grad' or several of them
 )->Criterion:
-    "Makes a scoring function a `Criterion`, under its own name in `criteria`. Raises `ValueError` for an unknown need"
+    "Makes a scoring function a `Criterion`, under its own name in `criteria`. Raises `ArgumentError` for another need"
     needs = (needs,) if isinstance(needs, str) else tuple(needs)
-    for n in needs:
-        if n not in _missing: raise ValueError(f"needs={n!r}: expected one of {', '.join(_missing)}")
+    for n in needs: check_choice('needs', n, _missing)
     if fn is None: return lambda fn: criterion(fn, needs=needs)
-    if not callable(fn): raise TypeError(f"criterion({fn!r}): expected a function; what it needs is given by name, @criterion(needs='init')")
+    if not callable(fn): raise ArgumentTypeError('fn', fn, "a function; say what it needs by name, @criterion(needs='init')")
     rule = criteria[fn.__name__] = make_rule(fn, Criterion, needs=needs)
     return rule
 
@@ -147,6 +140,7 @@ def large_init(w:WeightView)->Tensor:
     "|w_i|: training plays no part (Zhou et al. 2019, section 2)"
     return w.init.abs()
 
+# %% ../nbs/03_criteria.ipynb #2716a966
 @criterion(needs='init')
 def small_init(w:WeightView)->Tensor:
     "−|w_i|: keeps what began small, the control of `large_init` (Zhou et al. 2019, section 2)"
@@ -158,6 +152,7 @@ def large_init_large_final(w:WeightView, *, alpha:float=1.)->Tensor:
     "min(α|w_f|, |w_i|): large at both ends (Zhou et al. 2019, section 2)"
     return torch.minimum(alpha*w.final.abs(), w.init.abs())
 
+# %% ../nbs/03_criteria.ipynb #16a35258
 @criterion(needs='init')
 def small_init_small_final(w:WeightView, *, alpha:float=1.)->Tensor:
     "−max(α|w_f|, |w_i|): small at both ends (Zhou et al. 2019, section 2)"
@@ -169,6 +164,7 @@ def magnitude_increase(w:WeightView)->Tensor:
     "|w_f| − |w_i|: what grew (Zhou et al. 2019, section 2)"
     return w.final.abs() - w.init.abs()
 
+# %% ../nbs/03_criteria.ipynb #126cfa74
 @criterion(needs='init')
 def movement(w:WeightView)->Tensor:
     "|w_f − w_i|: what travelled far (Zhou et al. 2019, section 2); not the movement pruning of Sanh et al. 2020"
@@ -186,11 +182,13 @@ def updating_magnitude_increase(w:WeightView)->Tensor:
     "|w_f| − |w_p|: what grew since the last pruning (fasterai)"
     return w.final.abs() - w.previous.abs()
 
+# %% ../nbs/03_criteria.ipynb #a4fdb4f2
 @criterion(needs='previous')
 def updating_movement(w:WeightView)->Tensor:
     "|w_f − w_p|: what travelled far since the last pruning (fasterai)"
     return (w.final - w.previous).abs()
 
+# %% ../nbs/03_criteria.ipynb #2ee4443c
 @criterion(needs='previous')
 def updating_movmag(w:WeightView)->Tensor:
     "|w_f| · |w_f − w_p|: large, and travelled far since the last pruning (fasterai)"
@@ -202,21 +200,22 @@ def large_final_same_sign(w:WeightView)->Tensor:
     "max(0, w_f · sign(w_i)): the magnitude of weights that kept their sign, else 0 (Zhou et al. 2019, section 5)"
     return (w.final * w.init.sign()).clamp(min=0)
 
+# %% ../nbs/03_criteria.ipynb #6c7f4e20
 @criterion(needs='init')
 def large_final_diff_sign(w:WeightView)->Tensor:
-    "max(0, −w_f · sign(w_i)): the magnitude of weights that changed their sign, else 0: the control (Zhou et al. 2019, section 5)"
+    "max(0, −w_f · sign(w_i)): the magnitude of weights that changed sign, else 0: the control (Zhou et al. 2019, section 5)"
     return (-w.final * w.init.sign()).clamp(min=0)
 
 # %% ../nbs/03_criteria.ipynb #d32b365e
 @criterion(needs='grad')
 def taylor(w:WeightView)->Tensor:
-    "|gradient · w_f|: what the loss would change without the weight, to first order (Molchanov et al. 2017, section 2.2; 2019, section 3)"
+    "|gradient · w_f|: the loss without the weight, to first order (Molchanov et al. 2017, section 2.2; 2019, section 3)"
     return (w.grad * w.final).abs()
 
 # %% ../nbs/03_criteria.ipynb #36b4f1ae
 @criterion
 def random_scores(w:WeightView, *, seed:int=0)->Tensor:
-    "Uniform random numbers from 0 to 1, the same for the same `seed` and weight name everywhere; called 'random' as well"
+    "Random numbers from 0 to 1, the same for the same `seed` and weight name everywhere; called 'random' as well"
     seed = check_whole('seed', seed)
     g = torch.Generator().manual_seed(zlib.crc32(f'{seed} {w.name}'.encode()))
     return torch.rand(w.shape, generator=g).to(w.device)

@@ -23,6 +23,7 @@ from torch import nn, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
+from .arms import arms
 from .core import (ArgumentError, ArgumentTypeError, check_number, check_whole, json_safe, seeded,
                              threads as cpu_threads, versions)
 from .masks import Masks, named_tensors, unwrap
@@ -451,5 +452,5 @@ def profile_ticket(
     "A ticket beside its dense network. Raises `TicketError` or `FileNotFoundError` for the file, and as `profile` does"
     if not isinstance(ticket, Ticket): ticket = Ticket.load(ticket)
     dense = _copy('dense', _by_name(model, None)['model'])
-    if ticket.whole is not None: ticket.dense().apply_to(dense)
+    if ticket.full is not None: arms['dense'].begin(ticket).apply_to(dense)
     return profile({'dense': dense}, example, {'ticket': ticket}, **kwargs)

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import matplotlib.pyplot as plt
 from fastcore.basics import patch
-from .core import Rule, make_rule, check_percent, check_whole
+from .core import Rule, check_number, check_percent, check_whole, make_rule
 
 # %% ../nbs/07_schedules.ipynb #68edfdf3
 @dataclass(frozen=True, eq=False, repr=False)
 class Schedule(Rule):
-    "A rule `fn(start, end, pos, *, …)` that gives the sparsity due at `pos`; calling it with parameters gives a new one"
+    "A rule `fn(start, end, pos, *, …)` that gives the sparsity due at `pos`"
 
 # %% ../nbs/07_schedules.ipynb #3386cbf8
 @patch
@@ -26,11 +26,37 @@ def at(self:Schedule,
     start:float=0., # sparsity before the phase, percent
     end:float=100. # sparsity to be reached, percent
 )->float: # percent, 0 to 100
-    "The sparsity due at `pos`. Raises `ValueError` if that is not from 0 to 100, `TypeError` if it is no number"
+    "The sparsity due at `pos`. Raises `ArgumentError` if that isn't from 0 to 100"
     due = start if pos<0 else self.fn(start, end, min(pos, 1.), **self.params)
     if hasattr(due, 'item'): due = due.item() # a tensor or a numpy number
-    if isinstance(due, float) and -1e-6 < due < 100+1e-6: due = min(max(due, 0.), 100.) # rounding is nobody's mistake
+    if isinstance(due, float) and -1e-6 < due < 100+1e-6: due = min(max(due, 0.), 100.) # allow for rounding
     return check_percent(f'{self!r}.at({pos}, {start}, {end})', due)
+
+# %% ../nbs/07_schedules.ipynb #22738fbc
+@patch
+def curve(self:Schedule,
+    start:float=0., # sparsity before the phase, percent
+    end:float=90., # sparsity to be reached, percent
+    n:int=1001 # how many points
+)->tuple[np.ndarray,np.ndarray]: # pos, 0 to 1, and sparsity, percent
+    "The sparsities at `n` points of the phase, the first at its beginning and the last at its end"
+    pos = np.linspace(0, 1, n)
+    return pos, np.array([self.at(p, start, end) for p in pos.tolist()])
+
+# %% ../nbs/07_schedules.ipynb #7ae839a2
+@patch
+def plot(self:Schedule,
+    ax=None, # matplotlib axes to draw on; None: new ones
+    start:float=0., # sparsity before the phase, percent
+    end:float=90., # sparsity to be reached, percent
+    **kwargs # for `ax.plot`: color, lw, label, …
+)->plt.Axes:
+    "Draws the sparsity against `pos`"
+    if ax is None: ax = plt.subplots(figsize=(4,2.5), layout='constrained')[1]
+    ax.plot(*self.curve(start, end), **{'label': repr(self), **kwargs})
+    ax.set(xlim=(0,1), xticks=[0,.5,1], xticklabels=['0','0.5','1'], ylim=(-3,103))
+    ax.set(xlabel='part of the pruning phase', ylabel='sparsity, percent')
+    return ax
 
 # %% ../nbs/07_schedules.ipynb #ed0d5371
 schedules: dict[str,Schedule] = {} # every schedule by its name: ours and yours
@@ -48,24 +74,6 @@ def one_shot(start, end, pos):
     "Everything at once, when the phase begins"
     return end
 
-# %% ../nbs/07_schedules.ipynb #ae5235b9
-def _rounds_begun(
-    pos:float, # 0 to 1
-    n_steps:int # how many rounds there are. Raises `TypeError` or `ValueError` unless it is a whole number of at least 1
-)->int: # 1 to `n_steps`
-    "How many of `n_steps` equally long rounds have begun at `pos`"
-    n = check_whole('n_steps', n_steps, 1)
-    return min(math.floor(pos*n + 1e-9) + 1, n)
-
-# %% ../nbs/07_schedules.ipynb #37e40f04
-def _between(
-    start:float, # percent
-    end:float, # percent
-    share:float # of the way, 0 to 1
-)->float: # percent; exactly `start` at 0 and exactly `end` at 1
-    "The sparsity that lies the given `share` of the way from `start` to `end`"
-    return start + (end-start)*share if share<.5 else end - (end-start)*(1-share)
-
 # %% ../nbs/07_schedules.ipynb #d1eff9d5
 @schedule
 def iterative(start, end, pos, *,
@@ -73,6 +81,17 @@ def iterative(start, end, pos, *,
 ):
     "`n_steps` equal steps, the first of them at once"
     return _between(start, end, _rounds_begun(pos, n_steps)/n_steps)
+
+# %% ../nbs/07_schedules.ipynb #ae5235b9
+def _rounds_begun(pos, n_steps):
+    "How many of `n_steps` equally long rounds have begun at `pos`, at least 1"
+    n = check_whole('n_steps', n_steps, 1)
+    return min(math.floor(pos*n + 1e-9) + 1, n)
+
+# %% ../nbs/07_schedules.ipynb #271f4691
+def _between(start, end, share):
+    "The given `share` of the way from `start` to `end`: exactly `start` at 0 and exactly `end` at 1"
+    return start + (end-start)*share if share<.5 else end - (end-start)*(1-share)
 
 # %% ../nbs/07_schedules.ipynb #73b944f6
 @schedule
@@ -89,22 +108,19 @@ def linear(start, end, pos):
     "In a straight line"
     return _between(start, end, pos)
 
+# %% ../nbs/07_schedules.ipynb #3107c8eb
 @schedule
 def cosine(start, end, pos):
     "Along half a cosine: slow, fast, slow"
     return _between(start, end, (1-math.cos(math.pi*pos))/2)
 
 # %% ../nbs/07_schedules.ipynb #886240a1
-def _check_positive(name, value):
-    if not value>0: raise ValueError(f'{name}={value!r}: expected a number greater than 0')
-
 @schedule
 def agp(start, end, pos, *,
     power:float=3 # how much faster at first, greater than 0; 1 is `linear`
 ):
     "Automated gradual pruning, fast first and slow later (Zhu & Gupta 2017, equation 1)"
-    _check_positive('power', power)
-    return _between(start, end, 1 - (1-pos)**power)
+    return _between(start, end, 1 - (1-pos)**check_number('power', power, above=0))
 
 # %% ../nbs/07_schedules.ipynb #7e3eb721
 @schedule
@@ -113,58 +129,23 @@ def one_cycle(start, end, pos, *,
     beta:float=6 # where it is: the middle at `beta/alpha` of the phase
 ):
     "Along an S, most of it in the middle (Hubens et al. 2022, One-Cycle Pruning)"
-    _check_positive('alpha', alpha)
+    check_number('alpha', alpha, above=0)
     return _between(start, end, (1+math.exp(beta-alpha))/(1+math.exp(beta-alpha*pos)))
 
 # %% ../nbs/07_schedules.ipynb #2f51878f
 @schedule
 def dsd(start, end, pos):
-    "Rises to `end` at half of the phase, then falls back to `start`: the result is not sparse (after Han et al. 2017, Dense-Sparse-Dense)"
+    """Rises to `end` at half of the phase, then falls back to `start`: the result isn't sparse.
+
+    Source: after Han et al. 2017, DSD: Dense-Sparse-Dense Training"""
     return _between(start, end, (1-math.cos(2*math.pi*pos))/2)
-
-# %% ../nbs/07_schedules.ipynb #22738fbc
-@patch
-def curve(self:Schedule,
-    start:float=0., # sparsity before the phase, percent
-    end:float=90., # sparsity to be reached, percent
-    n:int=1001 # how many points
-)->tuple[np.ndarray,np.ndarray]: # pos, 0 to 1, and sparsity, percent
-    "The sparsities at `n` points of the phase, the first at its beginning and the last at its end"
-    pos = np.linspace(0, 1, n)
-    return pos, np.array([self.at(p, start, end) for p in pos.tolist()])
-
-# %% ../nbs/07_schedules.ipynb #2f8cb3e0
-@patch(as_prop=True)
-def stepwise(self:Schedule)->bool:
-    "Is it flat between a few jumps?"
-    moves = np.abs(np.diff(self.curve()[1])) > 1e-9
-    return not (moves[1:] & moves[:-1]).any()
-
-@patch(as_prop=True)
-def falls(self:Schedule)->bool:
-    "Does the sparsity ever fall again?"
-    return bool((np.diff(self.curve()[1]) < -1e-9).any())
-
-# %% ../nbs/07_schedules.ipynb #7ae839a2
-@patch
-def plot(self:Schedule,
-    ax=None, # matplotlib axes to draw on; None: new ones
-    start:float=0., # sparsity before the phase, percent
-    end:float=90., # sparsity to be reached, percent
-    **kwargs # for `ax.plot`: color, lw, label, …
-):
-    "Draws the sparsity against `pos`. Gives the axes"
-    if ax is None: ax = plt.subplots(figsize=(4,2.5), layout='constrained')[1]
-    ax.plot(*self.curve(start, end), **{'label': repr(self), **kwargs})
-    ax.set(xlim=(0,1), xticks=[0,.5,1], xticklabels=['0','0.5','1'], ylim=(-3,103), xlabel='part of the pruning phase', ylabel='sparsity, percent')
-    return ax
 
 # %% ../nbs/07_schedules.ipynb #0b488ce1
 def plot_schedules(
     start:float=0., # sparsity before the phase, percent
     end:float=90. # sparsity to be reached, percent
-):
-    "Draws every schedule of `schedules`, a panel each. Gives the figure"
+)->plt.Figure:
+    "Draws every schedule of `schedules`, a panel each"
     rows = math.ceil(len(schedules)/4)
     fig,axs = plt.subplots(rows, 4, figsize=(8,1.6*rows), sharex=True, sharey=True, squeeze=False, layout='constrained')
     for ax in axs.flat[len(schedules):]: ax.remove()
@@ -177,3 +158,16 @@ def plot_schedules(
     fig.supylabel('sparsity, percent', fontsize=10)
     plt.close(fig)
     return fig
+
+# %% ../nbs/07_schedules.ipynb #2f8cb3e0
+@patch(as_prop=True)
+def stepwise(self:Schedule)->bool:
+    "Is it flat between a few jumps?"
+    moves = np.abs(np.diff(self.curve()[1])) > 1e-9
+    return not (moves[1:] & moves[:-1]).any()
+
+# %% ../nbs/07_schedules.ipynb #9c3c0bb8
+@patch(as_prop=True)
+def falls(self:Schedule)->bool:
+    "Does the sparsity ever fall again?"
+    return bool((np.diff(self.curve()[1]) < -1e-9).any())

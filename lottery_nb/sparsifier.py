@@ -14,8 +14,8 @@ from torch import nn, Tensor
 from .core import ArgumentError, ArgumentTypeError, check_choice, check_percent, check_whole
 from .criteria import Criterion, WeightView, criteria as all_criteria, large_final, random_scores
 from .granularity import pruned_filters, units_class
-from .masks import (Masks, check_weight, int_dtype, keep_bits, named_tensors, parameter_name, shape_differences,
-                              unwrap, zero_once_, zero_pruned_)
+from .masks import (Masks, check_weight, int_dtype, keep_bits, named_tensors, parameter_name,
+                              shape_differences, unwrap, zero_once_, zero_pruned_)
 
 # %% ../nbs/05_sparsifier.ipynb #18852be8
 prunable_types = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
@@ -37,7 +37,7 @@ def find_layers(
             check_weight(name, w)
             seen.add(id(w))
             found[name] = m
-    if not found and layers is None: raise ArgumentError('model', model, 'one with prunable weights, a conv or linear layer')
+    if not found and layers is None: raise ArgumentError('model', model, 'one with prunable weights: conv or linear')
     if not found: raise ArgumentError('layers', layers, 'a choice that matches layers of this model')
     return found
 
@@ -116,10 +116,10 @@ def keep_highest(
 
 # %% ../nbs/05_sparsifier.ipynb #0f96a851
 class Sparsifier:
-    "Makes the masks of a model, holds them against any optimizer, and rewinds. Raises `ArgumentError` for a bad argument"
+    "Makes the masks of a model, holds them against any optimizer, and rewinds. Raises `ArgumentError`"
     def __init__(self,
         model:nn.Module, # the network, on any device; float weights
-        granularity:str='weight', # what goes together: one of `all_granularities()`, `group` (channels), or n of m: '2:4'
+        granularity:str='weight', # what goes together: `weight`, … (`all_granularities()`), `group`, or n of m: '2:4'
         method:str='global', # `local`: every layer loses the same share; `global`: all layers compete in one ranking
         criteria:Criterion|str=large_final, # how a weight is scored; the lowest go
         layers=None, # module types, names, or a function (name, module) -> bool; None: every conv and linear layer
@@ -144,7 +144,7 @@ def weight(self:Sparsifier,
     "The weight of that name, as the model has it now"
     return self.layers[name]._parameters['weight']
 
-# %% ../nbs/05_sparsifier.ipynb #6ceb3a64
+# %% ../nbs/05_sparsifier.ipynb #878a80b4
 @patch
 def _clone_weights(self:Sparsifier): return {k: self.weight(k).detach().clone() for k in self.layers}
 
@@ -155,13 +155,13 @@ def masks(self:Sparsifier)->Masks:
     if self.has_pruned: return self._masks
     return Masks({k: torch.ones_like(self.weight(k), dtype=torch.bool) for k in self.layers})
 
-# %% ../nbs/05_sparsifier.ipynb #12704d3a
+# %% ../nbs/05_sparsifier.ipynb #59cc3db8
 @patch(as_prop=True)
 def has_pruned(self:Sparsifier)->bool:
     "Has it had masks at all?"
     return self._masks is not None
 
-# %% ../nbs/05_sparsifier.ipynb #3e211cd2
+# %% ../nbs/05_sparsifier.ipynb #9e061515
 @patch
 def put_on(self:Sparsifier,
     masks:Masks # of the layers of this sparsifier. Raises `ArgumentError`, and changes nothing, if they aren't
@@ -176,25 +176,27 @@ def put_on(self:Sparsifier,
     self._masks,self._held,self._bits,self.asked = masks,held,{},masks.sparsity
     for k,m in held.items(): zero_once_(self._parameter(k), m)
 
-# %% ../nbs/05_sparsifier.ipynb #9b28bbd6
+# %% ../nbs/05_sparsifier.ipynb #16f39a8f
 @patch
 def _parameter(self:Sparsifier, name):
     "The parameter of that name, a weight or a follower of one"
     return self.weight(name) if name in self.layers else unwrap(self.model).get_parameter(name)
 
-# %% ../nbs/05_sparsifier.ipynb #8fe624a9
+# %% ../nbs/05_sparsifier.ipynb #34a4c064
 def follower_masks(
     model:nn.Module, # the network; wrappers are looked through
     masks:Masks, # of its weights
-    followers:dict # name of a weight -> {name of a parameter: first place in it, or a list, a place (-1: none) a filter}
+    followers:dict # name of a weight -> {parameter: first place in it, or a list, a place (-1: none) a filter}
 )->Masks: # by the names of biases and of norms' parameters
-    "Masks on what goes with the filters that `masks` prune whole"
+    "Masks on what goes with the filters that are pruned whole. Raises `ArgumentError` for places that aren't there"
     model,found = unwrap(model),{}
     for k in [k for k in masks if k in followers]:
         gone = pruned_filters(model.get_submodule(k.rpartition('.')[0]), masks[k]).cpu()
         for name,at in followers[k].items():
             places = torch.arange(len(gone))+at if isinstance(at, int) else torch.as_tensor(at)
             keep = found.setdefault(name, torch.ones(model.get_parameter(name).shape, dtype=torch.bool))
+            if len(places)!=len(gone) or not -1<=places.min()<=places.max()<len(keep):
+                raise ArgumentError('followers', at, f'a place in {name} for each filter of {k}')
             keep[places[gone & (places>=0)]] = False
     return Masks(found)
 
@@ -218,7 +220,7 @@ def _weight_scores(self:Sparsifier, name, criterion):
     _check_finite(name, w.detach(), 'the weight holds')
     return criterion.scores(WeightView(name, w.detach(), grad=w.grad, **kept))
 
-# %% ../nbs/05_sparsifier.ipynb #a3e0fdf0
+# %% ../nbs/05_sparsifier.ipynb #be2240cd
 @patch
 def _unit_scores(self:Sparsifier, name, criterion):
     "The score of every unit of that name, flat"
@@ -257,7 +259,7 @@ def _ranking(self:Sparsifier, names, budget):
         if (stay := self.units.spared(name, k)) is not None: _bound_(k, stay, torch.maximum)
     return keys
 
-# %% ../nbs/05_sparsifier.ipynb #8ccdda19
+# %% ../nbs/05_sparsifier.ipynb #0c36dd87
 @patch
 def _kept(self:Sparsifier, name):
     "The units that are kept so far, flat; None before the first masks"
@@ -292,7 +294,7 @@ def _last_best(keys): return len(keys)-1-keys.flip(0).argmax() # of equal ones t
 @patch
 def _is_empty(self:Sparsifier, name): return self.has_pruned and not self._kept(name).count_nonzero()
 
-# %% ../nbs/05_sparsifier.ipynb #a554fab2
+# %% ../nbs/05_sparsifier.ipynb #badbdbe3
 @patch
 def _warn_collapse(self:Sparsifier, name, sparsity):
     "Warns, once for every layer, that it would have been emptied"
@@ -324,7 +326,7 @@ def sparsify(self:Sparsifier,
     check_reach('sparsity', sparsity, self.granularity, round_to)
     return self.make_masks(sparsity, round_to)
 
-# %% ../nbs/05_sparsifier.ipynb #749a5702
+# %% ../nbs/05_sparsifier.ipynb #dd70c2be
 @patch
 @torch.no_grad()
 def make_masks(self:Sparsifier,
@@ -348,7 +350,7 @@ def masks_of(self:Sparsifier,
     "The masks that keep these units"
     return self.units.masks(kept)
 
-# %% ../nbs/05_sparsifier.ipynb #faf1f833
+# %% ../nbs/05_sparsifier.ipynb #563572d2
 @patch
 def _remember_previous(self:Sparsifier):
     "Remembers the weights as they are now, for criteria that compare with the last time"
@@ -359,7 +361,7 @@ def check_sparsity(
     name:str, # the argument's name, for the error
     value:float # percent, 0 to 100
 )->float: # percent
-    "`value` as a float. Raises `ArgumentError` unless it's a percentage from 0 to 100; warns if it looks like a fraction"
+    "`value` as a float. Raises `ArgumentError` unless it's from 0 to 100; warns if it looks like a fraction"
     value = check_percent(name, value)
     meant = f'{name}={value:g} means {value:g} percent; for {100*value:g} percent say {name}={100*value:g}'
     if 0<value<1: warnings.warn(meant, stacklevel=3)
@@ -411,7 +413,7 @@ def save_weights(self:Sparsifier,
     state = None if opt is None else copy.deepcopy(_optimizer(opt).state_dict())
     self._snapshot = {k: t.detach().clone() for k,t in named_tensors(self.model).items()},state
 
-# %% ../nbs/05_sparsifier.ipynb #b406f6eb
+# %% ../nbs/05_sparsifier.ipynb #f0cfaa42
 def _optimizer(opt):
     "The optimizer inside `opt`. Raises `ArgumentTypeError` if there's none"
     inner = _unwrapped(opt)
@@ -472,7 +474,7 @@ def report(self:Sparsifier)->pd.DataFrame: # layer, type, shape, weights, kept, 
     kept = [int(units[k].kept(m).sum()) for k,m in masks.items()]
     return df.assign(units=[units[k].n for k in masks], units_kept=kept)
 
-# %% ../nbs/05_sparsifier.ipynb #f0c22c4c
+# %% ../nbs/05_sparsifier.ipynb #f66dfd3f
 @patch
 def __repr__(self:Sparsifier):
     return (f'Sparsifier({len(self.layers)} layers, {self.granularity}, {self.method}, {self.criterion}: '

@@ -11,6 +11,8 @@ from torch import nn
 
 from lottery_nb.callback import SparsifyCallback
 from lottery_nb.criteria import Criterion, large_final
+from lottery_nb.data import digits_dls, dls_by_name, imagenette_dls, learner_by_name, model_by_name
+from lottery_nb.experiment import Experiment, find_by_name
 from lottery_nb.masks import Masks
 from lottery_nb.schedules import Schedule, iterative, one_shot
 from lottery_nb.sparsifier import Sparsifier
@@ -84,6 +86,8 @@ def ticket_of_another():
     sp = Sparsifier(net)
     return Ticket(sp.sparsify(50), everything(net), everything(net))
 
+def draw(x, seed=0): return dict(y=x*seed)
+
 def returns(value): return Criterion(lambda w: value)
 odd = Schedule(lambda start, end, pos: 150.)
 
@@ -122,7 +126,7 @@ cases = [
     ('schedule that is a criterion', ConvNet, lambda net: fit(net, schedule=large_final), T, 'schedule=large_final'),
     ('schedule out of range', ConvNet, lambda net: fit(net, schedule=odd), V, 'expected a percentage'),
     ('schedule with n_steps=0', ConvNet, lambda net: fit(net, schedule=iterative(n_steps=0)), V, 'n_steps=0'),
-    ('gradual with lth', ConvNet, lambda net: fit(net, schedule='agp', lth=True), V, 'schedule=agp: with lth=True'),
+    ('gradual with lth', ConvNet, lambda net: fit(net, schedule='agp', lth=True), V, 'schedule=agp: expected with lth=True one that prunes in rounds'),
     ('rewind_opt', ConvNet, lambda net: fit(net, rewind_opt='rest'), V, "rewind_opt='rest': expected one of reset, restore, keep"),
     ('rewind_opt type', ConvNet, lambda net: fit(net, rewind_opt=None), T, 'rewind_opt=None'),
     # epochs
@@ -132,11 +136,11 @@ cases = [
     ('rewind_epoch after start_epoch, reset_end', ConvNet, lambda net: fit(net, 4, reset_end=True, rewind_epoch=1), V, 'rewind_epoch=1: .*start_epoch=0'),
     ('end_epoch before start_epoch', ConvNet, lambda net: fit(net, 4, start_epoch=2, end_epoch=1), V, 'end_epoch=1: .*start_epoch=2'),
     ('end_epoch at start_epoch', ConvNet, lambda net: fit(net, 4, start_epoch=2, end_epoch=2), V, 'end_epoch=2: .*start_epoch=2'),
-    ('end_epoch past the fit', ConvNet, lambda net: fit(net, 4, end_epoch=5), V, 'end_epoch=5: .*4 epochs'),
-    ('start_epoch past the fit', ConvNet, lambda net: fit(net, 4, start_epoch=4), V, 'start_epoch=4: .*4 epochs'),
+    ('end_epoch past the fit', ConvNet, lambda net: fit(net, 4, end_epoch=5), V, 'end_epoch=5: expected at most 4'),
+    ('start_epoch past the fit', ConvNet, lambda net: fit(net, 4, start_epoch=4), V, 'start_epoch=4: expected an epoch of this fit, 0 to 3'),
     ('rewind_epoch after start_epoch, no lth', ConvNet, lambda net: fit(net, 4, rewind_epoch=1), V, 'rewind_epoch=1: .*start_epoch=0'),
     ('start_sparsity above end_sparsity', ConvNet, lambda net: fit(net, start_sparsity=80), V, 'start_sparsity=80: .*end_sparsity=50'),
-    ('rewind_epoch past the fit', ConvNet, lambda net: fit(net, 4, start_epoch=5, rewind_epoch=5, lth=True), V, '_epoch=5: .*4 epochs'),
+    ('rewind_epoch past the fit', ConvNet, lambda net: fit(net, 4, start_epoch=5, rewind_epoch=5, lth=True), V, '_epoch=5: expected an epoch of this fit'),
     # other numbers
     *[(f'{name}={v!r}', ConvNet, lambda net, name=name, v=v: fit(net, **{name: v}), e, f'{name}={v!r}')
       for name in ('round_to', 'update_every') for v,e in [*whole, (0, V)]],
@@ -180,9 +184,9 @@ cases = [
     ('overflowing scores', lambda: spoiled(3e38), lambda net: Sparsifier(net, criteria='squared_final').sparsify(50), V,
      'up.weight: .*squared_final.*NaN or inf'),
     # criteria that cannot do it
-    ('no gradient yet', ConvNet, lambda net: Sparsifier(net, criteria='taylor').sparsify(50), V, 'stem.0.weight: no gradient'),
+    ('no gradient yet', ConvNet, lambda net: Sparsifier(net, criteria='taylor').sparsify(50), V, 'stem.0.weight.grad=None: expected a gradient'),
     ('scores of another shape', ConvNet, lambda net: Sparsifier(net, criteria=returns(torch.ones(3))).sparsify(50), V, 'shape'),
-    ('scores that are none', ConvNet, lambda net: Sparsifier(net, criteria=returns(None)).sparsify(50), T, 'criterion .*NoneType'),
+    ('scores that are none', ConvNet, lambda net: Sparsifier(net, criteria=returns(None)).sparsify(50), T, 'criterion=.*NoneType'),
     # masks, tickets
     ('masks: a dict', ConvNet, lambda net: Sparsifier(net).put_on(dict(Sparsifier(net).masks)), T, 'masks=dict: expected Masks'),
     ('masks: a layer too few', ConvNet, lambda net: Sparsifier(net).put_on(other_masks(head_weight=None)), V, 'masks of this model: head.weight'),
@@ -203,7 +207,7 @@ cases = [
      r'0.weight: \(10, 4\) in the ticket, missing in the model'),
     ('a ticket for a model with another head', ConvNet, lambda net: Ticket(Masks({'stem.0.weight': torch.zeros(8,1,3,3).bool()}), everything(ConvNet(n_out=7)))
      .apply_to(net), V, r'head.weight: \(7, 4\) in the ticket, \(10, 4\) in the model'),
-    ('a ticket of masks that are none', ConvNet, lambda net: Ticket({}, everything(net)), T, 'masks=dict'),
+    ('a ticket of masks that are none', ConvNet, lambda net: Ticket({}, everything(net)), T, 'masks=(dict|{})'),
     # rewinding, optimizers
     ('rewind() without a snapshot', ConvNet, lambda net: Sparsifier(net).rewind(), V, 'save_weights'),
     ('rewind: the model has grown', ConvNet, lambda net: grown(saved(net), nn.Linear(2,2)), V, 'more.weight'),
@@ -216,12 +220,52 @@ cases = [
     ('watch: none', ConvNet, lambda net: Sparsifier(net).watch(None), T, 'opt=None'),
     ('watch: another model', ConvNet, lambda net: Sparsifier(net).watch(sgd(ConvNet())), V, 'expected an optimizer of this model'),
     # fits
-    ('the same callback twice', ConvNet, twice, V, 'same SparsifyCallback'),
-    ('the same callback in learner and fit', ConvNet, twice_in_turn, V, 'same SparsifyCallback'),
+    ('the same callback twice', ConvNet, twice, V, 'each SparsifyCallback only once'),
+    ('the same callback in learner and fit', ConvNet, twice_in_turn, V, 'each SparsifyCallback only once'),
     ('two callbacks on the same layers', ConvNet, lambda net: learner(net).fit(1, cbs=[cb(layers='head'), cb()]), V, 'layers.*head.weight'),
     ('two that overlap in part', ConvNet, lambda net: learner(net).fit(1, cbs=[cb(layers=[nn.Linear, nn.Conv2d]), cb(layers='stem.0')]), V, 'stem.0.weight'),
     ('an unknown argument', ConvNet, lambda net: cb(rewind=1), T, 'rewind'),
+    # data
+    *[(f'{fn.__name__} {name}={v!r}', ConvNet, lambda net, fn=fn, name=name, v=v: fn(**{name: v}), e, f'{name}={v!r}: expected a whole number')
+      for fn,names in ((digits_dls, ['bs','seed']), (imagenette_dls, ['size','bs','seed','num_workers'])) for name in names for v,e in whole],
+    ('bs=0', ConvNet, lambda net: digits_dls(bs=0), V, 'bs=0: expected a whole number of at least 1'),
+    ('bs above the training set', ConvNet, lambda net: digits_dls(1438), V, 'bs=1438: expected at most 1437, the number of training images'),
+    ('a path that is none', ConvNet, lambda net: imagenette_dls(path=3), T, 'path=3: expected the path of a folder'),
+    ('data that is not there', ConvNet, lambda net: dls_by_name('digitz'), V, "data='digitz': expected digits, imagenette, or the path of a folder"),
+    ('data that is none', ConvNet, lambda net: dls_by_name(None), T, 'data=None: expected digits'),
+    ('a size for the digits', ConvNet, lambda net: dls_by_name('digits', size=8), V, 'size=8: expected None'),
+    ('photos without a seed', ConvNet, lambda net: dls_by_name('.', seed=None), T, 'seed=None: expected a whole number'),
+    ('arch', ConvNet, lambda net: model_by_name('resnet', digits_dls()), V, "arch='resnet': expected digits_mlp or .* such as .*resnet"),
+    ('arch that is none', ConvNet, lambda net: model_by_name(18, digits_dls()), T, 'arch=18: expected the name'),
+    ('arch for other images', ConvNet, lambda net: model_by_name('resnet18', digits_dls()), V, "arch='resnet18': expected digits_mlp for images of 1 channel"),
+    ('arch for no data', ConvNet, lambda net: model_by_name('resnet18', net), T, 'dls=ConvNet: expected DataLoaders'),
+    ('lr of a learner in words', ConvNet, lambda net: learner_by_name(lr=0), V, 'lr=0: expected a number greater than 0'),
+    # experiments
+    *[(f'experiment: {what}', ConvNet, lambda net, given=given: Experiment('a.db', **{'fn': draw, **given}), (V, T), says) for what,given,says in [
+        ('no function', dict(fn='draw'), "fn='draw': expected a function"),
+        ('a module', dict(fn=nn.ReLU()), 'fn=.*expected a function'),
+        ('no grid', dict(grid=[1]), r'grid=\[1\]: expected a dict of lists'),
+        ('no list', dict(grid=dict(x=3)), r"grid\['x'\]=3: expected a list of values"),
+        ('no values', dict(grid=dict(x=[])), r"grid\['x'\]=\[\]: expected at least one value"),
+        ('a value twice', dict(grid=dict(x=[1,1.])), 'every value once'),
+        ('two of one name', dict(grid=dict(x=[lambda: 1, lambda: 2])), 'a name of its own'),
+        ('varies and does not', dict(grid=dict(x=[1]), x=1), r"grid=\['x'\]: expected what varies, but x is given beside it"),
+        ('unknown', dict(x=1, z=1), "settings=.*expected those of draw, but got an unexpected keyword argument 'z'"),
+        ('missing', dict(seeds=2), "settings=.*those of draw, but missing a required argument: 'x'"),
+        ('no arm', dict(x=1, arms=['ticket']), "got an unexpected keyword argument 'arm'"),
+        ('an object', dict(x=object()), 'x=object: expected what JSON can hold'),
+        ('NaN', dict(x=[math.nan]), r'x\[0\]=nan: expected what JSON can hold'),
+        ('a tensor', dict(x=torch.ones(2)), 'x=Tensor: expected what JSON'),
+        ('no seeds', dict(x=1, seeds=0), 'seeds=0: expected a whole number of at least 1'),
+        ('seeds twice', dict(x=1, seeds=[1,1]), 'seeds=.*every value once'),
+        ('a text for seeds', dict(x=1, seeds='all'), "seeds='all': expected a list of values"),
+        ('seeds and seed', dict(x=1, seeds=2, seed=1), 'seed is given beside it'),
+        ('seeds and a grid', dict(x=1, seeds=2, grid=dict(seed=[1])), r"grid=\['seed'\]: expected others than seed, which seeds gives")]],
+    ('experiment: n_threads', ConvNet, lambda net: Experiment('a.db', draw, x=1).run(n_threads=0), V, 'n_threads=0: expected a whole number of at least 1'),
+    ('experiment: pool', ConvNet, lambda net: Experiment('a.db', draw, x=1).run('ray'), T, "pool='ray': expected processes with `imap_unordered`"),
+    ('a search in words', ConvNet, lambda net: find_by_name(n_epoch=0), V, 'n_epoch=0: expected a whole number of at least 1'),
 ]
+
 
 def moved(sp):
     "The optimizer has taken the weights somewhere else; where they are now is what must not change"
@@ -232,7 +276,8 @@ def moved(sp):
 
 @pytest.mark.parametrize('network, do, error, message', [o[1:] for o in cases], ids=[o[0].replace(' ', '_') for o in cases])
 @pytest.mark.filterwarnings('error') # not a warning first and an error later
-def test_bad_input(network, do, error, message):
+def test_bad_input(network, do, error, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     net = network()
     def state(): return {k: t for k,t in net.state_dict().items() if not isinstance(t, nn.parameter.UninitializedParameter) and not t.is_meta}
     def hooks(): return {n: (m.training, type(m), len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for n,m in net.named_modules()}
@@ -240,7 +285,7 @@ def test_bad_input(network, do, error, message):
     with pytest.raises(error, match=message): do(net)
     before |= {k: t for k,t in vars(net).pop('now', {}).items() if k in before}
     assert not differing(state(), before) and list(net.state_dict())==keys
-    assert hooks()==as_was
+    assert hooks()==as_was and not list(tmp_path.iterdir())
 
 def test_every_case_has_its_own_name(): assert len({o[0] for o in cases})==len(cases)
 
@@ -256,7 +301,7 @@ def test_after_a_mistake_the_learner_is_as_good_as_before():
 def test_a_callback_that_was_added_twice_can_still_be_used():
     c = cb()
     learn = learner(ConvNet(), cbs=c)
-    with pytest.raises(ValueError, match='same SparsifyCallback'): learn.fit(1, cbs=c)
+    with pytest.raises(ValueError, match='each SparsifyCallback only once'): learn.fit(1, cbs=c)
     learn.remove_cb(c)
     learn.fit(1, cbs=c)
     assert c.masks.sparsity==pytest.approx(50, abs=.2)

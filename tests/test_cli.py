@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from PIL import Image
 from models import differing
-from lottery_nb.ticket import Ticket, random_ticket
+from lottery_nb.ticket import Ticket
+from lottery_nb.arms import random_ticket
 
 command = Path(sysconfig.get_path('scripts'))/'lottery-nb'
 tiny = ['demo', '--seeds', '2', '--rounds', '2', '--steps', '60']
@@ -287,7 +288,7 @@ def digits_ticket(sparsity=80, seed=0, **meta):
     from lottery_nb.data import digits_mlp
     torch.manual_seed(0)
     ticket = random_ticket(digits_mlp(), sparsity, seed)
-    return Ticket(ticket.masks, ticket.state, meta={**ticket.meta, **meta}, whole=ticket.whole)
+    return Ticket(ticket.masks, ticket.state, meta={**ticket.meta, **meta}, full=ticket.full)
 
 def test_rewind_beyond_the_training(tmp_path):
     "Only found in the first round: still a wrong option, and the right one can be given then"
@@ -328,7 +329,7 @@ def test_show(made):
     _,folder = made
     told = invoke_in(folder, 'show runs/digits/round_02.safetensors --png some/layers.png')
     assert told.exit_code==0 and not told.stderr
-    for words in ('75.00 % sparse: 12,550 of 50,200', '300×64', '1.weight', 'seed 0', 'rewound to epoch 0'): assert words in told.stdout
+    for words in ('75.00 % sparse, 12,550 of 50,200', '300×64', '1.weight', 'seed=0', 'rewind=0'): assert words in told.stdout
     assert (folder/'some/layers.png').read_bytes().startswith(b'\x89PNG')
     facts = strictly(invoke_in(folder, 'show runs/digits/round_02.safetensors --json').stdout)
     ticket = Ticket.load(folder/'runs/digits/round_02.safetensors')
@@ -353,8 +354,8 @@ def test_check(made, tmp_path):
     damaged = dict(flipped=data[:-1]+bytes([data[-1]^1]), short=data[:-9], empty=b'', text=b'hello, I am not a ticket')
     for name,bad in damaged.items(): (tmp_path/name).write_bytes(bad)
     told = run('check', ticket, tmp_path/'flipped', ticket, cwd=tmp_path)
-    assert told.returncode==1 and told.stdout.count('whole and unchanged; lottery_nb ticket 2, digest')==2
-    assert told.stderr.splitlines()==[f'lottery-nb check: {tmp_path}/flipped: damaged: it is not what was saved']
+    assert told.returncode==1 and told.stdout.count('whole and unchanged; lottery_nb ticket 3, digest')==2
+    assert told.stderr.splitlines()==[f'lottery-nb check: {tmp_path}/flipped: damaged, or not a whole file']
     for name in ('flipped', 'short', 'empty', 'text'):
         for line in ('check', 'show', 'train', f'compare {ticket}'):
             told = invoke_in(tmp_path, f'{line} {name}')
@@ -362,7 +363,7 @@ def test_check(made, tmp_path):
             assert told.stderr.startswith(f'lottery-nb {line.split()[0]}: {name}: ')
     told = invoke_in(tmp_path, f'check {ticket} short --json')
     whole,short = strictly(told.stdout)
-    assert told.exit_code==1 and whole['whole'] and not short['whole'] and 'not a whole file' in short['error']
+    assert told.exit_code==1 and whole['intact'] and not short['intact'] and 'not a whole file' in short['error']
     assert whole['dense_bytes']==sum(t.nbytes for t in Ticket.load(ticket).state.values())==4*50610 and whole['bytes']==len(data)
     assert whole['digest'].encode() in data
 
@@ -379,7 +380,7 @@ def test_compare(made, tmp_path):
     import torch
     random_ticket(torch.nn.Linear(3, 2), 50).save(tmp_path/'other')
     told = invoke_in(folder, f'compare {a} {tmp_path}/other')
-    assert told.exit_code==1 and not told.stdout and 'tickets of different models' in told.stderr and told.stderr.count('\n')==1
+    assert told.exit_code==1 and not told.stdout and 'expected a ticket of the same model' in told.stderr and told.stderr.count('\n')==1
 
 def test_train_gives_the_round_again(made, tmp_path):
     "The ticket with the seed of its search comes out bit for bit; another seed does not"
@@ -413,7 +414,7 @@ def test_train_without_pruned_weights(made, tmp_path):
         told = invoke_in(tmp_path, f'train alone --data digits --arm {arm}')
         assert told.exit_code==1 and not told.stdout and f'--arm {arm} needs the weights that were pruned' in told.stderr and told.stderr.count('\n')==1
     assert invoke_in(tmp_path, 'train alone --data digits --arm reinit --epochs 1 -q').exit_code==0
-    digits_ticket(granularity='filter').save(tmp_path/'filters', whole=True)
+    digits_ticket(granularity='filter').save(tmp_path/'filters', full=True)
     told = invoke_in(tmp_path, 'train filters --data digits --arm shuffle')
     assert told.exit_code==1 and 'expected a ticket of single weights' in told.stderr
 
@@ -498,7 +499,7 @@ def test_profile(made, tmp_path):
     ticket = Ticket.load(made[1]/'runs/digits/round_02.safetensors')
     told = invoke_in(made[1], f'profile runs/digits/round_02.safetensors --threads 1 --seconds .05 --png {tmp_path}/p.png')
     assert told.exit_code==0 and not told.stderr
-    words = 'multiply-adds','time of a pass','ticket file','0.25×','times as long as dense','64 × 1 × 8 × 8 on cpu, 1 CPU thread'
+    words = 'multiply-adds','time of a pass','ticket file','0.25×','quartiles of the ratio','64 × 1 × 8 × 8 on cpu, 1 CPU thread'
     for o in words: assert o in told.stdout
     with Image.open(tmp_path/'p.png') as image: assert min(image.size)>300 and len(image.getcolors(10**6))>10
     facts = profiled(made[1], 'runs/digits/round_02.safetensors --bs 16')
@@ -507,17 +508,21 @@ def test_profile(made, tmp_path):
     assert dense['macs']==sparse['macs']==16*50_200 and sparse['macs_nonzero']==16*ticket.masks.n_kept and sparse['nonzero']==ticket.masks.n_kept+410
 
 def test_profile_measures_the_dense_network_that_the_ticket_came_from(tmp_path):
-    "If the file holds the pruned weights, the dense network has them: the same file in every run"
-    digits_ticket(90).save(tmp_path/'whole', whole=True)
-    sizes = [profiled(tmp_path, 'whole --data digits')['networks'][0]['file_zipped'] for _ in range(2)]
-    assert sizes[0]==sizes[1]
+    "If the file holds the pruned weights, the dense network has the ticket's weights: here, biases that are 0"
+    import torch
+    from lottery_nb.data import digits_mlp
+    net = digits_mlp()
+    for m in net:
+        if isinstance(m, torch.nn.Linear): torch.nn.init.zeros_(m.bias)
+    random_ticket(net, 90, 0).save(tmp_path/'t', full=True)
+    assert profiled(tmp_path, 't --data digits')['networks'][0]['nonzero']==50_200
 
 @pytest.mark.parametrize('granularity,cut', [('row',True), ('weight',False)])
 def test_profile_cuts_what_can_be_cut(granularity, cut, tmp_path):
     "Rows of the hidden layers are units; where they are gone, the network without them is in the table"
     import torch
     from lottery_nb.data import digits_mlp
-    from lottery_nb.shrink import count_macs
+    from lottery_nb.measure import count_macs
     from lottery_nb.sparsifier import Sparsifier
     net = digits_mlp()
     for m in net: # without biases a pruned unit is 0
@@ -527,7 +532,7 @@ def test_profile_cuts_what_can_be_cut(granularity, cut, tmp_path):
     Ticket(masks, state).save(tmp_path/'t')
     rows = profiled(tmp_path, 't --data digits --bs 8')['networks']
     assert [o['network'] for o in rows]==['dense','ticket','shrunk'][:2+cut]
-    if cut: assert rows[2]['macs']==8*(64*150+150*50+50*10)<rows[1]['macs']==8*count_macs(net, torch.zeros(2,1,8,8))
+    if cut: assert rows[2]['macs']==8*(64*150+150*50+50*10)<rows[1]['macs']==count_macs(net, torch.zeros(8,1,8,8)).total
 
 def test_profile_of_photos(photos, tmp_path):
     "Convs, and how many pixels"
@@ -537,8 +542,8 @@ def test_profile_of_photos(photos, tmp_path):
     assert [o['facts']['example'] for o in (small,large)]==[[[2,3,32,32]], [[2,3,64,64]]]
     assert large['networks'][0]['macs']>3*small['networks'][0]['macs']
 
-wrong_profiles = [('t --threads 0', '--threads', 'at least 1'), ('t --threads 1000000', '--threads', 'cores'), ('t --seconds 0', '--seconds', 'more than 0'),
-                  ('t --seconds nan', '--seconds', 'more than 0'), ('t --bs 0', '--bs', 'at least 1'), ('t --size 9', '--size', '8 by 8'),
+wrong_profiles = [('t --threads 0', '--threads', 'at least 1'), ('t --threads 1000000', '--threads', 'cores'), ('t --seconds 0', '--seconds', 'greater than 0'),
+                  ('t --seconds nan', '--seconds', 'greater than 0'), ('t --bs 0', '--bs', 'at least 1'), ('t --size 9', '--size', '8 by 8'),
                   ('t --arch resnet18', '--arch', 'digits_mlp'), ('t --data moon', '--data: ', 'moon'), ('t --png .', '--png', 'directory'),
                   ('bare', '--data', 'does not say'), ('nowhere', 'TICKET', 'does not exist'), ('t --epochs 3', '--epochs', 'No such option')]
 
@@ -556,6 +561,6 @@ def test_profile_that_fails(tmp_path):
     digits_ticket().save(tmp_path/'t'), (tmp_path/'in the way').write_text('')
     random_ticket(torch.nn.Linear(3, 2), 50).save(tmp_path/'other')
     (tmp_path/'damaged').write_bytes((tmp_path/'t').read_bytes()[:-1])
-    for line,says in (('damaged', 'damaged'), ('other', 'another model'), ('t --png "in the way/p.png"', 'in the way')):
+    for line,says in (('damaged', 'damaged'), ('other', "the ticket's architecture"), ('t --png "in the way/p.png"', 'in the way')):
         told = invoke_in(tmp_path, f'profile {line} --data digits --seconds .05')
         assert told.exit_code==1 and not told.stdout and says in told.stderr and told.stderr.count('\n')==1, told.stderr

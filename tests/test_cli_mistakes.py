@@ -3,7 +3,8 @@ import json, os, re, shutil, signal, stat, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
 from test_cli import command, digits_ticket, invoke, invoke_in, made, png, strictly # noqa: F401
-from lottery_nb.ticket import Ticket, random_ticket
+from lottery_nb.ticket import Ticket
+from lottery_nb.arms import random_ticket
 
 def said(told): return ' '.join(told.stderr.replace('│', ' ').split())
 def contents(folder): return {str(o.relative_to(folder)): o.read_bytes() for o in Path(folder).rglob('*') if o.is_file()}
@@ -12,17 +13,18 @@ def contents(folder): return {str(o.relative_to(folder)): o.read_bytes() for o i
 def here(made, tmp_path): # noqa: F811
     "A folder of one's own with a search in `d` and a ticket with all its weights, `t`"
     shutil.copytree(made[1]/'runs/digits', tmp_path/'d')
-    digits_ticket().save(tmp_path/'t', whole=True)
+    digits_ticket().save(tmp_path/'t', full=True)
     return tmp_path
 
 def no_writing(monkeypatch, *names):
     "Writing files of these names fails as in a folder without permission, for root too"
+    import lottery_nb.core as core
     import lottery_nb.ticket as kit
-    write = kit._write_atomically
+    write = kit.write_atomically
     def refuse(path, data):
         if Path(path).name in names: raise PermissionError(13, 'Permission denied', str(path))
         write(path, data)
-    monkeypatch.setattr(kit, '_write_atomically', refuse)
+    for o in (core, kit): monkeypatch.setattr(o, 'write_atomically', refuse)
 
 # --- files in the way
 
@@ -178,7 +180,7 @@ def test_a_learning_rate_that_is_too_high(line, here):
 def test_check_tells_all(here):
     "A file that is not there, and a folder, are told like a damaged one; the others are checked"
     told = invoke_in(here, 'check t lost d d/round_01.safetensors --json')
-    assert told.exit_code==1 and [o['whole'] for o in strictly(told.stdout)]==[True, False, False, True]
+    assert told.exit_code==1 and [o['intact'] for o in strictly(told.stdout)]==[True, False, False, True]
     assert told.stderr.splitlines()==['lottery-nb check: lost: No such file or directory', 'lottery-nb check: d: Is a directory']
 
 def test_show_says_how_it_was_found(here):
@@ -206,7 +208,7 @@ def test_compare_of_a_round_and_its_copy(here):
 def test_arms(here):
     "What a control begins with; trained again it is still called what it is"
     ticket = Ticket.load(here/'t')
-    expected = dict(random=ticket.shuffle(3, within='model'), signs=ticket.signs())
+    expected = dict(random=ticket.random(3), constant=ticket.constant())
     for arm,start in expected.items():
         told = invoke_in(here, f'train t --data digits --arm {arm} --seed 3 --epochs 1 -q --out {arm}')
         trained = Ticket.load(here/arm)
@@ -215,7 +217,7 @@ def test_arms(here):
         assert f'random+{arm}, 80.00 % sparse' in invoke_in(here, f'train {arm} -q').stdout
     told = invoke_in(here, 'train d/round_02.safetensors --arm reinit --out re -q --json')
     assert strictly(told.stdout)['arm']=='reinit'==strictly(invoke_in(here, 'train re -q --json').stdout)['arm']
-    assert 'from the ticket of round 2' in (shown:=invoke_in(here, 'show re').stdout) and 'rewound' not in shown
+    assert "arm='reinit', seed=0, round=2" in invoke_in(here, 'show re').stdout
 
 # --- Ctrl-C
 

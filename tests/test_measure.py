@@ -12,7 +12,8 @@ from lottery_nb.data import digits_dls
 from lottery_nb.masks import Masks, named_tensors
 from lottery_nb.measure import Profile, as_call, count_macs, interleaved_times, n_nonzero, profile, profile_ticket
 from lottery_nb.sparsifier import Sparsifier
-from lottery_nb.ticket import Ticket, TicketError, random_ticket
+from lottery_nb.ticket import Ticket, TicketError
+from lottery_nb.arms import random_ticket
 
 class Clock:
     "A clock that runs only when somebody takes time, or at every look if `tick`"
@@ -399,7 +400,7 @@ def test_a_ticket_is_put_on_a_copy_with_its_trained_weights():
 def test_profile_of_a_file(tmp_path):
     net = mlp()
     ticket = random_ticket(net, 95)
-    file = ticket.save(tmp_path/'t.safetensors', whole=True)
+    file = ticket.save(tmp_path/'t.safetensors', full=True)
     other = mlp()
     with torch.no_grad(): other[1].weight[:] = 0 # the dense weights are the ticket's
     before = everything(other)

@@ -6,6 +6,7 @@ from fastai.learner import Learner
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
+from lottery_nb.arms import random_ticket
 from lottery_nb.callback import SparsifyCallback
 from lottery_nb.criteria import large_final, random_scores
 from lottery_nb.data import digits_dls
@@ -13,7 +14,7 @@ from lottery_nb.find import find_ticket
 from lottery_nb.n_of_m import NofMUnits, is_2_4, n_highest, n_of_m, semi_structured, semi_structured_report, why_not_semi_structured
 from lottery_nb.schedules import iterative
 from lottery_nb.sparsifier import Sparsifier
-from lottery_nb.ticket import Ticket, random_ticket
+from lottery_nb.ticket import Ticket
 from models import everything, methods, nets, same_bits
 
 small = st.integers(1, 3)

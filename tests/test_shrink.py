@@ -9,6 +9,7 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torchvision import models
 
+from lottery_nb.arms import random_ticket
 from lottery_nb.callback import HoldMasks, SparsifyCallback, first_batch
 from lottery_nb.channels import ChannelUnits, channel_groups, followers, with_followers
 from lottery_nb.masks import Masks
@@ -17,7 +18,7 @@ from lottery_nb.granularity import filters_of
 from lottery_nb.find import find_ticket
 from lottery_nb.shrink import shrink
 from lottery_nb.sparsifier import Sparsifier, find_layers
-from lottery_nb.ticket import Ticket, random_ticket
+from lottery_nb.ticket import Ticket
 from models import differing, everything
 
 root = Path(__file__).resolve().parent.parent
