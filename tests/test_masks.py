@@ -53,10 +53,6 @@ def test_digest_knows_names_and_shapes():
     all_of_them = [Masks(o) for o in ({'a': m}, {'b': m}, {'a': m.flatten()}, {'a': m, 'b': m}, {'a': m.T}, {'a': m[:1], 'b': m[1:]}, {})]
     assert len({o.digest() for o in all_of_them})==len(all_of_them)
 
-def test_digest_of_a_view_is_that_of_its_values():
-    m = torch.rand(6,5,4, generator=torch.Generator().manual_seed(0)) < .5
-    for view in (m.transpose(0, 2), m[::2], m[:,1:3], m[0,0,:1].expand(7)): assert Masks({'w': view}).digest()==Masks({'w': view.clone()}).digest()
-
 def test_digest_is_the_same_in_another_process():
     masks = Masks({k: torch.arange(n)%3==0 for k,n in (('b', 77), ('a', 8))})
     code = 'import pickle,sys; m = pickle.load(sys.stdin.buffer); print(m.digest(), hash(m)==hash(m.digest()))'
@@ -80,14 +76,7 @@ def test_iou_against_sets(a, seed):
 def test_iou_of_other_models(other):
     masks, other = [Masks({k: torch.ones(s, dtype=torch.bool) for k,s in o.items()}) for o in ({'w': [2,3]}, other)]
     for a,b in ((masks, other), (other, masks)):
-        with pytest.raises(ValueError, match='masks of different models'): a.iou(b)
-
-def test_what_it_was_made_from_can_change():
-    "A mask that is added to the dict afterwards is no mask of this"
-    given = {'w': torch.ones(2, dtype=torch.bool)}
-    masks = Masks(given)
-    given['v'] = given['w']
-    assert list(masks)==['w']
+        with pytest.raises(ValueError, match='expected masks of the same model'): a.iou(b)
 
 odd = torch.tensor([0., -0., 1., -1., math.nan, -math.nan, math.inf, -math.inf, 1e-45, -6e4, 1e-8, 3.])
 
@@ -129,11 +118,6 @@ def test_a_pruned_weight_can_be_trained_through():
     assert net.weight is w and w.requires_grad and w.is_leaf
     net(torch.ones(1,3)).sum().backward()
     assert w.grad.count_nonzero()==6
-
-def test_wrapped_in_every_order():
-    net = nn.Linear(1,1)
-    a = torch.compile(nn.DataParallel(torch.compile(net, backend='eager')), backend='eager')
-    assert unwrap(a) is net and unwrap(nn.DataParallel(nn.DataParallel(net))) is net and unwrap(net) is net
 
 def test_pictures_of_odd_shapes():
     masks = Masks({str(s): torch.ones(s, dtype=torch.bool) for s in ([3], [2,3], [2,3,4], [2,3,4,5], [2,3,2,2,2], [1,1,1,1])})

@@ -71,10 +71,6 @@ def test_impossible_n_of_m(name):
 def test_layers_without_inputs_have_no_n_of_m(layer):
     with pytest.raises(ValueError, match="conv and linear layers, e.g. layers=nn.Linear, with 2:4"): Sparsifier(layer, '2:4', layers=type(layer))
 
-def test_subclasses_have_n_of_m_too():
-    class Mine(nn.Linear): pass
-    assert Sparsifier(Mine(8,2), '1:4').sparsify(75).n_kept==4
-
 # n:m in a Sparsifier: exact counts, nothing comes back, and in the end n of every m
 
 def stays(layer, mask, n, m):
@@ -124,23 +120,12 @@ def test_ties_go_by_position():
     nn.init.ones_(layer.weight)
     assert Sparsifier(layer, '2:4').sparsify(25)['weight'].int().tolist()==[[0,0,1,1]*2, [0,0,1,1,1,1,1,1], [1]*8]
 
-def test_falling_sparsity_brings_back_and_rises_again_to_n_of_m():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(16,8), nn.Linear(8,4))
-    sp = Sparsifier(net, '2:4')
-    full, half = sp.sparsify(50), sp.sparsify(20)
-    assert half.n_kept==half.n_weights-round(.2*half.n_weights) and all((half[k] | ~full[k]).all() for k in full)
-    again = sp.sparsify(50)
-    assert all((stays(sp.layers[k], again[k], 2, 4)==2).all() and not (again[k] & ~half[k]).any() for k in again)
-
-@pytest.mark.parametrize('sparsity, name', [(50.1, '2:4'), (100, '1:4'), (66.68, '1:3'), (1, '1:1')])
+@pytest.mark.parametrize('sparsity, name', [(50.1, '2:4'), (100, '1:4'), (66.68, '1:3'), (1, '1:1')]) # 66.67 will do
 def test_more_than_n_of_m_gives_is_an_error(sparsity, name):
     sp = Sparsifier(nn.Linear(12,4), name)
     with pytest.raises(ValueError, match=f'^sparsity={sparsity:g}.*: expected at most .* percent, where {name} ends'): sp.sparsify(sparsity)
     with pytest.raises(ValueError, match=f'end_sparsity={sparsity:g}.*: expected at most'): SparsifyCallback(sparsity, name, 'global', large_final, iterative)
     assert not sp.has_pruned
-
-def test_a_limit_may_be_given_to_two_digits(): assert Sparsifier(nn.Linear(12,4), '1:3').sparsify(66.67).n_kept==16
 
 def test_nothing_is_rounded_up_under_n_of_m():
     with pytest.raises(ValueError, match='round_to=8: expected None with 2:4'): Sparsifier(nn.Linear(8,8), '2:4').sparsify(50, round_to=8)
@@ -197,11 +182,6 @@ def test_which_layers_suit():
     expected = dict(narrow='multiples of', odd='multiples of', dense='more than two of four', conv='no sparse kernel for Conv2d', mine='a Mine', hooked='hooks')
     for k,why in expected.items(): assert why in df.why[k]
     assert 'NonDynamicallyQuantizableLinear' in df.why['attention.out_proj']
-
-@pytest.mark.parametrize('dtype, suits', [(torch.float16, True), (torch.bfloat16, True), (torch.float64, False)])
-def test_precision_of_2_4(dtype, suits):
-    assert semi_structured_report(pruned_2_4(128, 128, dtype=dtype)).suits.tolist()==[suits]
-    if not suits: assert 'torch.float64: there are kernels for torch.float16' in why_not_semi_structured(pruned_2_4(128, 128, dtype=dtype)[0])
 
 def test_sizes_are_those_that_torch_takes():
     "Every size that it would refuse is refused here, and none else"

@@ -69,30 +69,6 @@ def test_against_the_slow_oracle(granularity, data, method, sparsity):
     report = sp.report()
     assert list(report.units_kept)==[sum(kept_units(sp, k)) for k in sp.layers] and list(report.kept)==[int(m.sum()) for m in masks.values()]
 
-@given(nets(ties=False), methods, sparsities)
-def test_exact_count_of_single_weights(net, method, sparsity):
-    w = {k: p.detach().clone() for k,p in net.named_parameters()}
-    sp = Sparsifier(net, 'weight', method, allow_collapse=True)
-    masks = sp.sparsify(sparsity)
-    for ks in ([[k] for k in masks] if method=='local' else [list(masks)]):
-        flat = torch.cat([w[k].flatten().double().abs() for k in ks])
-        go = flat.sort(stable=True).indices[:round(sparsity/100*len(flat))]
-        keep = torch.ones(len(flat), dtype=torch.bool)
-        keep[go] = False
-        assert torch.equal(torch.cat([masks[k].flatten() for k in ks]), keep)
-
-@pytest.mark.parametrize('value', [0., -0., 1., -2.])
-@pytest.mark.parametrize('method', ['local', 'global'])
-def test_equal_weights_go_by_position(value, method):
-    net = nn.Sequential(nn.Linear(5,4), nn.Linear(4,10))
-    for p in net.parameters(): nn.init.constant_(p, value)
-    masks = Sparsifier(net, method=method, allow_collapse=True).sparsify(40)
-    gone = torch.cat([~m.flatten() for m in masks.values()])
-    expected = torch.zeros(60, dtype=torch.bool)
-    if method=='global': expected[:24] = True
-    else: expected[:8] = expected[20:36] = True
-    assert torch.equal(gone, expected)
-
 @quiet
 def test_of_equal_weights_a_layer_keeps_the_one_that_would_go_last():
     "Ties go by position, so the best of a layer of equals is its last: at once as step by step"
@@ -191,15 +167,6 @@ def test_falling_sparsity(case, method, a, b):
     again = Sparsifier(other, granularity, method, allow_collapse=True)
     again.sparsify(high)
     assert again.sparsify(low)==down
-
-def test_falling_sparsity_still_looks_for_nan():
-    net = mlp()
-    sp = Sparsifier(net)
-    sp.sparsify(80)
-    net[1].weight.data[sp.masks['1.weight']] = math.nan
-    before, masks = everything(net), sp.masks
-    with pytest.raises(ValueError, match='1.weight.*NaN'): sp.sparsify(40)
-    assert not differing(everything(net), before) and sp.masks is masks
 
 def test_a_failed_mask_leaves_the_old_one():
     net = mlp()
@@ -363,12 +330,6 @@ def test_init_is_the_beginning_and_previous_the_last_mask():
             assert torch.equal(seen['weight'][0], at0) and torch.equal(seen['weight'][1], before)
     finally: del criteria['spy']
 
-def test_scores_are_asked_for_in_full_precision():
-    "Two bfloat16 weights whose squares are the same bfloat16 are still told apart"
-    net = nn.Linear(2,1, bias=False, dtype=torch.bfloat16)
-    with torch.no_grad(): net.weight.copy_(torch.tensor([[1.0078125, 1.]])*2**-70)
-    assert Sparsifier(net, criteria='squared_final').sparsify(50)['weight'].tolist()==[[True, False]]
-
 def test_layers_of_different_types_compete_fairly():
     net = nn.Sequential(nn.Linear(10,10, dtype=torch.float64), nn.Linear(10,10, dtype=torch.bfloat16), nn.Linear(10,10, dtype=torch.float16), nn.Linear(10,10))
     flat = torch.cat([o.weight.detach().double().abs().flatten() for o in net])
@@ -442,17 +403,6 @@ def test_grad_scaler(overflow):
         scales.add(scaler.get_scale())
         assert nonzero_pruned(sp)==0 and all(torch.isfinite(p).all() for p in net.parameters())
     assert len(scales)>1
-
-def test_parameter_groups_and_frozen_layers():
-    net, (x,y) = ConvNet(), batch()
-    for p in net.stem.parameters(): p.requires_grad_(False)
-    opt = torch.optim.SGD([dict(params=[*net.grouped.parameters(), *net.up.parameters()], lr=.1), dict(params=net.head.parameters(), lr=.5, weight_decay=.1)])
-    sp = Sparsifier(net)
-    sp.watch(opt)
-    sp.sparsify(50)
-    for _ in range(3):
-        train_step(net, opt, x, y)
-        assert nonzero_pruned(sp)==0 and not net.stem[0].weight.requires_grad
 
 @pytest.mark.parametrize('base', [object, torch.optim.Optimizer])
 def test_what_wraps_an_optimizer_is_looked_into(base):
@@ -541,17 +491,6 @@ def test_rewinding_what_has_been_moved():
     expected = {k: t.to(named_tensors(net)[k].dtype) for k,t in masked(at, sp.masks).items()}
     assert not differing(everything(net), expected)
 
-def test_saving_again_moves_the_point():
-    net = ConvNet()
-    sp = Sparsifier(net)
-    sp.save_weights()
-    shaken(net, 0)
-    sp.save_weights()
-    at = everything(net)
-    shaken(net, 1)
-    sp.rewind()
-    assert not differing(everything(net), at)
-
 # Around it: names, wrappers, copies, types, devices
 
 def test_the_model_stays_the_users():
@@ -588,10 +527,6 @@ def test_a_tied_parameter_is_pruned_once():
     sp.rewind()
     assert net.out.weight.count_nonzero()+net.mid.weight.count_nonzero()==48 and same_bits(net.mid.bias, at['mid.bias'])
     assert list(masks)==[k for k in masks if k in dict(net.named_parameters(remove_duplicate=False))]
-
-def test_the_same_layer_twice():
-    layer = nn.Linear(4,4)
-    assert Sparsifier(nn.Sequential(layer, nn.ReLU(), layer)).sparsify(50).n_weights==16
 
 @pytest.mark.parametrize('move', [nn.Module.double, nn.Module.half, nn.Module.bfloat16, lambda o: o.to(memory_format=torch.channels_last),
                                   lambda o: o.double().half().float(), lambda o: o.load_state_dict(ConvNet().state_dict(), assign=True)])
@@ -658,28 +593,6 @@ def test_copies_are_complete_and_apart(how):
     assert sp.masks==masks and not differing(everything(net), before) and sp.asked==30
     assert sp.sparsify(60)==expected
 
-def test_a_copy_of_the_model_takes_nothing_along():
-    net = ConvNet()
-    sp = Sparsifier(net)
-    sp.sparsify(50)
-    twin = pickle.loads(pickle.dumps(net))
-    assert not differing(everything(twin), everything(net)) and vars(twin).keys()==vars(ConvNet()).keys()
-
-def test_new_masks_are_new_objects():
-    "Masks that somebody holds stay as they are when others are made"
-    sp = Sparsifier(mlp())
-    at20 = sp.sparsify(20)
-    digest = at20.digest()
-    sp.sparsify(60)
-    assert at20.digest()==digest and sp.masks is not at20
-
-def test_masks_of_one_on_another():
-    a, b = Sparsifier(mlp(), 'weight'), Sparsifier(mlp(), 'weight')
-    b.put_on(a.sparsify(50))
-    assert b.masks==a.masks and nonzero_pruned(b)==0
-    further = b.sparsify(70)
-    assert not any((further[k] & ~a.masks[k]).any() for k in further) and a.masks.sparsity==50
-
 def test_two_on_one_model():
     torch.manual_seed(0)
     net, (x,y) = ConvNet(), batch()
@@ -715,18 +628,14 @@ def test_same_seed_same_masks():
             train_step(net, opt, x, y)
             sp.sparsify(s)
         return sp.masks.digest()
-    state = torch.random.get_rng_state()
     assert digest()==digest()
-    torch.random.set_rng_state(state)
-    Sparsifier(mlp(), criteria='random').sparsify(50)
-    torch.random.set_rng_state(state)
-    expected = torch.rand(1)
-    torch.random.set_rng_state(state)
-    net = nn.Linear(4,4, device='meta').to_empty(device='cpu')
-    nn.init.zeros_(net.weight), nn.init.zeros_(net.bias)
+
+def test_the_users_random_numbers_are_left_alone():
+    net = mlp()
+    state = torch.random.get_rng_state()
     sp = Sparsifier(net, criteria='random')
-    sp.sparsify(50), sp.sparsify(20)
-    assert torch.equal(torch.rand(1), expected) # the user's random numbers are left alone
+    for s in (50, 20): sp.sparsify(s)
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 # Memory
 
