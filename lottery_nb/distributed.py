@@ -49,7 +49,7 @@ _sharded = ('FullyShardedDataParallel','FSDPModule','DTensor','DeepSpeedEngine')
 def ranks_of(
     model:nn.Module # wrapped or not
 )->Ranks:
-    "The processes that train `model`, as its `DistributedDataParallel` has them. Raises `ArgumentError` if it's sharded"
+    "The processes of the model's `DistributedDataParallel`, or this one alone. Raises `ArgumentError` if it's sharded"
     for o in (*model.modules(), *model.parameters()):
         if any(c.__name__ in _sharded for c in type(o).__mro__):
             raise ArgumentError('model', model, 'whole weights in every process, as learn.distrib_ctx() has them: '
@@ -110,6 +110,7 @@ def gather(self:Ranks,
     dist.all_gather_object(told, value, group=self.group)
     return told
 
+# %% ../nbs/40_distributed.ipynb #48249f55
 @patch
 def first(self:Ranks,
     value # anything that can be pickled; only that of rank 0 counts
@@ -120,6 +121,7 @@ def first(self:Ranks,
     dist.broadcast_object_list(told, dist.get_global_rank(self.group, 0) if self.group else 0, group=self.group)
     return told[0]
 
+# %% ../nbs/40_distributed.ipynb #98791470
 @patch
 @torch.no_grad()
 def share_(self:Ranks,
@@ -137,6 +139,7 @@ def _sendable(error):
     try: return pickle.loads(pickle.dumps(error)) and error
     except Exception: return RankError(f'{type(error).__name__}: {error}') # it can't go to another process as it is
 
+# %% ../nbs/40_distributed.ipynb #65a46ef4
 @patch
 def together(self:Ranks,
     fn # function without arguments that talks to no other rank
@@ -154,6 +157,7 @@ def together(self:Ranks,
         raise e
     return result
 
+# %% ../nbs/40_distributed.ipynb #b9dc3547
 @patch
 def on_first(self:Ranks,
     fn # function without arguments that talks to no other rank
@@ -172,6 +176,7 @@ def _who_differs(told):
     usual = Counter(told).most_common(1)[0][0]
     return [r for r,o in enumerate(told) if o!=usual],told.index(usual)
 
+# %% ../nbs/40_distributed.ipynb #5eb701e8
 @patch
 def check_same(self:Ranks,
     what:str, # what the tensors are, for the error
@@ -203,8 +208,10 @@ def check_equal(self:Ranks,
     for k in told[0]:
         values = [o.get(k) for o in told]
         others,usual = _who_differs(values)
-        for r in others[:1]: raise RankError(f'{what}: {k}={values[r]} on rank {r}, but {values[usual]} on rank {usual}')
+        if not others: continue
+        raise RankError(f'{what}: {k}={values[others[0]]} on rank {others[0]}, but {values[usual]} on rank {usual}')
 
+# %% ../nbs/40_distributed.ipynb #62427d42
 @patch
 def agree_(self:Ranks,
     what:str, # what the tensors are, for the error
@@ -234,7 +241,7 @@ def as_first(self:Ranks):
             yield
     finally: set_random_state(before)
 
-# %% ../nbs/40_distributed.ipynb #237ad3cf
+# %% ../nbs/40_distributed.ipynb #e9bb44f3
 def let_agree(
     cls:type, # whose methods are to be agreed on
     agreements:type, # a class with a method (self, ranks, alone, *args) for each of them, under the same name
@@ -250,7 +257,7 @@ def let_agree(
     for name,several in vars(agreements).items():
         if not name.startswith('__'): setattr(cls, name, replaced(getattr(cls, name, noop), several))
 
-# %% ../nbs/40_distributed.ipynb #9c888671
+# %% ../nbs/40_distributed.ipynb #faaa03a9
 class _CallbackAgreements:
     def check_fit(self, ranks, alone):
         ranks_of(self.model) # or an error
@@ -276,6 +283,7 @@ class _CallbackAgreements:
     def say(self, ranks, alone, line): return None if ranks.rank else alone()
     def measured(self, ranks, alone): return ranks.first(alone())
 
+# %% ../nbs/40_distributed.ipynb #145cd438
 class _HoldAgreements:
     def before_train(self, ranks, alone): ranks.check_same('masks', self.sparsifier.masks)
 
@@ -291,7 +299,7 @@ def origin(self:SparsifyCallback)->dict:
     train,valid = [vars(o).get('dl', o) for o in (self.dls.train, self.dls.valid)]
     return _ranks_in(self).first(data_origin(SimpleNamespace(train=train, valid=valid)))
 
-# %% ../nbs/40_distributed.ipynb #373989ec
+# %% ../nbs/40_distributed.ipynb #f71ed921
 class _PlanAgreements:
     def try_out(self, ranks, alone):
         settings = ranks.together(alone)
@@ -318,9 +326,8 @@ class _PlanAgreements:
         return begun
 
     def check_fit(self, ranks, alone, learn, rewinds):
-        n = ranks_of(learn.model).n
-        if n==ranks.n: return alone()
-        raise ArgumentError('fit', self.fit, f'training that all {ranks.n} processes share, with learn.distrib_ctx(), not {n}')
+        if ranks_of(learn.model).n==ranks.n: return alone()
+        raise ArgumentError('fit', self.fit, f'training that all {ranks.n} processes share, with learn.distrib_ctx()')
 
     def weights(self, ranks, alone, learn, what):
         w = alone()
@@ -331,7 +338,7 @@ class _PlanAgreements:
     def measured(self, ranks, alone, learn): return ranks.first(alone())
     def bar(self, ranks, alone, show): return nullcontext(noop) if ranks.rank else alone()
 
-# %% ../nbs/40_distributed.ipynb #eb3cd634
+# %% ../nbs/40_distributed.ipynb #9b9de3da
 class _FolderAgreements:
     def open(self, ranks, alone, plan, settings, force):
         found = ranks.together(lambda: None if ranks.rank else alone())

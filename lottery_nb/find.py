@@ -107,14 +107,14 @@ def next_masks(
     final_layer_rate:float|None=None # percent of the last layer's remaining weights; None: like the others
 )->Masks: # on the CPU
     "The masks of round `r`, by the criterion of `sp`, from the weights as they are now"
-    names,kept = sp.families,{}
+    names,kept = sp.units.names,{}
     for group in ([names] if sp.method=='global' else [[k] for k in names]):
         rate = prune if final_layer_rate is None or group!=names[-1:] else final_layer_rate
-        n = sum(sp.n_weights(k) for k in group)
+        n = sum(sp.units.n_weights(k) for k in group)
         kept.update(zip(group, sp.select(group, 100*n_pruned(n, rate, r)/max(n, 1))))
     return Masks({k: m.cpu() for k,m in sp.masks_of(kept).items()})
 
-# %% ../nbs/11_find.ipynb #f2098c7b
+# %% ../nbs/11_find.ipynb #78799a43
 def check_final_layer_rate(
     rate:float|None, # percent, 0 to less than 100; None: like the others
     method:str='local', # it's for `local` alone
@@ -169,6 +169,7 @@ def _restart_data(dls, *what):
         elif 'rng' in own: dl.rng = random.Random(seed_of(*what, i))
         if isinstance(own.get('generator'), torch.Generator): dl.generator.manual_seed(seed_of(*what, i))
 
+# %% ../nbs/11_find.ipynb #e091efcf
 def _made_by(learner):
     learn = learner()
     if not isinstance(learn, Learner): raise ArgumentTypeError('learner', learn, 'a function that gives a Learner')
@@ -176,6 +177,7 @@ def _made_by(learner):
         raise ArgumentError('learner', learner, 'one without a SparsifyCallback: the search prunes')
     return learn
 
+# %% ../nbs/11_find.ipynb #3c786290
 @patch
 def new_learner(self:SearchPlan, r)->Learner:
     "A new learner for round `r`"
@@ -193,11 +195,13 @@ def gradients(self:SearchPlan, learn, r):
         learn._split(learn._set_device(learn.dls.one_batch()))
         learn.loss_func(learn.model(*learn.xb), *learn.yb).backward()
 
+# %% ../nbs/11_find.ipynb #c01f62d9
 @patch
 def make_masks(self:SearchPlan, sp, r)->Masks:
     "The masks of round `r`, once `sp` has all that its criterion needs"
     return next_masks(sp, self.prune, r, self.final_layer_rate)
 
+# %% ../nbs/11_find.ipynb #8c3b5eb1
 @patch
 def _prune(self:SearchPlan, search, learn, sp, r):
     last = search.tickets[-1]
@@ -214,12 +218,14 @@ def _prune(self:SearchPlan, search, learn, sp, r):
 # %% ../nbs/11_find.ipynb #06a383aa
 def _weights_of(model): return {k: t.detach().to('cpu', copy=True) for k,t in named_tensors(model).items()}
 
+# %% ../nbs/11_find.ipynb #4389dd7e
 def _id_of(settings, r):
     "The mark of a search's files of round `r`; a list of sparsities may have become longer since"
     prune = settings.get('prune')
     settings = {**settings, 'prune': prune[:r] if isinstance(prune, list) else prune}
     return f'{seed_of(json.dumps(settings, sort_keys=True)):016x}'
 
+# %% ../nbs/11_find.ipynb #cbba2eac
 @patch
 def begin(self:SearchPlan, search, learn, r)->Ticket: # not trained
     "What round `r` begins with, after those in `search`"
@@ -235,6 +241,7 @@ def begin(self:SearchPlan, search, learn, r)->Ticket: # not trained
     if sp.followers: meta['followers'] = sp.followers
     return Ticket(masks, w, meta=meta, full={k: w[k] for k in masks})
 
+# %% ../nbs/11_find.ipynb #8356c3e2
 @patch
 def start(self:SearchPlan, arm:Arm, ticket:Ticket)->Ticket: # not trained
     "What an arm begins with, beside the ticket of a round"
@@ -280,6 +287,7 @@ def measured(self:SearchPlan, learn)->dict: # name -> number; None for NaN and i
     named = {k: json_safe(v) for k,v in zip(learn.recorder.metric_names[1:], learn.recorder.values[-1])}
     return {k: v for k,v in named.items() if isinstance(v, int|float|None)}
 
+# %% ../nbs/11_find.ipynb #138de174
 @patch
 def weights(self:SearchPlan, learn, what)->dict: # name -> tensor, on the CPU
     "A copy of every parameter and buffer; `what` they are is for errors"
@@ -364,7 +372,7 @@ class Search:
         arms = {repr(a): {r: t for r,t in self.arms.get(repr(a), {}).items() if r<=rounds} for a in arms}
         return Search(self.tickets[:rounds+1], arms, self.settings, self.init)
 
-# %% ../nbs/11_find.ipynb #44280fcc
+# %% ../nbs/11_find.ipynb #9562c904
 @patch
 def add(self:Search, ticket:Ticket)->Ticket: # the same, as the search has it
     "Adds the ticket of a run; the search's own then know their pruned weights. Raises `ValueError` if it can't be one"
@@ -385,6 +393,7 @@ def summary(self:Search)->pd.DataFrame: # index: arm, round; columns: density (p
     wide = last.pivot(index=run, columns='metric', values='value')[list(last.metric.unique())]
     return last.groupby(run, sort=False)[['density','epoch','step']].first().join(wide)
 
+# %% ../nbs/11_find.ipynb #9d26b163
 @patch
 def rounds(self:Search)->pd.DataFrame: # index: round; columns as `summary` has them
     "A row for every round of the search itself, other arms aside"
@@ -400,6 +409,7 @@ def _goodness(df, metric, lower_is_better):
     if lower_is_better is None: lower_is_better = 'loss' in metric or 'error' in metric
     return -df[metric] if lower_is_better else df[metric]
 
+# %% ../nbs/11_find.ipynb #1ee1285c
 @patch
 def best(self:Search,
     metric:str='accuracy', # a metric of the table
@@ -506,6 +516,7 @@ def save(self:SearchFolder, search:Search, ticket:Ticket):
     ticket.save(self.file(r, '' if arm in ('dense','ticket') else arm))
     self.save_table(search)
 
+# %% ../nbs/11_find.ipynb #f1dcb08a
 @patch
 def save_table(self:SearchFolder, search:Search):
     "Writes the table, unless it's there already"
@@ -524,6 +535,7 @@ def read_settings(self:SearchFolder)->dict:
     except (ValueError,KeyError,TypeError,RecursionError) as e:
         raise SearchError(f'{self.settings}: damaged, or no settings of a search: {e}') from e
 
+# %% ../nbs/11_find.ipynb #6adb1134
 @patch
 def read(self:SearchFolder, settings:dict)->Search:
     "All tickets that are there. Raises `SearchError` or `TicketError`, about the file, for what is missing or damaged"
@@ -539,6 +551,7 @@ def read(self:SearchFolder, settings:dict)->Search:
         search.add(loaded(self.file(r, arm), r, arm or ('ticket' if r else 'dense')))
     return search
 
+# %% ../nbs/11_find.ipynb #26167996
 @patch(cls_method=True)
 def load(cls:Search,
     dir:str|Path # a folder that `find_ticket` was given
@@ -584,6 +597,7 @@ def open(self:SearchFolder, plan:SearchPlan, settings:dict, force:bool=False)->S
     with suppress(OSError): self.save_table(search) # it's for reading elsewhere
     return search
 
+# %% ../nbs/11_find.ipynb #b348dbca
 @patch
 def make_ready(self:SearchFolder, plan:SearchPlan, search:Search):
     "Checks that the search can go on, and writes its settings. Warns of other versions than those of its last round"

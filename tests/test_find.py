@@ -263,7 +263,8 @@ def test_arms_can_come_later_and_go_on(tmp_path):
     assert not different(search(fit=fit_, rewind='3it', arms=['reinit','shuffle'], dir=tmp_path), whole) and len(seen)==11
 
 def test_an_arm_that_cannot_be_is_said_before_anything_is_trained():
-    with pytest.raises(ArgumentError, match="granularity='row': expected a ticket of single weights"): search(fit=never, arms=['shuffle'], granularity='row', layers=nn.Linear)
+    with pytest.raises(ArgumentError, match="granularity='row': expected a ticket of single weights"):
+        search(fit=never, arms=['shuffle'], granularity='row', layers=nn.Linear)
 
 # Stopped, and gone on with
 
@@ -760,7 +761,8 @@ def test_the_table_is_what_the_recorder_measured():
     wide = df.pivot(index=['round','epoch','step'], columns='metric', values='value')[['train_loss','valid_loss','accuracy']]
     assert wide.values.tolist()==[row for rows in values for row in rows] and list(wide.index)==[(r,e,4*(e+1)) for r in range(4) for e in (0,1)]
     last = found.summary()
-    assert list(last.index)==[('dense',0), ('ticket',1), ('ticket',2), ('ticket',3)] and list(last)==['density','epoch','step','train_loss','valid_loss','accuracy']
+    assert list(last.index)==[('dense',0), ('ticket',1), ('ticket',2), ('ticket',3)]
+    assert list(last)==['density','epoch','step','train_loss','valid_loss','accuracy']
     assert last.iloc[:,3:].values.tolist()==[rows[-1] for rows in values] and list(last.density)==[t.density for t in found.tickets]
     assert as_table(found.tickets[2].meta['table']).equals(df[df['round']<=2])
 
