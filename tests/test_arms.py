@@ -269,6 +269,6 @@ def of_filters(t): return Ticket(t.masks, t.state, meta=dict(granularity='filter
     (lambda t: t.reinit(mlp().to('meta')), ValueError, 'on the meta device'),
     (lambda t: arms['reinit'].begin(t.masks, 0, mlp), TypeError, 'ticket=Masks'),
     (lambda t: random_ticket(mlp(), 150), ValueError, 'sparsity=150'),
-    (lambda t: random_ticket(None, 50), TypeError, 'model=NoneType')])
+    (lambda t: random_ticket(None, 50), TypeError, 'model=None')])
 def test_what_arms_refuse(call, error, match):
     with pytest.raises(error, match=match): call(mlp_ticket())
