@@ -2,23 +2,42 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 FACTS := settings.ini setup.py pyproject.toml
+# One process a core, each with one thread, or they take each other's cores
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
-.PHONY: help demo test docs tutorials bench install readme
+.PHONY: help demo install quick test slow docs docs-check readme prep tutorials bench matrix lowest newest row
 .NOTPARALLEL:
 
 help: ## what there is to make (this list)
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.base ## set up .venv if need be, then find a winning ticket on handwritten digits
 	$(BIN)/lottery-nb demo
 
-# A thread a process, or the notebooks that run side by side take each other's cores
+install: $(VENV)/.dev ## set up .venv for development, nothing else
+
+quick: install ## in two minutes: the notebooks of parts I and II, and the random cases of all parts
+	$(PYTEST) --dist worksteal -m 'quick or hypothesis'
+
 test: install ## set up .venv for development if need be, then run the notebooks and the tests
-	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --timing
-	$(BIN)/pytest
+	$(PYTEST) --dist loadfile --no-loadscope-reorder -m 'not slow'
+
+slow: install ## the rest: the installed wheel, every benchmark in small, what the README says of the peers
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
 
 docs: install ## build the site in docs/ from the notebooks; open docs/index.html
 	$(BIN)/python tools/docs/build.py
+
+docs-check: install ## is the site in docs/ what the notebooks give?
+	$(BIN)/python tools/docs/check.py
+
+readme: install ## write README.md from nbs/index.ipynb
+	$(BIN)/python tools/readme.py
+
+prep: install ## before a commit: export, clean, README, site, quick tests
+	$(BIN)/nbdev-export
+	$(BIN)/nbdev-clean
+	$(MAKE) readme docs quick
 
 tutorials: install ## run the tutorials anew, all but the long trainings (TRAIN=--train runs these too)
 	$(BIN)/python tools/tutorials.py $(TRAIN)
@@ -26,15 +45,24 @@ tutorials: install ## run the tutorials anew, all but the long trainings (TRAIN=
 bench: $(VENV)/.bench ## set up .venv with the peers if need be, then measure speed side by side
 	for o in benchmarks/*.py; do $(BIN)/python $$o || exit 1; done
 
-install: $(VENV)/.dev ## set up .venv for development, nothing else
+matrix: lowest newest ## the quick tests with the lowest and with the newest versions that settings.ini admits (KEEP=1 keeps the environments)
 
-readme: install ## write README.md from nbs/index.ipynb
-	$(BIN)/python tools/readme.py
+lowest:
+	$(PYTHON) -m venv --clear .venv-lowest
+	$(PYTHON) tools/floors.py > .venv-lowest/floors.txt
+	PIP_CONSTRAINT=$(CURDIR)/.venv-lowest/floors.txt $(MAKE) row ROW=.venv-lowest
+
+newest:
+	$(PYTHON) -m venv --clear .venv-newest
+	$(MAKE) row ROW=.venv-newest
+
+row:
+	$(MAKE) quick VENV=$(ROW) extras='[dev,all]'; code=$$?; test -n "$(KEEP)" || rm -rf $(ROW); exit $$code
 
 # Each stamp says that .venv holds the package with these extras, as the facts of today ask for it
 $(VENV)/.base: extras =
-$(VENV)/.dev: extras = [dev,docs,ray,distributed,export]
-$(VENV)/.bench: extras = [bench]
+$(VENV)/.dev: extras = [dev,docs,all]
+$(VENV)/.bench: extras = [bench,all]
 
 $(VENV)/.base $(VENV)/.dev $(VENV)/.bench: $(FACTS)
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)

@@ -15,6 +15,7 @@ multiply-adds of both.
 import contextlib, copy, io, os, platform, random, sys
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from json import dumps
 from pathlib import Path
@@ -26,8 +27,8 @@ from torch import nn
 from torchvision.models import resnet18
 
 from lottery_nb.criteria import large_final
-from lottery_nb.export import SparseLinear, interleaved_medians
-from lottery_nb.measure import count_macs
+from lottery_nb.export import SparseLinear
+from lottery_nb.measure import count_macs, interleaved_times
 from lottery_nb.shrink import shrink
 from lottery_nb.sparsifier import Sparsifier
 
@@ -47,7 +48,8 @@ class Sizes:
     sparsity:float = 50 # percent of the channels of every group
     round_to:int = 8    # channels are kept in multiples of it
     features:int = 4096 # inputs and outputs of the linear layer
-    seconds:float = 5.  # how long it is timed for each number of rows
+    repeats:int = 100   # rounds in which it is timed for each number of rows, at most
+    seconds:float = 5.  # for how long, at most
 
 QUICK = Sizes(size=32, batch=2, rounds=4, warmup=1, features=64, seconds=.01)
 
@@ -111,7 +113,8 @@ def csr_rows(sizes:Sizes)->list: # dicts
     sparse = SparseLinear(linear)
     for n in (1,16,256):
         x = torch.randn(n, sizes.features)
-        dense,csr = interleaved_medians([lambda: linear(x), lambda: sparse(x)], sizes.seconds)
+        runs = dict(dense=partial(linear, x), csr=partial(sparse, x))
+        dense,csr = interleaved_times(runs, sizes.repeats, sizes.seconds).median()
         found.append(dict(rows=n, dense=1000*dense, csr=1000*csr, faster=dense/csr, difference=float((linear(x)-sparse(x)).abs().max())))
     return found
 

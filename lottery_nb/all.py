@@ -6,7 +6,6 @@
 __all__ = []
 
 # %% ../nbs/42_all.ipynb #e5606443
-from .core import ArgumentError, ArgumentTypeError, Rule, RewindPoint, rewind_point, as_table, table_columns
 from .data import *
 from .masks import *
 from .criteria import *
@@ -25,6 +24,7 @@ from .measure import *
 from .shrink import *
 from .n_of_m import *
 from .export import *
+from .distributed import *
 
 # %% ../nbs/42_all.ipynb #4a7a1581
 __all__ = [o for o in globals() if not o.startswith('_')]

@@ -210,7 +210,7 @@ def random_ticket(
     granularity:str='weight', # which weights go together
     method:str='global', # `local`: every layer loses the same share; `global`: chance decides over all layers together
     layers=None, # module types, names, or a function (name, module) -> bool; None: every conv and linear layer
-    example=None # a batch as the model takes it, or a tuple of them; for `group`, and for `filter` with its followers
+    example=None # a batch as the model takes it, or a tuple of them; for what `channels` adds: `group`, and followers
 )->Ticket: # on the CPU, not trained
     "Random masks on the weights of `model`"
     find_layers(model, layers)

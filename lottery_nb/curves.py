@@ -23,7 +23,7 @@ from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, che
                              progress, rewind_point, seed_of, seeded, versions)
 from .criteria import Criterion, large_final
 from .data import WholeDL, dls_by_name, model_by_name
-from .find import _check_last, _check_prune, _next_masks
+from .find import check_final_layer_rate, check_prune, next_masks
 from .masks import keep_bits, zero_pruned_
 from .sparsifier import Sparsifier, named_tensors
 from .ticket import Ticket
@@ -107,8 +107,8 @@ def check(self:Curve):
     elif callable(self.data): self.data = self.data()
     if isinstance(self.model, str): self.model = partial(model_by_name, self.model, self.data)
     several = isinstance(self.prune, (list,tuple))
-    self.prune,self.rounds = _check_prune(self.prune, 8 if self.rounds is None and not several else self.rounds)
-    self.final_layer_rate = _check_last(self.final_layer_rate, self.method)
+    self.prune,self.rounds = check_prune(self.prune, 8 if self.rounds is None and not several else self.rounds)
+    self.final_layer_rate = check_final_layer_rate(self.final_layer_rate, self.method)
     self.seeds,self.arms = check_seeds(self.seeds),[o for o in check_arms(self.arms) if o.name!='dense']
     for k in ('n_step','bs','batch_seeds'): check_whole(k, getattr(self, k), 1)
     if self.eval_every is None: self.eval_every = max(1, self.n_step//20)
@@ -357,7 +357,7 @@ def next_ticket(self:Curve,
         sp.weight(k).grad = grads.get(k)
     sp.put_on(ticket.masks)
     sp._remembered = {need: {k: then[need][k] for k in sp.layers} for need in sp.criterion.needs if need!='grad'}
-    masks = _next_masks(sp, self.prune, r, self.final_layer_rate)
+    masks = next_masks(sp, self.prune, r, self.final_layer_rate)
     meta = dict(ticket.meta, arm='ticket', round=r, sparsity=masks.sparsity)
     return Ticket(masks, W_t, meta=meta, full={k: W_t[k] for k in masks})
 

@@ -1,7 +1,7 @@
 """Several processes that train one network: masks, rewind points and tickets that are the same in all of them, and errors that end them all.
 
 The processes are started one by one, not by torchrun, which would end the others when one fails: whoever waits for good here is a failure."""
-import json, os, random, signal, subprocess, sys, time, warnings
+import hashlib, json, os, random, signal, subprocess, sys, time, warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,16 +10,13 @@ from torch import nn
 
 me = Path(__file__).resolve()
 sys.path.insert(0, str(me.parent))
-from models import ConvNet, mlp  # noqa: E402
+from models import ConvNet, bits, mlp  # noqa: E402
 
-from lottery_nb.callback import _n_given  # noqa: E402
-from lottery_nb.ranks import RankError, Ranks, all_ranks, ranks_of  # noqa: E402
+from lottery_nb.distributed import RankError, Ranks, all_ranks, mended_fastai, ranks_of  # noqa: E402
 
 # --- what runs in each process ------------------------------------------------------------------------------------------------------------
 
-def _tensors(tensors):
-    from lottery_nb.ranks import _digest
-    return {k: _digest(t) for k,t in tensors.items()}
+def _tensors(tensors): return {k: hashlib.sha256(bits(t).numpy().tobytes()).hexdigest() for k,t in (tensors or {}).items()}
 
 def _ticket(t):
     return dict(masks=t.masks.digest(), state=_tensors(t.state), trained=_tensors(t.trained), full=_tensors(t.full), meta=t.meta)
@@ -51,7 +48,7 @@ class Each:
     def cb(self): return _watcher(after_batch=lambda cb: self.seen.append(cb.learn.sparsify.masks.digest()))
 
 def gradual(ranks, tmp):
-    "`DistributedDL` says 7 batches and gives 6; the last mask has to be the one that was asked for all the same"
+    "fastai's `DistributedDL` says 7 batches and gives 6; the last mask has to be the one that was asked for all the same"
     each,sp_cb = Each(),_callback(80, 'agp', update_every=2)
     learn = _learner(bs=110)
     first = _tensors(dict(learn.model.named_parameters()))
@@ -103,7 +100,8 @@ def rewinding(ranks, tmp):
     sp_cb = _callback(75, _iterative(2), start_epoch=2, lth=True, rewind_epoch=1, rewind_opt='restore', reset_end=True)
     learn = _learner(ConvNet)
     _shared_fit(learn, 4, sp_cb, _watcher(before_batch=before_batch, after_pred=after_pred))
-    return dict(own=own, right=right, saved=saved, ticket=_ticket(sp_cb.ticket), model=_tensors(named_tensors(learn.model)))
+    last = sp_cb.table.groupby('round').epoch.max()
+    return dict(own=own, right=right, saved=saved, ticket=_ticket(sp_cb.ticket), model=_tensors(named_tensors(learn.model)), last=last.tolist())
 
 def own_statistics(ranks, tmp):
     "The same if `DistributedDataParallel` is told to leave BatchNorm's statistics as they are in each process"
@@ -127,8 +125,8 @@ def again(ranks, tmp):
     _shared_fit(learn, 1, sp_cb)
     _shared_fit(learn, 1, HoldMasks(sp_cb.sparsifier))
     sp_cb.learn = None
-    alone = [o._ranks.n for o in (copy.deepcopy(sp_cb), pickle.loads(pickle.dumps(sp_cb)))]
-    return dict(found=[found, sp_cb.masks.digest()], zero=int(learn.model[1].weight[~sp_cb.masks['1.weight']].count_nonzero()), alone=alone)
+    again = [o.masks.digest() for o in (sp_cb, copy.deepcopy(sp_cb), pickle.loads(pickle.dumps(sp_cb)))]
+    return dict(found=[found, *again], zero=int(learn.model[1].weight[~sp_cb.masks['1.weight']].count_nonzero()))
 
 def compiled(ranks, tmp):
     each,sp_cb = Each(),_callback(50, 'iterative', lth=True)
@@ -182,11 +180,12 @@ def _find(dir=None, fit=_search_fit, model=ConvNet, **kwargs):
     from lottery_nb.find import find_ticket
     return find_ticket(lambda: _learner(model), fit, **{'rounds': 2, 'prune': 30, 'rewind': '5it', 'dir': dir, 'progress': False, **kwargs})
 
-def _found(search): return dict(tickets=[_ticket(t) for t in search.tickets], settings=search.settings, table=search.table.to_csv())
+def _found(search): return dict(tickets=[_ticket(t) for t in search.runs()], settings=search.settings, table=search.table.to_csv())
 
 def search(ranks, tmp):
-    found = _found(_find(tmp/'search', progress=True))
-    return dict(found=found, nowhere=_found(_find()), read=_found(_find(tmp/'search')), fewer=len(_find(tmp/'search', rounds=1).tickets))
+    found = _found(_find(tmp/'search', arms=['reinit','random'], progress=True))
+    return dict(found=found, nowhere=_found(_find(arms=['reinit','random'])), read=_found(_find(tmp/'search', arms=['reinit','random'])),
+                fewer=len(_find(tmp/'search', rounds=1).runs()))
 
 def searches(ranks, tmp):
     from lottery_nb.criteria import criterion
@@ -196,7 +195,7 @@ def searches(ranks, tmp):
     return [_found(_find(criteria='taylor', rewind=1, rounds=1)), _found(_find(criteria=odd, model=dropping, rewind='lr'))]
 
 def search_errors(ranks, tmp):
-    from lottery_nb.find import _Folder
+    import resource
     def alone(learn): learn.fit(1)
     def strange(): return _find(prune=20+ranks.rank)
     def one_learner():
@@ -207,14 +206,16 @@ def search_errors(ranks, tmp):
         find_ticket(learner, _search_fit, rounds=1)
     told = dict(alone=_error(lambda: _find(fit=alone)), strange=_error(strange), other=_error(lambda: _find(tmp/'search', prune=40)),
                 learner=_error(one_learner))
-    store = _Folder.store
-    def full(self, found):
-        if len(found.tickets)==2: raise OSError(28, 'No space left on device')
-        store(self, found)
-    _Folder.store = full
-    try: told['full'] = _error(lambda: _find(tmp/'full'))
-    finally: _Folder.store = store
-    return told | dict(here=sorted(os.listdir(tmp/'full')))
+    count,limits = [],resource.getrlimit(resource.RLIMIT_FSIZE)
+    def filling(learn):
+        count.append(1)
+        _search_fit(learn)
+        if len(count)==2: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try: told['full'] = _error(lambda: _find(tmp/'full', fit=filling))
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    return told | dict(here=_files(tmp/'full'))
+
+def _files(folder): return sorted(o for o in os.listdir(folder) if o!='.lock')
 
 def killed(ranks, tmp):
     count = []
@@ -237,6 +238,11 @@ def resumed(ranks, tmp): # by a `fit` of the same words
 
 def uncaught(ranks, tmp): _shared_fit(_learner(), 2, _callback(50, 'one_shot', start_epoch=1), _meddle(ranks))
 
+def _plain(ticket):
+    "Of a ticket all but which search it is of: another `fit` is another search"
+    told = _ticket(ticket)
+    return told | dict(meta={k: v for k,v in told['meta'].items() if k!='search'})
+
 def single(ranks, tmp):
     "With one process, plain training and shared training are the same thing"
     def train(shared):
@@ -248,7 +254,7 @@ def single(ranks, tmp):
         return dict(ticket=_ticket(sp_cb.ticket), model=_tensors(learn.model.state_dict()), values=learn.recorder.values)
     from lottery_nb.find import find_ticket
     found = [find_ticket(lambda: _learner(ConvNet), fit, rounds=1, progress=False) for fit in (lambda learn: learn.fit(2), _search_fit)]
-    return [train(False), train(True), *[[_ticket(t) for t in o.tickets] for o in found]]
+    return [train(False), train(True), *[[_plain(t) for t in o.tickets] for o in found]]
 
 def main(rank, n, tmp, *scenarios):
     "Runs the scenarios in this process, and stores what each gives"
@@ -257,7 +263,6 @@ def main(rank, n, tmp, *scenarios):
     torch.distributed.init_process_group('gloo', init_method=f'file://{tmp}/store', rank=rank, world_size=n)
     from accelerate import PartialState
     PartialState(cpu=True)
-    import lottery_nb.all, lottery_nb.distributed  # noqa: F401, the second makes fastai's `DistributedDL` work on the CPU
     ranks = all_ranks()
     for name in scenarios:
         result = globals()[name](ranks, tmp)
@@ -308,8 +313,8 @@ def after_kill(tmp_path_factory):
     "Two processes killed in the last round of a search, and two that go on with it"
     tmp = tmp_path_factory.mktemp('killed')
     first = launch(tmp, 2, 'killed')
-    files = sorted(os.listdir(tmp/'killed'))
-    return SimpleNamespace(first=first, files=files, then=launch(tmp, 2, 'resumed'), found=results(tmp, 'resumed'), now=sorted(os.listdir(tmp/'killed')))
+    files = _files(tmp/'killed')
+    return SimpleNamespace(first=first, files=files, then=launch(tmp, 2, 'resumed'), found=results(tmp, 'resumed'), now=_files(tmp/'killed'))
 
 def test_masks_are_the_same_at_every_batch(two):
     a,b = two.get('gradual')
@@ -337,7 +342,7 @@ def test_rewinding_with_batchnorm(two):
     assert a['right']==b['right']==[True,True] and a['saved']==b['saved'] and a['saved'][0]==a['saved'][1]
     assert a['ticket']==b['ticket'] and a['model']==b['model']
     assert a['ticket']['meta']['data']==dict(loader='WholeDL', n_train=1437, n_valid=360)
-    assert [o['epoch'] for o in a['ticket']['meta']['rounds']]==[1,2,3]
+    assert a['last']==[1,2,3]
 
 def test_the_ticket_has_the_statistics_of_rank_0(two):
     a,b = two.get('own_statistics')
@@ -345,7 +350,7 @@ def test_the_ticket_has_the_statistics_of_rank_0(two):
 
 def test_a_second_fit_goes_on(two):
     a,b = two.get('again')
-    assert a==b and a['found'][0]==a['found'][1] and a['zero']==0 and a['alone']==[1,1]
+    assert a==b and len(a['found'])==4 and len(set(a['found']))==1 and a['zero']==0
 
 def test_compiled(two):
     a,b = two.get('compiled')
@@ -365,7 +370,7 @@ def test_a_rank_that_differs_is_named_everywhere(two):
 
 def test_other_settings_are_named_everywhere(two):
     (a,layers),(b,_) = two.get('other_settings')
-    assert a==b and a[0]=='RankError' and 'SparsifyCallback: end_sparsity=60.0 on rank 1, but 50.0 on rank 0' in a[1]
+    assert a==b and a[0]=='RankError' and 'SparsifyCallback: end_sparsity=60 on rank 1, but 50 on rank 0' in a[1]
     assert layers[0]=='RankError' and "layers=['1.weight'] on rank 1, but ['1.weight', '3.weight'] on rank 0" in layers[1]
     a,b = two.get('other_masks')
     assert a==b and 'masks: rank 1 differs from rank 0' in a[1]
@@ -374,14 +379,16 @@ def test_an_error_on_one_rank_ends_all(two):
     a,b = two.get('one_fails')
     assert a[0]==b[0]=='KeyError' and 'no such score' in a[1] and 'no such score' in b[1] and a[2]==['on rank 1'] and b[2]==[]
     a,b = two.get('too_few')
-    assert a==b and 'training data: expected at least a batch of 1000 for each of 2 processes, got 1437 items' in a[1]
+    assert a==b and 'expected training data for at least a batch in each of 2 processes' in a[1]
 
 def test_search(two):
     a,b = two.get('search')
     assert a==b and a['found']==a['read'] and a['found']['tickets']==a['nowhere']['tickets'] and a['fewer']==2
     kept = [t['meta']['sparsity'] for t in a['found']['tickets']]
-    assert len(kept)==3 and kept[0]==0 and kept==pytest.approx([0,30,51], abs=.3)
-    assert sorted(os.listdir(two.tmp/'search'))==['round_00.safetensors', 'round_01.safetensors', 'round_02.safetensors', 'settings.json', 'table.csv']
+    assert [t['meta']['arm'] for t in a['found']['tickets']]==['dense','ticket','ticket','reinit','reinit','random','random']
+    assert kept[0]==0 and kept==pytest.approx([0,30,51,30,51,30,51], abs=.3)
+    tickets = ['round_00', *(f'round_0{r}{arm}' for r in (1,2) for arm in ('.random','.reinit',''))]
+    assert _files(two.tmp/'search')==[*(f'{o}.safetensors' for o in tickets), 'settings.json', 'table.csv']
 
 def test_search_with_gradients_dropout_and_luck(two):
     a,b = two.get('searches')
@@ -389,11 +396,11 @@ def test_search_with_gradients_dropout_and_luck(two):
 
 def test_search_errors(two):
     a,b = two.get('search_errors')
-    assert a['alone']==b['alone'] and a['alone'][0]=='ValueError' and 'put it into `with learn.distrib_ctx():`' in a['alone'][1]
+    assert a['alone']==b['alone'] and a['alone'][0]=='ArgumentError' and 'expected training that all 2 processes share, with learn.distrib_ctx()' in a['alone'][1]
     assert a['strange']==b['strange'] and a['strange'][0]=='RankError' and 'find_ticket: prune=21.0 on rank 1, but 20.0 on rank 0' in a['strange'][1]
     for o,notes in ((a,[]), (b,['on rank 0'])):
         assert o['other'][0]=='SearchError' and 'prune: 30.0 → 40.0' in o['other'][1] and o['other'][2]==notes
-        assert o['full'][0]=='OSError' and 'No space left' in o['full'][1] and o['full'][2][:len(notes)]==notes and o['full'][3]==2
+        assert o['full'][0]=='OSError' and 'round_01.safetensors' in o['full'][1] and o['full'][2][:len(notes)]==notes and o['full'][3]==2
         assert o['learner'][0]=='FileNotFoundError' and 'no such data' in o['learner'][1]
         assert o['here']==['round_00.safetensors', 'settings.json', 'table.csv']
 
@@ -402,7 +409,8 @@ def test_a_killed_search_goes_on(two, after_kill):
     assert [o for o in after_kill.files if o.endswith('.safetensors')]==['round_00.safetensors', 'round_01.safetensors']
     a,b = after_kill.found
     assert after_kill.then.codes==[0,0] and a==b and a['trained']==1
-    assert a['found']['tickets']==two.get('search')[0]['found']['tickets']
+    def known(tickets): return [t | dict(meta={k: v for k,v in t['meta'].items() if k!='search'}) for t in tickets]
+    assert known(a['found']['tickets'])==known(two.get('search')[0]['found']['tickets'])[:3]
     assert after_kill.now==['round_00.safetensors', 'round_01.safetensors', 'round_02.safetensors', 'settings.json', 'table.csv']
 
 def test_one_process_is_the_plain_run(tmp_path):
@@ -420,23 +428,31 @@ def test_without_processes_nothing_is_sent(monkeypatch):
     with ranks.as_first(): ranks.check_same('w', w), ranks.agree_('w', w, model), ranks.check_equal('w', {}), ranks.share_(w)
     assert torch.equal(state, torch.get_rng_state()) and ranks.first(1)==1 and ranks.gather(1)==[1]
 
-def test_connecting_needs_accelerate(monkeypatch):
-    monkeypatch.setenv('WORLD_SIZE', '2')
-    monkeypatch.setitem(sys.modules, 'accelerate', None)
-    with pytest.raises(ImportError, match=r"pip install 'lottery_nb\[distributed\]'"): all_ranks()
+def python(code, **env):
+    return subprocess.run([sys.executable, '-W', 'ignore', '-c', code], env={**os.environ, **env}, capture_output=True, text=True, timeout=400)
+
+def test_it_is_in_all_and_only_several_processes_need_accelerate():
+    code = "import sys; sys.modules['accelerate'] = None; from lottery_nb.all import *; print('fastai.distributed' in sys.modules); all_ranks()"
+    assert python(code, WORLD_SIZE='1').stdout=='False\n'
+    done = python(code, WORLD_SIZE='2')
+    assert done.stdout=='False\n' and "ImportError: several processes need Accelerate: pip install 'lottery_nb[distributed]'" in done.stderr
+    done = python(code.replace('all_ranks()', 'from fastai.learner import Learner; Learner.distrib_ctx(None)'))
+    assert "pip install 'lottery_nb[distributed]'" in done.stderr
 
 @pytest.mark.parametrize('n, bs, ranks, given', [(1437,64,2,11), (1437,110,2,6), (1437,64,3,7), (10,5,2,1), (9,5,2,1), (7,4,2,1), (3,3,2,0)])
 def test_batches_that_a_process_really_gets(n, bs, ranks, given):
     from fastai.data.load import DataLoader
     whole = DataLoader(list(range(n)), bs=bs, drop_last=True, num_workers=0)
-    part = SimpleNamespace(dl=whole, world_size=ranks, drop_last=True, bs=bs)
     idxs = list(range(n)) + list(range(-n % ranks))
-    assert _n_given(part)==given==len(idxs)//ranks//bs
+    assert len(mended_fastai().DistributedDL(whole, 0, ranks, device='cpu'))==given==len(idxs)//ranks//bs
+
+class Told(Ranks):
+    "The first of some ranks, whose others say what they are told to"
+    def gather(self, value): return [value, *({k: repr(v) for k,v in o.items()} for o in self.group)]
 
 def test_the_majority_is_right():
-    from lottery_nb.ranks import _where, _who_differs
-    assert _who_differs(['a','b','b'])==([0],1)
-    assert _where(dict(a=1,b=2), dict(a=1,b=3))=='first in b (in 1 of 2 tensors)'
-    assert issubclass(RankError, RuntimeError)
+    with pytest.raises(RankError, match='it: b=1 on rank 0, but 2 on rank 1'): Told(3, 0, [dict(a=0, b=2)]*2).check_equal('it', dict(a=0, b=1))
+    with pytest.raises(RankError, match='it: b=3 on rank 2, but 2 on rank 0'): Told(3, 0, [dict(a=0, b=2), dict(a=0, b=3)]).check_equal('it', dict(a=0, b=2))
+    Told(3, 0, [dict(a=0)]*2).check_equal('it', dict(a=0))
 
 if __name__=='__main__': main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:])

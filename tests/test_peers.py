@@ -8,6 +8,8 @@ from lottery_nb.all import HoldMasks, Sparsifier, SparsifyCallback, iterative, l
 from models import mlp
 from test_callback import few_batches, quiet
 
+pytestmark = pytest.mark.slow
+
 def equal_weights(layer):
     nn.init.ones_(layer.weight)
     return layer

@@ -55,6 +55,16 @@ def test_local_links_of_the_readme_lead_somewhere():
 
 def test_ruff_has_nothing_to_say(): run(scripts/'ruff', 'check', '--no-cache', '--output-format=concise', '.', cwd=root)
 
+def facts():
+    "What settings.ini says"
+    config = ConfigParser(interpolation=None, delimiters=['='])
+    config.read(root/'settings.ini', encoding='utf-8')
+    return config['DEFAULT']
+
+def test_the_citation_is_of_this_version():
+    cited = dict(re.findall(r'^([\w-]+): "?([^"\n]+)', (root/'CITATION.cff').read_text(encoding='utf-8'), re.M))
+    assert [cited[o] for o in ('title','version','license')]==[facts()[o] for o in ('lib_name','version','license')]
+
 def imported(source):
     "The top-level names of the packages that a module imports, Python's own and ours aside"
     nodes = list(ast.walk(ast.parse(source)))
@@ -64,11 +74,9 @@ def imported(source):
 
 def test_modules_import_only_what_an_install_brings():
     "Whatever a module imports is Python's own, ours, or among the requirements in settings.ini; where it may be missing (`test_install`), among an extra's"
-    config = ConfigParser(interpolation=None, delimiters=['='])
-    config.read(root/'settings.ini', encoding='utf-8')
     def plain(o): return re.split(r'[<>=!~;\[ ]', o)[0].lower().replace('_', '-')
-    facts,ours = config['DEFAULT'],('dev_requirements','docs_requirements','bench_requirements')
-    required = {plain(o) for k in facts if k.endswith('requirements') and k not in ours for o in facts[k].split()}
+    ours = ('dev_requirements','docs_requirements','bench_requirements')
+    required = {plain(o) for k,v in facts().items() if k.endswith('requirements') and k not in ours for o in v.split()}
     homes = packages_distributions()
     missing = [f'{name} imports {top}' for name,text in contents(root/'lottery_nb', '*.py').items() for top in imported(text)
         if not {plain(o) for o in homes.get(top, [top])} & required]
