@@ -198,8 +198,13 @@ def _perceptrons(net, tensors, x)->Tensor: # [networks, items, units]
         if type(m) is nn.Linear:
             w,b = tensors[f'{i}.weight'],tensors.get(f'{i}.bias')
             h = w@h if b is None else torch.baddbmm(b[:,:,None], w, h)
-        elif i: h = m(h)
+        elif i: h = h.relu_() if type(m) is nn.ReLU else h.tanh_()
     return h.mT
+
+def _losses(loss, out, y)->Tensor: # [networks]
+    "The mean loss of each network; the most common one without `vmap`, which takes longer"
+    if loss is not F.cross_entropy or out.dim()>3 or y.is_floating_point(): return vmap(loss)(out, y)
+    return F.cross_entropy(out.flatten(0, 1), y.flatten(), reduction='none').view(y.shape).mean(1)
 
 # %% ../nbs/12_curves.ipynb #f3743f74
 class _Stack:
@@ -221,7 +226,7 @@ class _Stack:
     def backward(self, x, y):
         "The loss of each network on its batch; leaves the gradients in the parameters"
         for p in self.params.values(): p.grad = None
-        losses = vmap(self.curve.loss)(self(x), y)
+        losses = _losses(self.curve.loss, self(x), y)
         losses.sum().backward() # gradients of `autograd.grad` may not lie in memory as fused optimizers expect it
         return losses.detach()
 
@@ -311,7 +316,7 @@ def _measure(stack)->dict: # metric -> a number a network
     stack.net.eval()
     for xs,ys in zip(x.split(n), y.split(n)):
         out,ys = stack(xs.expand(stack.n, *xs.shape).clone()),ys.expand(stack.n, *ys.shape)
-        loss = loss + vmap(stack.curve.loss)(out, ys).double()*ys.shape[1]
+        loss = loss + _losses(stack.curve.loss, out, ys).double()*ys.shape[1]
         classes = out.dim()==ys.dim()+1 and not ys.is_floating_point()
         if classes: right = right + (out.argmax(2)==ys).flatten(1).double().sum(1)
     stack.net.train()
