@@ -19,8 +19,8 @@ from fastcore.basics import noop, patch
 from torch import nn, Tensor
 from torch.func import functional_call, vmap
 from .arms import arms as all_arms, check_arms
-from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_number, check_whole, json_safe,
-                             progress, rewind_point, seed_of, seeded, versions)
+from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_number, check_whole,
+                             json_safe, progress, rewind_point, seed_of, seeded, versions)
 from .criteria import Criterion, large_final
 from .data import WholeDL, dls_by_name, model_by_name
 from .find import check_final_layer_rate, check_prune, next_masks
@@ -33,7 +33,7 @@ from .ticket import Ticket
 class Curve:
     "Networks of many seeds, trained, pruned and trained again, beside the arms that they're compared with"
     model:Callable|str # function without arguments that makes a new network; or its name, as `model_by_name` takes it
-    data:object # ((x_train, y_train), (x_valid, y_valid)), each [n, ...]; `DataLoaders` such as `digits_dls()`; or their name
+    data:object # ((x_train, y_train), (x_valid, y_valid)), each [n, ...]; `DataLoaders` like `digits_dls()`; or a name
     seeds:int|list=20 # how many (0, 1, …), or a list of different whole numbers of at least 0
     rounds:int|None=None # how often they're pruned, at least 1; None: 8, or as many as `prune` has sparsities
     prune:float|list=20 # percent of the remaining weights that go in a round, or a list of rising sparsities in percent
@@ -161,7 +161,8 @@ def meet(self:Curve):
     "Looks at a network and the data together. Raises `ArgumentError` if they can't be used"
     device = self.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     try: self.device = torch.empty(0, device=device).device
-    except (RuntimeError,AssertionError,TypeError) as e: raise ArgumentError('device', device, f'one that is here; {_said(e)}') from e
+    except (RuntimeError,AssertionError,TypeError) as e:
+        raise ArgumentError('device', device, f'one that is here; {_said(e)}') from e
     self.net,other = self.network(0),self.network(1)
     self.sp = Sparsifier(deepcopy(self.net), 'weight', self.method, self.criteria, self.layers, self.allow_collapse)
     self.unpruned = self.sp.masks
