@@ -17,31 +17,38 @@ from models import ConvNet, differing, everything
 (X,Y),(VX,VY) = [[t.as_subclass(torch.Tensor) for t in dl.stacked()] for dl in digits_dls()]
 DATA = (X,Y),(VX,VY)
 
-def mlp(): return nn.Sequential(nn.Flatten(), nn.Linear(64,30), nn.ReLU(), nn.Linear(30,20,bias=False), nn.Tanh(), nn.Linear(20,10))
+def mlp():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64,30), nn.ReLU(), nn.Linear(30,20,bias=False),
+                         nn.Tanh(), nn.Linear(20,10))
 def relu(): return nn.Sequential(nn.Flatten(), nn.Linear(64,30), nn.ReLU(), nn.Linear(30,10))
-def norm(): return nn.Sequential(nn.InstanceNorm2d(1, track_running_stats=True), nn.Flatten(), nn.Linear(64,30), nn.GELU(), nn.LayerNorm(30), nn.Linear(30,10))
+def norm():
+    return nn.Sequential(nn.InstanceNorm2d(1, track_running_stats=True),
+                         nn.Flatten(), nn.Linear(64,30), nn.GELU(), nn.LayerNorm(30), nn.Linear(30,10))
 def conv():
-    return nn.Sequential(nn.Conv2d(1,6,3), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.Conv2d(6,8,3,groups=2), nn.GroupNorm(2,8), nn.ReLU(),
+    return nn.Sequential(nn.Conv2d(1,6,3), nn.BatchNorm2d(6), nn.ReLU(inplace=True),
+                         nn.Conv2d(6,8,3,groups=2), nn.GroupNorm(2,8), nn.ReLU(),
                          nn.Flatten(), nn.Linear(8*16,10))
 def frozen():
     net = mlp()
     net[3].requires_grad_(False)
     return net
 
-# A bias before BatchNorm has no gradient but what is left of it by rounding, and Adam makes whole steps of that: only with doubles, where Adam's
-# epsilon is far above the rounding, are two such runs to be compared
+# A bias before BatchNorm has no gradient but what is left of it by rounding, and Adam makes whole steps of that:
+# only with doubles, where Adam's epsilon is far above the rounding, are two such runs to be compared
 def conv64(): return conv().double()
 def ConvNet64(): return ConvNet().double()
 
 def curve(model=mlp, data=DATA, seeds=3, rounds=2, **kwargs):
-    return lottery_curve(model, data, seeds, rounds, **dict(dict(prune=30, n_step=12, bs=20, eval_every=6, progress=False, device='cpu'), **kwargs))
+    return lottery_curve(model, data, seeds, rounds,
+                         **dict(dict(prune=30, n_step=12, bs=20, eval_every=6, progress=False, device='cpu'), **kwargs))
 
 def new(model, seed):
     with seeded(seed, 'init'): return model()
 
-def at_end(df, arm, seed, r, metric): return df[(df.arm==arm) & (df.seed==seed) & (df['round']==r) & (df.metric==metric)].value.iloc[-1]
+def at_end(df, arm, seed, r, metric):
+    return df[(df.arm==arm) & (df.seed==seed) & (df['round']==r) & (df.metric==metric)].value.iloc[-1]
 
-# --- Against a plain loop ------------------------------------------------------------------------------------------------------------------
+# --- Against a plain loop ---------------------------------------------------------------------------------------------
 
 def batches(seed, r, n, bs=20):
     g,order = torch.Generator().manual_seed(seed_of(seed, 'order', r)),[]
@@ -53,7 +60,8 @@ def train_plainly(model, ticket, seed, r, n_step, first=0, opt='adam', lr=2e-3, 
     net = model()
     sp = ticket.apply_to(net)
     how = dict(lr=lr, weight_decay=wd) | (dict(momentum=.9) if opt=='sgd' else {})
-    opt = dict(sgd=torch.optim.SGD, adam=torch.optim.Adam, adamw=torch.optim.AdamW)[opt]([p for p in net.parameters() if p.requires_grad], **how)
+    opt = dict(sgd=torch.optim.SGD, adam=torch.optim.Adam,
+               adamw=torch.optim.AdamW)[opt]([p for p in net.parameters() if p.requires_grad], **how)
     x,vx = (t.to(next(net.parameters()).dtype) for t in (X,VX))
     for i,rows in list(enumerate(batches(seed, r, n_step)))[first:]:
         for group in opt.param_groups: group['lr'] = lr*factor(i/n_step)
@@ -66,7 +74,8 @@ def train_plainly(model, ticket, seed, r, n_step, first=0, opt='adam', lr=2e-3, 
     return net, F.cross_entropy(out, VY).item(), (out.argmax(1)==VY).float().mean().item()
 
 @pytest.mark.parametrize('model', [mlp, norm, conv64, frozen, ConvNet64], ids=lambda o: o.__name__)
-@pytest.mark.parametrize('how', [dict(opt='adam'), dict(opt='adamw', wd=.1, lr_schedule='one_cycle'), dict(opt='sgd', lr=.05, wd=.01, lr_schedule='cosine')],
+@pytest.mark.parametrize('how', [dict(opt='adam'), dict(opt='adamw', wd=.1, lr_schedule='one_cycle'),
+                                 dict(opt='sgd', lr=.05, wd=.01, lr_schedule='cosine')],
                          ids=lambda o: o['opt'])
 def test_replicates_are_what_a_plain_loop_gives(model, how):
     how = dict(lr=2e-3, lr_schedule='constant') | how
@@ -89,8 +98,10 @@ def test_every_arm_is_what_a_plain_loop_gives(model, rewind, first):
     assert list(df.arm.unique())==list(arms)
     for seed in (1,2):
         t = tickets[seed,1]
-        W_t = train_plainly(model, tickets[seed,0], seed, 0, n)[0] if not first else curve(model, seeds=[1,2], rounds=1, arms=[], n_step=first,
-                                                                                          lr=2e-3, keep='tickets')[1][seed,0].trained
+        if first:
+            _,early = curve(model, seeds=[1,2], rounds=1, arms=[], n_step=first, lr=2e-3, keep='tickets')
+            W_t = early[seed,0].trained
+        else: W_t = train_plainly(model, tickets[seed,0], seed, 0, n)[0]
         if first: assert not differing(t.full, {k: W_t[k] for k in t.masks})
         for name in list(arms)[1:]:
             begun,start = arms[name].begin(t, seed_of(seed, name, 1), model),0 if name in ('reinit','signs') else first
@@ -100,12 +111,14 @@ def test_every_arm_is_what_a_plain_loop_gives(model, rewind, first):
 
 def test_an_arm_of_your_own():
     @arm
-    def twice(ticket, seed, model, *, times=2.): return type(ticket)(ticket.masks, {k: times*t for k,t in ticket.state.items()})
+    def twice(ticket, seed, model, *, times=2.):
+        return type(ticket)(ticket.masks, {k: times*t for k,t in ticket.state.items()})
     try: df,tickets = curve(seeds=[1], rounds=1, arms=['ticket', twice, twice(times=3.)], lr=2e-3, keep='tickets')
     finally: del arms['twice']
     assert list(df.arm.unique())==['dense','ticket','twice','twice(times=3.0)']
     for name,o in (('twice',twice), ('twice(times=3.0)',twice(times=3.))):
-        assert at_end(df, name, 1, 1, 'valid_loss')==pytest.approx(train_plainly(mlp, o.begin(tickets[1,1]), 1, 1, 12)[1], rel=1e-3)
+        assert at_end(df, name, 1, 1,
+                      'valid_loss')==pytest.approx(train_plainly(mlp, o.begin(tickets[1,1]), 1, 1, 12)[1], rel=1e-3)
 
 @pytest.mark.parametrize('model', [mlp, norm, conv64, ConvNet64], ids=lambda o: o.__name__)
 def test_a_replicate_of_a_batch_is_the_seed_alone(model):
@@ -122,7 +135,7 @@ def test_a_replicate_of_a_batch_is_the_seed_alone(model):
             assert ((a[k].abs()[ma[k]!=mb[k]] - line).abs()<1e-3).all()
         assert sum(int((t!=mb[k]).sum()) for k,t in far.items()) <= max(2, .002*ma.n_weights)
 
-# --- The same numbers ----------------------------------------------------------------------------------------------------------------------
+# --- The same numbers -------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('model', [mlp, conv], ids=lambda o: o.__name__)
 def test_same_call_same_bits(model): assert curve(model).equals(curve(model))
@@ -130,7 +143,8 @@ def test_same_call_same_bits(model): assert curve(model).equals(curve(model))
 def test_arms_do_not_change_each_other():
     whole,few = curve(seeds=2),curve(seeds=2, arms='ticket')
     assert whole[whole.arm.isin(['dense','ticket'])].reset_index(drop=True).equals(few)
-    assert whole[whole.arm=='random'].reset_index(drop=True).equals(curve(seeds=2, arms='random').query("arm=='random'").reset_index(drop=True))
+    assert whole[whole.arm=='random'].reset_index(drop=True).equals(
+        curve(seeds=2, arms='random').query("arm=='random'").reset_index(drop=True))
 
 @pytest.mark.parametrize('model', [mlp, conv64], ids=lambda o: o.__name__)
 def test_the_split_changes_nothing_that_can_be_seen(model):
@@ -159,7 +173,7 @@ def test_loaders_are_the_tensors_in_them():
     a,b = curve(data=digits_dls(), seeds=2),curve(data=[[t.numpy() for t in o] for o in DATA], seeds=2)
     assert a.equals(b) and a.equals(curve(seeds=2))
 
-# --- Masks ---------------------------------------------------------------------------------------------------------------------------------
+# --- Masks ------------------------------------------------------------------------------------------------------------
 
 def n_pruned(n, prune, r):
     if isinstance(prune, list): return round(prune[r-1]/100*n)
@@ -167,7 +181,8 @@ def n_pruned(n, prune, r):
     for _ in range(r): left -= round(prune/100*left)
     return n-left
 
-@pytest.mark.parametrize('how', [dict(prune=30), dict(prune=[20,61.5]), dict(prune=40, method='local', final_layer_rate=10), dict(prune=30, layers=['1','5'])],
+@pytest.mark.parametrize('how', [dict(prune=30), dict(prune=[20,61.5]),
+                                 dict(prune=40, method='local', final_layer_rate=10), dict(prune=30, layers=['1','5'])],
                          ids=str)
 def test_counts_are_exact_and_masks_nested(how):
     tickets = curve(seeds=2, arms='ticket', keep='tickets', **how)[1]
@@ -175,8 +190,10 @@ def test_counts_are_exact_and_masks_nested(how):
         one,two = tickets[seed,1].masks,tickets[seed,2].masks
         assert list(one)==(['1.weight','5.weight'] if 'layers' in how else ['1.weight','3.weight','5.weight'])
         for r,masks in ((1,one), (2,two)):
-            pruned,sizes = ({k: int(f(m)) for k,m in masks.items()} for f in (lambda m: (~m).sum(), lambda m: m.numel()))
-            if how.get('method')=='local': assert pruned=={k: n_pruned(n, 10. if k=='5.weight' else 40., r) for k,n in sizes.items()}
+            pruned,sizes = ({k: int(f(m)) for k,m in masks.items()}
+                            for f in (lambda m: (~m).sum(), lambda m: m.numel()))
+            if how.get('method')=='local':
+                assert pruned=={k: n_pruned(n, 10. if k=='5.weight' else 40., r) for k,n in sizes.items()}
             else: assert sum(pruned.values())==n_pruned(sum(sizes.values()), how['prune'], r)
         assert not any((two[k] & ~one[k]).any() for k in one)
     assert tickets[0,1].masks!=tickets[1,1].masks
@@ -208,7 +225,7 @@ def test_layers_are_kept_from_vanishing_unless_they_may(may):
     assert any('layer collapse' in str(o.message) and 'allow_collapse=True' in str(o.message) for o in seen)==(not may)
     assert all(m.any() for m in tickets[0,1].masks.values())==(not may)
 
-# --- The table -----------------------------------------------------------------------------------------------------------------------------
+# --- The table --------------------------------------------------------------------------------------------------------
 
 def test_table_is_whole():
     df = curve(seeds=[9,2], rounds=2, arms=('reinit','random'), eval_every=5, bs=300)
@@ -219,13 +236,16 @@ def test_table_is_whole():
     assert df[df.arm=='dense']['round'].eq(0).all() and df[df.arm=='dense'].density.eq(100).all()
     assert list(df.seed.unique())==[9,2] and df[df.metric=='accuracy'].value.between(0, 1).all()
     told = json.loads(json.dumps(df.attrs))
-    assert (told['seeds'],told['arms'],told['n_step'],told['loss']) == ([9,2],['reinit','random'],12,'cross_entropy') and 'torch' in told['versions']
+    assert (told['seeds'],told['arms'],told['n_step'],told['loss']) == ([9,2],['reinit','random'],12,'cross_entropy')
+    assert 'torch' in told['versions']
 
 def test_tickets_that_are_kept(tmp_path):
     df,tickets = curve(seeds=[9,2], rewind='5it', keep='tickets')
     assert set(tickets)=={(s,r) for s in (9,2) for r in (0,1,2)} and df.equals(curve(seeds=[9,2], rewind='5it'))
     t = tickets[2,1]
-    for k,v in dict(arm='ticket', seed=2, round=1, criteria='large_final', granularity='weight', method='global', rewind='5it').items(): assert t.meta[k]==v
+    for k,v in dict(arm='ticket', seed=2, round=1, criteria='large_final',
+                    granularity='weight', method='global', rewind='5it').items():
+        assert t.meta[k]==v
     assert len(t.meta['table'])==len(df[(df.seed==2) & (df['round']<2) & df.arm.isin(['dense','ticket'])])
     assert type(t).load(t.save(tmp_path/'a.safetensors', full=True))==t
     assert not any(t.trained[k][~m].any() or t.state[k][~m].any() for k,m in t.masks.items())
@@ -244,9 +264,10 @@ def test_progress_is_told():
     told = []
     curve(seeds=2, progress=lambda *o: told.append(o))
     done,totals,comments = zip(*told)
-    assert list(done)==sorted(done) and set(totals)=={2*12*(1+2*4)}=={done[-1]} and any('round 2 of 2, random, 49 % kept' in o for o in comments)
+    assert list(done)==sorted(done) and set(totals)=={2*12*(1+2*4)}=={done[-1]}
+    assert any('round 2 of 2, random, 49 % kept' in o for o in comments)
 
-# --- Faults --------------------------------------------------------------------------------------------------------------------------------
+# --- Faults -----------------------------------------------------------------------------------------------------------
 
 def spoiled(model, seeds, value=torch.nan, what='init'):
     "`model`, but the last weights are `value` times as large where the random numbers are for (seed, *what)"
@@ -262,9 +283,11 @@ def spoiled(model, seeds, value=torch.nan, what='init'):
 @pytest.mark.parametrize('model', [mlp, conv], ids=lambda o: o.__name__)
 def test_a_network_that_diverges_leaves_its_neighbours_alone(model):
     "All that it may change is how the rounding goes once it is gone"
-    with pytest.warns(UserWarning, match="seed 1, dense, round 0: the loss isn't finite at step 0"): bad = curve(spoiled(model, [1]))
+    with pytest.warns(UserWarning, match="seed 1, dense, round 0: the loss isn't finite at step 0"):
+        bad = curve(spoiled(model, [1]))
     good = curve(model).query('seed!=1').reset_index(drop=True)
-    assert set(bad.seed)=={0,2} and bad.drop(columns='value').equals(good.drop(columns='value')) and np.isfinite(bad.value).all()
+    assert set(bad.seed)=={0,2} and bad.drop(columns='value').equals(good.drop(columns='value'))
+    assert np.isfinite(bad.value).all()
     assert bad.value[bad['round']==0].equals(good.value[good['round']==0])
 
 @pytest.mark.parametrize('model', [relu, conv], ids=lambda o: o.__name__)
@@ -281,7 +304,9 @@ def test_all_may_be_lost():
 
 def test_a_lost_arm_is_missing_in_its_round_only():
     bad = spoiled(mlp, [1], torch.inf, lambda s: ('fresh weights', seed_of(s, 'reinit', 1)))
-    with pytest.warns(UserWarning, match="seed 1, reinit, round 1: the loss isn't finite at step 0: it's left out there$"): df = curve(bad)
+    with pytest.warns(UserWarning,
+                      match="seed 1, reinit, round 1: the loss isn't finite at step 0: it's left out there$"):
+        df = curve(bad)
     assert not len(df[(df.arm=='reinit') & (df.seed==1) & (df['round']==1)])
     assert set(df[(df.arm=='reinit') & (df['round']==2)].seed)=={0,1,2} and set(df[df.arm=='ticket'].seed)=={0,1,2}
 
@@ -289,14 +314,17 @@ def hungry(limit, sizes, error):
     "A network that raises `error` when more than `limit` are trained at once, and notes how many they are"
     class Hungry(nn.Linear):
         def forward(self, x):
-            n = len(torch._C._functorch.get_unwrapped(self.weight)) if torch._C._functorch.is_batchedtensor(self.weight) else 1
+            functorch = torch._C._functorch
+            n = len(functorch.get_unwrapped(self.weight)) if functorch.is_batchedtensor(self.weight) else 1
             sizes.append(n)
             if n>limit: raise error
             return super().forward(x)
     return lambda: nn.Sequential(nn.Flatten(), Hungry(64,10))
 
 @pytest.mark.parametrize('error', [torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB'),
-                                   RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")], ids=lambda o: type(o).__name__)
+                                   RuntimeError("DefaultCPUAllocator: can't allocate memory: "
+                                                "you tried to allocate 9 bytes")],
+                         ids=lambda o: type(o).__name__)
 def test_seeds_are_halved_until_they_fit(error):
     sizes = []
     df = curve(hungry(2, sizes, error), seeds=9)
@@ -313,7 +341,7 @@ def test_other_errors_and_one_seed_that_does_not_fit_come_out():
     calls = []
     with pytest.raises(torch.OutOfMemoryError): curve(lambda: nn.Sequential(nn.Flatten(), Later(64,10)))
 
-# --- Bad input -----------------------------------------------------------------------------------------------------------------------------
+# --- Bad input --------------------------------------------------------------------------------------------------------
 
 class Tied(nn.Module):
     def __init__(self):
@@ -339,31 +367,46 @@ def twice():
     return nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer)
 
 @pytest.mark.parametrize('args, told', [
-    (dict(seeds=0), 'seeds=0'), (dict(seeds=1.5), 'seeds=1.5'), (dict(seeds=[1,1]), 'each once'), (dict(seeds=[]), 'at least one'),
+    (dict(seeds=0), 'seeds=0'), (dict(seeds=1.5), 'seeds=1.5'), (dict(seeds=[1,1]), 'each once'),
+    (dict(seeds=[]), 'at least one'),
     (dict(seeds=[.5]), 'seeds=0.5'), (dict(seeds=True), 'seeds=True'), (dict(seeds='all'), "seeds='all'"),
-    (dict(rounds=0), 'rounds=0'), (dict(prune=0), 'prune=0'), (dict(prune=100), 'prune=100'), (dict(prune=[50,40], rounds=None), 'rise'),
+    (dict(rounds=0), 'rounds=0'), (dict(prune=0), 'prune=0'), (dict(prune=100), 'prune=100'),
+    (dict(prune=[50,40], rounds=None), 'rise'),
     (dict(prune=[50], rounds=2), 'rounds=2'), (dict(arms=['tickets']), "arms='tickets'"), (dict(arms=[3]), 'arms=3'),
     (dict(data=(((255*X).long(),Y),((255*VX).long(),VY))), r'batches of \[20, 1, 8, 8\], torch.int64'),
-    (dict(n_step=0), 'n_step=0'), (dict(bs=0), 'bs=0'), (dict(bs=1438), 'bs=1438: expected at most 1437'), (dict(opt='lion'), "opt='lion'"),
-    (dict(opt=3), 'opt=3'), (dict(lr=0), 'lr=0'), (dict(lr=float('nan')), 'lr=nan'), (dict(lr='big'), "lr='big'"), (dict(wd=-1), 'wd=-1'),
-    (dict(momentum=1), 'momentum=1'), (dict(lr_schedule='zigzag'), "lr_schedule='zigzag'"), (dict(lr_schedule=lambda t: -1), r'lr_schedule\(0\)'),
-    (dict(rewind='12it'), "rewind='12it'"), (dict(rewind=1), 'rewind=1: expected a point of 12 steps, 71 an epoch'), (dict(rewind='lr'), "rewind='lr'"),
-    (dict(rewind=-1), 'rewind=-1'), (dict(method='both'), "method='both'"), (dict(criteria='biggest'), "criteria='biggest'"),
-    (dict(final_layer_rate=10), "expected method='local'"), (dict(layers='7'), "layers='7'"), (dict(loss='mse'), "loss='mse'"),
-    (dict(eval_every=0), 'eval_every=0'), (dict(device='tpu'), "device='tpu'"), (dict(batch_seeds=0), 'batch_seeds=0'), (dict(keep='all'), "keep='all'"),
-    (dict(data=((X,Y[1:]),(VX,VY))), r'data=\[\[1437, 1, 8, 8\], \[1436\].*as many targets'), (dict(data=((X[:0],Y[:0]),(VX,VY))), 'as many targets'),
+    (dict(n_step=0), 'n_step=0'), (dict(bs=0), 'bs=0'), (dict(bs=1438), 'bs=1438: expected at most 1437'),
+    (dict(opt='lion'), "opt='lion'"),
+    (dict(opt=3), 'opt=3'), (dict(lr=0), 'lr=0'), (dict(lr=float('nan')), 'lr=nan'),
+    (dict(lr='big'), "lr='big'"), (dict(wd=-1), 'wd=-1'),
+    (dict(momentum=1), 'momentum=1'), (dict(lr_schedule='zigzag'), "lr_schedule='zigzag'"),
+    (dict(lr_schedule=lambda t: -1), r'lr_schedule\(0\)'),
+    (dict(rewind='12it'), "rewind='12it'"), (dict(rewind=1), 'rewind=1: expected a point of 12 steps, 71 an epoch'),
+    (dict(rewind='lr'), "rewind='lr'"),
+    (dict(rewind=-1), 'rewind=-1'), (dict(method='both'), "method='both'"),
+    (dict(criteria='biggest'), "criteria='biggest'"),
+    (dict(final_layer_rate=10), "expected method='local'"), (dict(layers='7'), "layers='7'"),
+    (dict(loss='mse'), "loss='mse'"),
+    (dict(eval_every=0), 'eval_every=0'), (dict(device='tpu'), "device='tpu'"),
+    (dict(batch_seeds=0), 'batch_seeds=0'), (dict(keep='all'), "keep='all'"),
+    (dict(data=((X,Y[1:]),(VX,VY))), r'data=\[\[1437, 1, 8, 8\], \[1436\].*as many targets'),
+    (dict(data=((X[:0],Y[:0]),(VX,VY))), 'as many targets'),
     (dict(data=((X,Y),(VX[:,:,:4],VY))), 'of one shape'), (dict(data=(X,Y)), 'data=tuple: expected numbers as'),
-    (dict(data=(('a','b'),(VX,VY))), 'data=tuple: expected numbers as'), (dict(data=((X,Y+5),(VX,VY))), 'Target 14 is out of bounds'),
+    (dict(data=(('a','b'),(VX,VY))), 'data=tuple: expected numbers as'),
+    (dict(data=((X,Y+5),(VX,VY))), 'Target 14 is out of bounds'),
     (dict(data=((X,Y),(VX,VY-1))), 'Target -1 is out of bounds'), (dict(data=((X*float('nan'),Y),(VX,VY))), 'NaN'),
-    (dict(data=DataLoaders(DataLoader([1]),DataLoader([1]))), 'DataLoaders of WholeDL'), (dict(model=mlp()), 'model=Sequential'),
+    (dict(data=DataLoaders(DataLoader([1]),DataLoader([1]))), 'DataLoaders of WholeDL'),
+    (dict(model=mlp()), 'model=Sequential'),
     (dict(model=lambda: 3), r'model\(\)=3'), (dict(model=seq(nn.Dropout(.1))), 'can be stacked.*random'),
-    (dict(model=Noisy), 'can be stacked.*random'), (dict(model=Branching), 'can be stacked'), (dict(model=Tied), 'can be stacked.*tied'),
+    (dict(model=Noisy), 'can be stacked.*random'), (dict(model=Branching), 'can be stacked'),
+    (dict(model=Tied), 'can be stacked.*tied'),
     (dict(model=twice), 'can be stacked'), (dict(model=seq(nn.BatchNorm1d(64, momentum=None))), 'can be stacked'),
     (dict(model=seq(nn.RReLU())), 'can be stacked'),
-    (dict(model=lambda: nn.utils.parametrizations.weight_norm(nn.Linear(64,10))), 'parametrization|not pruned|no prunable'),
+    (dict(model=lambda: nn.utils.parametrizations.weight_norm(nn.Linear(64,10))),
+     'parametrization|not pruned|no prunable'),
     (dict(model=lambda: nn.Sequential(nn.Flatten(), nn.ReLU())), 'no prunable weights'),
     (dict(model=lambda: nn.Sequential(nn.Flatten(), nn.Linear(63,10))), r'batches of \[20, 1, 8, 8\]'),
-    (dict(model=lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10))), 'not initialised|UninitializedParameter|uninitialized'),
+    (dict(model=lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10))),
+     'not initialised|UninitializedParameter|uninitialized'),
 ], ids=lambda o: o if isinstance(o, str) else None)
 def test_bad_input_is_named_before_anything_is_trained(args, told):
     trained = []
@@ -398,9 +441,11 @@ def test_a_gpu_gives_the_same_curve(model):
 def test_benchmarks_run(name, tmp_path):
     "Quickly; what they measure is not judged here"
     root = Path(__file__).resolve().parent.parent
-    args = [sys.executable, root/f'benchmarks/{name}.py', '--quick', '--json', tmp_path/'all.json', '--markdown', tmp_path/'all.md']
+    args = [sys.executable, root/f'benchmarks/{name}.py', '--quick', '--json',
+            tmp_path/'all.json', '--markdown', tmp_path/'all.md']
     env = os.environ | dict(OMP_NUM_THREADS='1')
-    done = subprocess.run([str(o) for o in args], cwd=tmp_path, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run([str(o) for o in args], cwd=tmp_path, env=env,
+                          capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode==0, done.stdout + done.stderr
     result,markdown = json.loads((tmp_path/'all.json').read_text()),(tmp_path/'all.md').read_text()
     assert markdown.strip() in done.stdout and result['circumstances']['torch'] in markdown
