@@ -79,7 +79,7 @@ def test_the_code_in_the_readme_runs(tmp_path, monkeypatch):
     space = dict(model=model, opt=torch.optim.Adam(model.parameters()), train=lambda model, opt: None)
     blocks = re.findall(r'^```python\n(.*?)^```', (path.parent.parent/'README.md').read_text(), flags=re.M|re.S)
     assert len(blocks)>=3
-    short = {'seeds=20, rounds=8': 'seeds=2, rounds=1, steps=10', 'seeds=5': 'seeds=2, rounds=1, steps=10'}
+    short = {'seeds=20, rounds=8': 'seeds=2, rounds=1, n_step=10', 'seeds=5': 'seeds=2, rounds=1, n_step=10'}
     assert all(sum(k in o for o in blocks)==1 for k in short)
     try:
         for o in blocks: exec(functools.reduce(lambda o,k: o.replace(k, short[k]), short, o), space)
