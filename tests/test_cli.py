@@ -24,13 +24,15 @@ tiny = 'demo --seeds 2 --rounds 2 --steps 60'
 def process(folder, line, **env):
     "The finished process, its output caught, as in a pipe"
     env = {**os.environ, 'COLUMNS': '100', 'NO_COLOR': '1', **env}
-    return subprocess.run([command, *shlex.split(line)], cwd=folder, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    return subprocess.run([command, *shlex.split(line)], cwd=folder, env=env, capture_output=True, text=True,
+                          stdin=subprocess.DEVNULL)
 
 def invoke(folder, line):
     "The command within this process, which saves the seconds that its imports take"
     before = os.getcwd()
     os.chdir(folder)
-    try: return CliRunner().invoke(app, shlex.split(line), prog_name='lottery-nb', env=dict(COLUMNS='200', TERMINAL_WIDTH='200', NO_COLOR='1'))
+    env = dict(COLUMNS='200', TERMINAL_WIDTH='200', NO_COLOR='1')
+    try: return CliRunner().invoke(app, shlex.split(line), prog_name='lottery-nb', env=env)
     finally: os.chdir(before)
 
 def ok(folder, line):
@@ -47,7 +49,8 @@ def strictly(text):
     return json.loads(text, parse_constant=no)
 
 def said(told): return ' '.join(told.stderr.replace('│', ' ').split())
-def contents(folder): return {str(o.relative_to(folder)): o.read_bytes() for o in Path(folder).rglob('*') if o.is_file()}
+def contents(folder):
+    return {str(o.relative_to(folder)): o.read_bytes() for o in Path(folder).rglob('*') if o.is_file()}
 
 def fails(folder, line, says, status=1):
     "A line on the error stream, nothing on the output, no file changed"
@@ -95,63 +98,100 @@ def test_help_and_version(tmp_path):
 def test_the_command_is_light():
     "Help waits for no PyTorch, nor does a wrong option"
     code = ('import sys; from typer.testing import CliRunner; from lottery_nb.cli import app\n'
-            'for args in (["--help"], ["find","--help"], ["demo","--seeds","0"], ["show","nowhere"], ["--version"]): CliRunner().invoke(app, args)\n'
+            'for line in ("--help", "find --help", "demo --seeds 0", "show nowhere", "--version"): '
+            'CliRunner().invoke(app, line.split())\n'
             'print(*{"torch","fastai","pandas","numpy","matplotlib"} & set(sys.modules))')
     told = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert (told.returncode, told.stdout.strip(), told.stderr)==(0, '', '')
 
 def test_examples_of_the_help_are_true(tmp_path):
     "Each with few epochs, in the order in which one follows from another"
-    small = dict(demo='--rounds 1 --steps 30 --seeds 1 --quiet', find='--epochs 3 --prune 10 --quiet', train='--epochs 1 --quiet',
+    small = dict(demo='--rounds 1 --steps 30 --seeds 1 --quiet', find='--epochs 3 --prune 10 --quiet',
+                 train='--epochs 1 --quiet',
                  sweep='--quiet --jobs 1', profile='--threads 1 --seconds .1')
-    (tmp_path/'rates.toml').write_text("file = 'rates.db'\nfunction = 'lottery_curve'\nseeds = 2\ngrid = {lr = [1e-3, 3e-3]}\n"
+    (tmp_path/'rates.toml').write_text("file = 'rates.db'\nfunction = 'lottery_curve'\nseeds = 2\n"
+                                       "grid = {lr = [1e-3, 3e-3]}\n"
                                        "settings = {model = 'digits_mlp', data = 'digits', rounds = 1, n_step = 20}\n")
-    told = {o.callback.__name__: o.epilog.removeprefix('Example: `lottery-nb ').removesuffix('`') for o in app.registered_commands}
+    commands = {o.callback.__name__: o.epilog for o in app.registered_commands}
+    told = {k: re.fullmatch('Example: `lottery-nb (.*)`', o)[1] for k,o in commands.items()}
     assert sorted(told)==['check', 'compare', 'demo', 'find', 'profile', 'show', 'sweep', 'train']
     for name,line in told.items():
         assert line.startswith(f'{name} ') and f'lottery-nb {line}' in ' '.join(ok(tmp_path, f'{name} --help').split())
         assert ok(tmp_path, f'{line} {small.get(name, "")}'), line
 
-wrong = [('find digitz', 'DATA', 'digits, imagenette, or'), ('find digits --arch resnet18', '--arch', 'expected digits_mlp'),
-    ('find digits --arch resnet19', '--arch', 'resnet18'), ('find digits --size 64', '--size', '8 by 8'),
-    *[(f'find digits --prune {o}', '--prune', '100 percent' if o in ('0','100') else '0 to 100') for o in ('0','100','nan')],
-    ('find digits --rounds 0', '--rounds', 'at least 1'), ('find digits --rewind soon', '--rewind', "'100it'"),
-    ('find digits --rewind 8', '--rewind', 'only 8 epochs'), ('find digits --rewind 176it', '--rewind', 'only 176 steps'),
-    ('find digits --epochs 0', '--epochs', 'at least 1'), *[(f'find digits --lr {o}', '--lr', 'greater than 0') for o in ('0','nan','inf')],
-    ('find digits --bs 0', '--bs', 'at least 1'), ('find digits --bs 5000', '--bs', '1437'), ('find digits --seed -1', '--seed', 'at least 0'),
-    ('find digits --granularity wheel', '--granularity', 'weight'), ('find digits --method globl', '--method', 'local, global'),
-    ('find digits --criteria luck', '--criteria', 'large_final'), ('find empty', 'DATA', 'no train and no val'),
-    ('find one --size 32 --bs 1', 'DATA', 'at least two classes'), ('find digits --out file', '--out', 'file'),
-    ('find digits --lr 1e30 --epochs 2 -q', '--lr', '1e+30: expected a lower one'),
-    ('train t --data digits --lr 1e30 -q', '--lr', '1e+30: expected a lower one'), ('show nowhere', 'TICKET', 'does not exist'),
-    ('show t --png t', '--png', 'ends in .png'), ('show t --png new.pdf', '--png', 'ends in .png'), ('train t --arm lucky', '--data', "doesn't say"),
-    ('train t --data digits --arm lucky', '--arm', 'dense, ticket, reinit, shuffle, random, signs, constant'),
-    ('train t --data digits --epochs 0', '--epochs', 'at least 1'), ('train t --data digits --seed -1', '--seed', 'at least 0'),
-    ('train t --data moon', '--data', 'digits'), ('train t --data digits --out file', '--out', '--force'),
-    ('train bare --data digits --arm shuffle', 'TICKET', 'pruned weights'), ('train filters --data digits --arm shuffle', 'TICKET', 'single weights'),
-    ('compare t small', '', 'the same model'), ('profile t --data digits --threads 0', '--threads', 'at least 1'),
-    *[(f'profile t --data digits --seconds {o}', '--seconds', 'greater than 0') for o in ('0','nan')], ('profile t --data digits --bs 0', '--bs', 'at least 1'),
-    ('profile t --data digits --size 9', '--size', '8 by 8'), ('profile t --data digits --arch resnet18', '--arch', 'digits_mlp'),
-    ('profile t', '--data', "doesn't say"), ('profile t --png p', '--png', 'ends in .png'),
-    ('demo --rounds 0', '--rounds', '1'), ('demo --out file', '--out', 'file'),
-    ('sweep none.toml', 'FILE', 'does not exist'), ('sweep rates.toml', 'FILE', 'path'), ('sweep rates.toml --jobs 0', '--jobs', '1')]
+wrong = '''
+find digitz | DATA | digits, imagenette, or
+find digits --arch resnet18 | --arch | expected digits_mlp
+find digits --arch resnet19 | --arch | resnet18
+find digits --size 64 | --size | 8 by 8
+find digits --prune 0 | --prune | 100 percent
+find digits --prune 100 | --prune | 100 percent
+find digits --prune nan | --prune | 0 to 100
+find digits --rounds 0 | --rounds | at least 1
+find digits --rewind soon | --rewind | '100it'
+find digits --rewind 8 | --rewind | only 8 epochs
+find digits --rewind 176it | --rewind | only 176 steps
+find digits --epochs 0 | --epochs | at least 1
+find digits --lr 0 | --lr | greater than 0
+find digits --lr nan | --lr | greater than 0
+find digits --lr inf | --lr | greater than 0
+find digits --bs 0 | --bs | at least 1
+find digits --bs 5000 | --bs | 1437
+find digits --seed -1 | --seed | at least 0
+find digits --granularity wheel | --granularity | weight
+find digits --method globl | --method | local, global
+find digits --criteria luck | --criteria | large_final
+find empty | DATA | no train and no val
+find one --size 32 --bs 1 | DATA | at least two classes
+find digits --out file | --out | file
+find digits --lr 1e30 --epochs 2 -q | --lr | 1e+30: expected a lower one
+train t --data digits --lr 1e30 -q | --lr | 1e+30: expected a lower one
+show nowhere | TICKET | does not exist
+show t --png t | --png | ends in .png
+show t --png new.pdf | --png | ends in .png
+train t --arm lucky | --data | doesn't say
+train t --data digits --arm lucky | --arm | dense, ticket, reinit, shuffle, random, signs, constant
+train t --data digits --epochs 0 | --epochs | at least 1
+train t --data digits --seed -1 | --seed | at least 0
+train t --data moon | --data | digits
+train t --data digits --out file | --out | --force
+train bare --data digits --arm shuffle | TICKET | pruned weights
+train filters --data digits --arm shuffle | TICKET | single weights
+compare t small |  | the same model
+profile t --data digits --threads 0 | --threads | at least 1
+profile t --data digits --seconds 0 | --seconds | greater than 0
+profile t --data digits --seconds nan | --seconds | greater than 0
+profile t --data digits --bs 0 | --bs | at least 1
+profile t --data digits --size 9 | --size | 8 by 8
+profile t --data digits --arch resnet18 | --arch | digits_mlp
+profile t | --data | doesn't say
+profile t --png p | --png | ends in .png
+demo --rounds 0 | --rounds | 1
+demo --out file | --out | file
+sweep none.toml | FILE | does not exist
+sweep rates.toml | FILE | path
+sweep rates.toml --jobs 0 | --jobs | 1
+'''
 
 @pytest.fixture(scope='module')
 def things(tmp_path_factory):
     folder = tmp_path_factory.mktemp('things')
     t = digits_ticket()
-    t.save(folder/'t', full=True), Ticket(t.masks, t.state).save(folder/'bare'), digits_ticket(granularity='filter').save(folder/'filters', full=True)
+    t.save(folder/'t', full=True)
+    Ticket(t.masks, t.state).save(folder/'bare')
+    digits_ticket(granularity='filter').save(folder/'filters', full=True)
     random_ticket(torch.nn.Linear(3, 2), 50).save(folder/'small')
     (folder/'empty').mkdir(), (folder/'file').touch(), (folder/'rates.toml').write_text("function = 'lottery_curve'")
     for part in ('train','val'): png(folder/'one'/part/'cat'/'0.png', 1)
     return folder
 
-@pytest.mark.parametrize('line,option,says', wrong, ids=[o[0] for o in wrong])
+@pytest.mark.parametrize('line,option,says', [o.split(' | ') for o in wrong.strip().split('\n')])
 def test_wrong_use(line, option, says, things):
     "Exit status 2; the option and what it takes on the error stream; nothing on the output; no round"
     def there(): return {k: v for k,v in contents(things).items() if not k.startswith('runs')}
     before,told = there(),invoke(things, line)
-    assert told.exit_code==2 and not told.stdout and option in said(told) and says in said(told) and '━' not in told.stderr, said(told)
+    assert told.exit_code==2 and not told.stdout and option in said(told) and says in said(told)
+    assert '━' not in told.stderr, said(told)
     assert there()==before and not list(things.glob('runs/*/round*'))
 
 def test_ctrl_c_and_going_on(tmp_path):
@@ -159,10 +199,12 @@ def test_ctrl_c_and_going_on(tmp_path):
     line = 'find digits --rounds {} --prune 10 --epochs 2 --out {}'
     args = [command, *shlex.split(line.format(40, 'd'))]
     running = subprocess.Popen(args, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) # a shell's background jobs ignore it
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) # else it may be ignored
     try:
         until = time.monotonic()+300
-        while not (tmp_path/'d/round_02.safetensors').exists() and running.poll() is None and time.monotonic()<until: time.sleep(.05)
+        while not (tmp_path/'d/round_02.safetensors').exists() and running.poll() is None:
+            assert time.monotonic()<until
+            time.sleep(.05)
         running.send_signal(signal.SIGINT)
         out,err = running.communicate(timeout=120)
     finally: running.kill()
@@ -183,11 +225,13 @@ def test_find(made):
     for words in ('round   density', ' 25 ', 'Matching: ', '3 rounds in runs/digits'): assert words in told.stdout
     for sign in ('━', '\x1b', '\r'): assert sign not in told.stdout
     files = {o.name for o in (folder/'runs/digits').iterdir()} - {'ticket.safetensors'}
-    assert {o for o in files if not o.startswith('.')}=={'settings.json', 'table.csv', *(f'round_0{r}.safetensors' for r in range(3))}
+    assert {o for o in files if not o.startswith('.')}=={'settings.json', 'table.csv',
+                                                         *(f'round_0{r}.safetensors' for r in range(3))}
 
 def test_find_is_find_ticket(made):
     "The same bits as the function with the same learner"
-    found = find_ticket(lambda: learner_by_name('digits', 'digits_mlp', lr=3e-3), lambda learn: learn.fit(2), rounds=2, prune=50., progress=False)
+    found = find_ticket(lambda: learner_by_name('digits', 'digits_mlp', lr=3e-3), lambda learn: learn.fit(2),
+                        rounds=2, prune=50., progress=False)
     for a,b in zip(found.tickets, Search.load(made[1]/'runs/digits').tickets, strict=True):
         assert a.masks==b.masks and not differing(a.state, b.state) and not differing(a.trained, b.trained)
 
@@ -204,23 +248,25 @@ def test_find_json_is_the_table(here):
 
 def test_find_goes_on_and_refuses_other_settings(here):
     ok(here, 'find digits --rounds 3 --prune 50 --epochs 2 --out d')
-    for other,says in [('--prune 40', 'prune: 50.0 → 40.0'), ('--lr 0.01', '"lr": 0.003'), ('--epochs 1', '"epochs": 2'), ('--seed 3', '"seed": 0'),
-                       ('--rewind 1', 'rewind: 0 → 1'), ('--bs 32', '"bs": 64'), ('--method local', 'method: global → local'),
-                       ('--criteria random_scores', 'large_final → random_scores')]:
-        told = invoke(here, f'{short} --rounds 3 --out d {other}')
-        assert (told.exit_code, told.stdout)==(1, '') and other.split()[0].strip('-') in said(told) and told.stderr.count('\n')==1, (other, said(told))
+    others = dict(prune=40, lr=.01, epochs=1, seed=3, rewind=1, bs=32, method='local', criteria='random_scores')
+    for name,value in others.items():
+        told = invoke(here, f'{short} --rounds 3 --out d --{name} {value}')
+        assert (told.exit_code, told.stdout)==(1, '') and told.stderr.count('\n')==1 and name in said(told), said(told)
     ok(here, 'find digits --rounds 1 --prune 40 --epochs 1 --out d --force')
     assert not (here/'d/round_02.safetensors').exists()
 
 def test_find_in_photos(tmp_path):
     "Another network, another size, other words; trained again from another place; other photos are another search"
     make_photos(tmp_path/'photos')
-    line = 'find photos --arch squeezenet1_1 --size 32 --bs 2 --epochs 1 --rounds 1 --prune 30 --rewind 1it --method local --workers 0 --out d -q'
+    line = ('find photos --arch squeezenet1_1 --size 32 --bs 2 --epochs 1 --rounds 1 --prune 30 --rewind 1it '
+            '--method local --workers 0 --out d -q')
     facts = as_json(tmp_path, line)
-    assert facts['setup']==dict(data=str(tmp_path/'photos'), arch='squeezenet1_1', size=32, bs=2, epochs=1, lr=1e-3, seed=0)
+    assert facts['setup']==dict(data=str(tmp_path/'photos'), arch='squeezenet1_1', size=32, bs=2, epochs=1, lr=1e-3,
+                                seed=0)
     assert [round(o['density'], 2) for o in facts['rounds']]==[100, 70]
     for name in ('photos/', './photos', str(tmp_path/'photos')): ok(tmp_path, line.replace(' photos', f' {name}'))
-    for arm in ('ticket', 'dense'): assert as_json(tmp_path/'photos', f'train ../d/round_01.safetensors --arm {arm} --workers 0 -q')['arm']==arm
+    for arm in ('ticket', 'dense'):
+        assert as_json(tmp_path/'photos', f'train ../d/round_01.safetensors --arm {arm} --workers 0 -q')['arm']==arm
     png(tmp_path/'photos/train/cat/9.png', 9)
     fails(tmp_path, line, 'data')
 
@@ -228,8 +274,10 @@ def test_photos_that_are_none(tmp_path, monkeypatch):
     "A broken image; and Imagenette without a network"
     make_photos(tmp_path/'photos')
     (tmp_path/'photos/train/cat/0.png').write_bytes(b'nothing')
-    told = invoke(tmp_path, 'find photos --size 32 --bs 8 --rounds 1 --epochs 1 --workers 0 --arch squeezenet1_1 --out d')
-    assert told.exit_code==1 and not told.stdout and 'lottery-nb find: ' in told.stderr and 'Traceback' not in told.stderr
+    told = invoke(tmp_path,
+                  'find photos --size 32 --bs 8 --rounds 1 --epochs 1 --workers 0 --arch squeezenet1_1 --out d')
+    assert told.exit_code==1 and not told.stdout and 'lottery-nb find: ' in told.stderr
+    assert 'Traceback' not in told.stderr
     def offline(*args, **kwargs): raise OSError('no network')
     monkeypatch.setattr('lottery_nb.data.untar_data', offline)
     fails(tmp_path, 'find imagenette', 'imagenette2-160')
@@ -238,11 +286,13 @@ def test_photos_that_are_none(tmp_path, monkeypatch):
 
 def test_show(here):
     told = ok(here, 'show d/round_02.safetensors --png some/layers.png')
-    for words in ('75.00 % sparse, 12,550 of 50,200', '(300, 64)', '1.weight', 'Holds: masks, weights, trained weights.',
+    for words in ('75.00 % sparse, 12,550 of 50,200', '(300, 64)', '1.weight',
+                  'Holds: masks, weights, trained weights.',
                   'Trained on: data digits, arch digits_mlp, bs 64, epochs 2'): assert words in told
     assert (here/'some/layers.png').read_bytes().startswith(b'\x89PNG')
     facts,ticket = as_json(here, 'show d/round_02.safetensors'),Ticket.load(here/'d/round_02.safetensors')
-    assert facts['kept']==ticket.masks.n_kept and facts['meta']==ticket.meta and [o['kept'] for o in facts['layers']]==ticket.report().kept.tolist()
+    assert facts['kept']==ticket.masks.n_kept and facts['meta']==ticket.meta
+    assert [o['kept'] for o in facts['layers']]==ticket.report().kept.tolist()
     assert (facts['full'], facts['trained'])==(False, True)
     told = ok(here, 'show t')
     assert 'Trained on: the file does not say.' in told and 'Holds: masks, weights, pruned weights.' in told
@@ -289,29 +339,36 @@ def test_compare(here):
 # --- train
 
 def test_train_gives_the_round_again(here):
-    "The ticket with the seed of its search comes out bit for bit, and its arms do as `find_ticket` trains them; another seed does not"
+    "With the seed of its search a ticket comes out bit for bit, and its arms as in `find_ticket`; another seed differs"
     told = ok(here, 'train d/round_02.safetensors --out trained')
     assert ' epoch   accuracy' in told and 'Saved: trained' in told
     before,after = (Ticket.load(here/o) for o in ('d/round_02.safetensors', 'trained'))
-    assert after.masks==before.masks and not differing(after.state, before.state) and not differing(after.trained, before.trained)
+    assert after.masks==before.masks and not differing(after.state, before.state)
+    assert not differing(after.trained, before.trained)
     measured = before.table.query('round==2').reset_index(drop=True)
     assert list(after.table)==table_columns and after.table.equals(measured)
     facts = as_json(here, 'train d/round_02.safetensors --seed 1 -q')
-    assert facts['epochs'][-1]['accuracy']!=measured.query('metric=="accuracy"').value.iloc[-1] and facts['setup']['seed']==1
-    found = find_ticket(lambda: learner_by_name('digits'), lambda learn: learn.fit(2), 2, 50., arms=['reinit','random'], progress=False)
+    assert facts['epochs'][-1]['accuracy']!=measured.query('metric=="accuracy"').value.iloc[-1]
+    assert facts['setup']['seed']==1
+    found = find_ticket(lambda: learner_by_name('digits'), lambda learn: learn.fit(2), 2, 50.,
+                        arms=['reinit','random'], progress=False)
     for arm,rounds in found.arms.items():
-        assert not differing(train_arm(found.tickets[2], arm, recipe(data='digits', epochs=2)).trained, rounds[2].trained), arm
+        assert not differing(train_arm(found.tickets[2], arm, recipe(data='digits', epochs=2)).trained,
+                             rounds[2].trained), arm
 
 def test_train_arms(here):
-    "What each arm begins with is what the ticket's own call gives, also with the pruned weights in another round's file"
+    "An arm begins with what the ticket's own call gives, also with the pruned weights in another round's file"
     ticket = Search.load(here/'d').tickets[2]
-    expected = dict(reinit=ticket.reinit(digits_mlp, 5), shuffle=ticket.shuffle(5), random=ticket.random(5), dense=ticket.dense())
+    expected = dict(reinit=ticket.reinit(digits_mlp, 5), shuffle=ticket.shuffle(5), random=ticket.random(5),
+                    dense=ticket.dense())
     for arm,start in expected.items():
         facts = as_json(here, f'train d/round_02.safetensors --arm {arm} --seed 5 --epochs 1 -q --out {arm}')
         trained = Ticket.load(here/arm)
-        assert trained.masks==start.masks and not differing(trained.state, start.state) and trained.trained and trained.meta['arm']==arm==facts['arm']
+        assert trained.masks==start.masks and not differing(trained.state, start.state) and trained.trained
+        assert trained.meta['arm']==arm==facts['arm']
         again = as_json(here, f'train {arm} -q --out again --force')
-        assert again['epochs']==facts['epochs'] and again['arm']==arm and not differing(Ticket.load(here/'again').trained, trained.trained)
+        assert again['epochs']==facts['epochs'] and again['arm']==arm
+        assert not differing(Ticket.load(here/'again').trained, trained.trained)
     assert as_json(here, 'train t --data digits --arm dense --epochs 1 -q')['arm']=='random+dense'
 
 def test_take_away_stands_alone(tmp_path):
@@ -323,8 +380,9 @@ def test_take_away_stands_alone(tmp_path):
         shutil.copy(tmp_path/path/'ticket.safetensors', tmp_path/name)
         for arm in ('ticket','reinit','shuffle','dense'): ok(tmp_path, f'train {name} --arm {arm} --epochs 1 -q')
 
-@pytest.mark.parametrize('setup', ['digits', *(dict(data='digits') | o for o in (dict(bs='x'), dict(lr='fast'), dict(data=3), dict(data=['digits']),
-                                   dict(arch=5), dict(epochs=1.5), dict(seed=-1)))], ids=str)
+strange = dict(bs='x'), dict(lr='much'), dict(data=3), dict(data=['a']), dict(arch=5), dict(epochs=.5), dict(seed=-1)
+
+@pytest.mark.parametrize('setup', ['digits', *(dict(data='digits') | o for o in strange)], ids=str)
 def test_words_of_others_that_are_wrong(setup, tmp_path):
     digits_ticket(setup=setup).save(tmp_path/'t')
     fails(tmp_path, 'train t', 'expected', 2)
@@ -333,39 +391,44 @@ def test_cannot_write(here):
     (here/'in the way').write_text('')
     ticket = here/'d/round_01.safetensors'
     for line in (f'show {ticket} --png "in the way/x.png"', f'train {ticket} --epochs 1 -q --out "in the way/x"',
-                 'find digits --rounds 1 --epochs 1 -q --out "in the way/d"', f'profile {ticket} --seconds .05 --png "in the way/p.png"',
+                 'find digits --rounds 1 --epochs 1 -q --out "in the way/d"',
+                 f'profile {ticket} --seconds .05 --png "in the way/p.png"',
                  'demo --seeds 1 --rounds 1 --steps 30 --out "in the way/d"'): fails(here, line, 'in the way')
 
 # --- sweep, profile
 
 def test_sweep(tmp_path):
     "Cells in processes of their own; asked again nothing is run; a failure is status 1 and its reason"
-    text = "file = 'rates.db'\nfunction = 'find_ticket'\ngrid = {lr = %s}\nsettings = {rounds = 1, n_epoch = 1, prune = 50}\n"
+    text = ("file = 'rates.db'\nfunction = 'find_ticket'\ngrid = {lr = %s}\n"
+            "settings = {rounds = 1, n_epoch = 1, prune = 50}\n")
     (tmp_path/'rates.toml').write_text(text % '[1e-3, 3e-3]')
     first = as_json(tmp_path, 'sweep rates.toml --jobs 2 -q')
     assert [(o['lr'], o['status']) for o in first]==[(.001, 'done'), (.003, 'done')]
     assert as_json(tmp_path, 'sweep rates.toml -q')==first
     (tmp_path/'rates.toml').write_text(text % '[1e-3, -1]')
     told = invoke(tmp_path, 'sweep rates.toml -q')
-    assert told.exit_code==1 and 'failed' in told.stdout and 'lr=-1' in told.stdout and '1 of 2 cells failed' in told.stderr
+    assert told.exit_code==1 and 'failed' in told.stdout and 'lr=-1' in told.stdout
+    assert '1 of 2 cells failed' in told.stderr
 
 def profiled(folder, line): return as_json(folder, f'profile {line} --threads 1 --seconds .05')
 
 def test_profile(here):
     "Counts are those of the ticket; a table, a picture, and nothing on the error stream"
     told = ok(here, 'profile d/round_02.safetensors --threads 1 --seconds .05 --png p.png')
-    for o in ('multiply-adds','time of a pass','ticket file','0.25×','quartiles of the ratio','64 × 1 × 8 × 8 on cpu, 1 CPU thread'): assert o in told
+    for words in ('multiply-adds', 'time of a pass', 'ticket file', '0.25×', 'quartiles of the ratio',
+                  '64 × 1 × 8 × 8 on cpu, 1 CPU thread'): assert words in told
     with Image.open(here/'p.png') as image: assert min(image.size)>300 and len(image.getcolors(10**6))>10
     facts,n = profiled(here, 'd/round_02.safetensors --bs 16'),Ticket.load(here/'d/round_02.safetensors').masks.n_kept
     dense,sparse,*_ = facts['networks'] # and perhaps a third: a hidden unit that no weight is left of is gone
-    assert [dense['network'], sparse['network']]==['dense', 'ticket'] and facts['facts']['example']==[[16,1,8,8]] and facts['setup']['bs']==16
+    assert [dense['network'], sparse['network']]==['dense', 'ticket'] and facts['facts']['example']==[[16,1,8,8]]
+    assert facts['setup']['bs']==16
     assert dense['macs']==sparse['macs']==16*50_200 and sparse['macs_nonzero']==16*n and sparse['nonzero']==n+410
     random_ticket(torch.nn.Linear(3, 2), 50).save(here/'other')
     assert invoke(here, 'profile other --data digits').exit_code!=0
 
 @pytest.mark.parametrize('granularity,cut', [('row',True), ('weight',False)])
 def test_profile_cuts_what_can_be_cut(granularity, cut, tmp_path):
-    "Rows of the hidden layers are units; where they are gone, the network without them is in the table. The dense network is the ticket's own"
+    "Rows of hidden layers are units: the network without them is in the table. The dense network is the ticket's own"
     net = digits_mlp()
     for m in net: # without biases a pruned unit is 0
         if isinstance(m, torch.nn.Linear): torch.nn.init.zeros_(m.bias)
@@ -393,7 +456,8 @@ def in_terminal(folder, line):
     master,slave = pty.openpty()
     env = {k: v for k,v in os.environ.items() if k!='NO_COLOR'} | dict(TERM='xterm-256color', COLUMNS='100')
     with open(folder/'stdout', 'wb') as out:
-        running = subprocess.Popen([command, *shlex.split(line)], cwd=folder, env=env, stdout=out, stderr=slave, stdin=slave)
+        running = subprocess.Popen([command, *shlex.split(line)], cwd=folder, env=env, stdout=out, stderr=slave,
+                                   stdin=slave)
     os.close(slave)
     told = b''
     with suppress(OSError): # so it ends on Linux
@@ -402,21 +466,25 @@ def in_terminal(folder, line):
     return running.wait(60), re.sub(r'\x1b\[[0-9;?]*[A-Za-z]', '', told.decode()), (folder/'stdout').read_text()
 
 def test_demo(tmp_path):
-    "Numbers, files and findings; a bar for a terminal on the error stream, and JSON without it; the same settings give the same numbers"
+    "Numbers, files, findings; a bar for a terminal on the error stream; the same settings give the same numbers"
     code,bar,out = in_terminal(tmp_path, f'{tiny} --json')
     assert code==0 and 'round 2' in bar and '64.3 % kept' in bar and 'Warning' not in bar
     first,facts = tmp_path/'runs/demo',strictly(out)
     assert {o.name for o in first.iterdir()}=={'results.csv', 'results.json', 'demo.png', 'ticket.safetensors'}
     df = pd.read_csv(first/'results.csv')
     assert list(df)==table_columns and set(df.seed)=={100,101}
-    assert dict(df[df.step==60].groupby('arm').size())==dict(dense=4, ticket=8, reinit=8, shuffle=8, random=8) # seeds, rounds, metrics
+    n = dict(df[df.step==60].groupby('arm').size()) # seeds, rounds, metrics
+    assert n==dict(dense=4, ticket=8, reinit=8, shuffle=8, random=8)
     assert facts==strictly((first/'results.json').read_text()) and facts['settings']==dict(seeds=2, rounds=2, steps=60)
     assert len(facts['summary'])==2*(1+4*2) and facts['versions']['lottery_nb']==version('lottery_nb')
     ticket = Ticket.load(first/'ticket.safetensors')
-    assert ticket.density==pytest.approx(df.density.min()) and ticket.meta['setup']==recipe(data='digits', bs=60, lr=1.2e-3, epochs=3, seed=100)
+    assert ticket.density==pytest.approx(df.density.min())
+    assert ticket.meta['setup']==recipe(data='digits', bs=60, lr=1.2e-3, epochs=3, seed=100)
     told = process(tmp_path, f'{tiny} --out here', OMP_NUM_THREADS='2')
-    assert (told.returncode, told.stderr)==(0, '') and (tmp_path/'here/results.csv').read_bytes()==(first/'results.csv').read_bytes()
-    for words in ('Accuracy on held-out digits', '2 seeds', 'after 40 steps', 'After 60 steps, at 64.3 % density', 'Saved: here/results.csv'):
+    assert (told.returncode, told.stderr)==(0, '')
+    assert (tmp_path/'here/results.csv').read_bytes()==(first/'results.csv').read_bytes()
+    for words in ('Accuracy on held-out digits', '2 seeds', 'after 40 steps', 'After 60 steps, at 64.3 % density',
+                  'Saved: here/results.csv'):
         assert words in told.stdout
     for sign in ('█', '\x1b', '\r', 'nan'): assert sign not in told.stdout
 
