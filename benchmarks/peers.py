@@ -26,10 +26,9 @@ from overhead import circumstances, has_fasterai, load, sparsity, table
 from torch import nn
 
 from lottery_nb.callback import SparsifyCallback
-from lottery_nb.data import digits_mlp
 from lottery_nb.criteria import large_final
-from lottery_nb.data import digits_dls
 from lottery_nb.curves import lottery_curve
+from lottery_nb.data import digits_dls, digits_mlp
 from lottery_nb.schedules import geometric
 
 if has_fasterai:
@@ -69,7 +68,7 @@ def by_callback(make, seed:int, sizes:Sizes)->tuple: # sparsity in percent, accu
 def batched(seed:int, sizes:Sizes)->tuple:
     "All seeds in one pass, from `1000*seed` on, so that every turn has its own"
     steps = sizes.epochs*(1437//60)
-    df = lottery_curve(digits_mlp, digits_dls(), [1000*seed+i for i in range(sizes.seeds)], sizes.rounds, arms=('ticket',), steps=steps,
+    df = lottery_curve(digits_mlp, digits_dls(), [1000*seed+i for i in range(sizes.seeds)], sizes.rounds, arms=('ticket',), n_step=steps,
                        eval_every=1437//60, batch_seeds=sizes.seeds, progress=False)
     last = df[(df['round']==sizes.rounds) & (df.step==steps) & (df.metric=='accuracy')]
     return 100-last.density.mean(), 100*last.value.mean()

@@ -15,13 +15,13 @@ from json import dumps
 from pathlib import Path
 from time import perf_counter
 
-import numpy as np, torch
+import numpy as np
 from fastcore.script import call_parse, store_true
 from overhead import circumstances, load, table
 
-from lottery_nb.data import digits_mlp
-from lottery_nb.data import digits_dls
-from lottery_nb.curves import lottery_curve, memory_needed
+from lottery_nb.core import threads
+from lottery_nb.curves import lottery_curve
+from lottery_nb.data import digits_dls, digits_mlp
 
 @dataclass(frozen=True)
 class Sizes:
@@ -46,21 +46,19 @@ def last_accuracy(df)->float:
 
 def measure(sizes:Sizes)->dict:
     "Seconds of all seeds at once, of each seed alone, and of a few with one thread: a list a round"
-    data,how = digits_dls(),dict(rounds=sizes.rounds, arms=sizes.arms, steps=sizes.steps, progress=False)
+    data,how = digits_dls(),dict(rounds=sizes.rounds, arms=sizes.arms, n_step=sizes.steps, progress=False)
     def curve(seeds): return lottery_curve(digits_mlp, data, seeds, batch_seeds=sizes.seeds, **how)
-    lottery_curve(digits_mlp, data, 2, **dict(how, rounds=1, steps=10)) # what is loaded at the first use
-    together,alone,one_thread,values,threads = [],[],[],[],torch.get_num_threads()
+    lottery_curve(digits_mlp, data, 2, **dict(how, rounds=1, n_step=10)) # what is loaded at the first use
+    together,alone,one_thread,values = [],[],[],[]
     for i in range(sizes.repeats):
         seconds,df = timed(lambda: curve(sizes.seeds))
         together.append(seconds)
         one_by_one = [timed(lambda s=s: curve([s])) for s in range(sizes.seeds)]
         alone.append([seconds for seconds,_ in one_by_one])
-        torch.set_num_threads(1)
-        one_thread.append([timed(lambda s=s: curve([s]))[0] for s in range(min(5, sizes.seeds))])
-        torch.set_num_threads(threads)
+        with threads(1): one_thread.append([timed(lambda s=s: curve([s]))[0] for s in range(min(5, sizes.seeds))])
         values.append((last_accuracy(df), float(np.mean([last_accuracy(o) for _,o in one_by_one]))))
         print(f'round {i+1} of {sizes.repeats}: {together[-1]:.1f} s together, {sum(alone[-1]):.1f} s one after another', file=sys.stderr)
-    return dict(together=together, alone=alone, one_thread=one_thread, accuracy=values[-1], bytes=memory_needed(digits_mlp, data, sizes.seeds, sizes.arms))
+    return dict(together=together, alone=alone, one_thread=one_thread, accuracy=values[-1])
 
 def rows(sizes:Sizes, measured:dict)->list: # dicts
     "What came out: a row for each way"
@@ -92,7 +90,6 @@ are counted.
 - {'met' if ratio>=3 else 'NOT met'}: {n} seeds at once are {ratio:.2f} times as fast as one after another (median of the turns), at least 3
 - and {one_thread:.2f} times as fast if a seed alone is given one thread only, going by the first {len(result['one_thread'][0])} of them
 - mean accuracy of the last round: {together:.2f} % together, {alone:.2f} % one after another: the same but for the rounding of sums
-- memory for all seeds at once: about {result['bytes']/1e6:.0f} MB
 """
 
 @call_parse

@@ -280,6 +280,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'lottery_nb.curves._cos': ('curves.html#_cos', 'lottery_nb/curves.py'),
                                    'lottery_nb.curves._is_full': ('curves.html#_is_full', 'lottery_nb/curves.py'),
                                    'lottery_nb.curves._is_perceptron': ('curves.html#_is_perceptron', 'lottery_nb/curves.py'),
+                                   'lottery_nb.curves._losses': ('curves.html#_losses', 'lottery_nb/curves.py'),
                                    'lottery_nb.curves._measure': ('curves.html#_measure', 'lottery_nb/curves.py'),
                                    'lottery_nb.curves._perceptrons': ('curves.html#_perceptrons', 'lottery_nb/curves.py'),
                                    'lottery_nb.curves._said': ('curves.html#_said', 'lottery_nb/curves.py'),

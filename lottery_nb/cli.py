@@ -444,7 +444,8 @@ def sweep(
     The same command goes on where it was stopped."""
     with working(ctx, 'stopped; the same command goes on from there'), bar(quiet) as move:
         exp = ours('experiment').Experiment.from_toml(file)
-        pool = import_module('torch.multiprocessing').get_context('spawn').Pool(jobs) if jobs>1 else nullcontext()
+        quietly,pool = dict(initializer=warnings.simplefilter, initargs=('ignore',FutureWarning)),nullcontext()
+        if jobs>1: pool = import_module('torch.multiprocessing').get_context('spawn').Pool(jobs, **quietly)
         with pool as processes: df = exp.run(processes, force=force, progress=move).status()
     if as_json: print_json(df.to_dict('records'))
     else: print_table(df)

@@ -24,8 +24,8 @@ from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, che
 from .criteria import Criterion, large_final
 from .data import WholeDL, dls_by_name, model_by_name
 from .find import check_final_layer_rate, check_prune, next_masks
-from .masks import keep_bits, zero_pruned_
-from .sparsifier import Sparsifier, named_tensors
+from .masks import keep_bits, named_tensors, zero_pruned_
+from .sparsifier import Sparsifier
 from .ticket import Ticket
 
 # %% ../nbs/12_curves.ipynb #acfc8622
@@ -33,7 +33,7 @@ from .ticket import Ticket
 class Curve:
     "Networks of many seeds, trained, pruned and trained again, beside the arms that they're compared with"
     model:Callable|str # function without arguments that makes a new network; or its name, as `model_by_name` takes it
-    data:object # ((x_train, y_train), (x_valid, y_valid)), each [n, ...]; `DataLoaders` such as `digits_dls()`; or their name
+    data:object # ((x_train, y_train), (x_valid, y_valid)), each [n, ...]; `DataLoaders` of `WholeDL`; or their name
     seeds:int|list=20 # how many (0, 1, …), or a list of different whole numbers of at least 0
     rounds:int|None=None # how often they're pruned, at least 1; None: 8, or as many as `prune` has sparsities
     prune:float|list=20 # percent of the remaining weights that go in a round, or a list of rising sparsities in percent
@@ -161,10 +161,10 @@ def meet(self:Curve):
     "Looks at a network and the data together. Raises `ArgumentError` if they can't be used"
     device = self.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     try: self.device = torch.empty(0, device=device).device
-    except (RuntimeError,AssertionError,TypeError) as e: raise ArgumentError('device', device, f'one that is here; {_said(e)}') from e
+    except (RuntimeError,AssertionError) as e: raise ArgumentError('device', device, f'one of these; {_said(e)}') from e
     self.net,other = self.network(0),self.network(1)
     self.sp = Sparsifier(deepcopy(self.net), 'weight', self.method, self.criteria, self.layers, self.allow_collapse)
-    self.unpruned = self.sp.masks
+    self.unpruned,self.versions = self.sp.masks,versions()
     self.tensors = [t.to(self.device) for t in _as_tensors(self.data, next(self.net.parameters()).dtype)]
     n,point = len(self.tensors[0]),rewind_point(self.rewind)
     if self.bs>n: raise ArgumentError('bs', self.bs, f'at most {n}, the number of training items')
@@ -181,7 +181,7 @@ def meet(self:Curve):
 def settings(self:Curve)->dict:
     "All that the numbers depend on, but for the network and the data, as JSON can hold it"
     given = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ('model','data','keep','progress')}
-    given |= dict(layers=list(self.sp.layers), device=str(self.device), versions=versions())
+    given |= dict(layers=list(self.sp.layers), device=str(self.device), versions=self.versions)
     return json_safe({k: getattr(v, '__name__', v) for k,v in given.items()})
 
 # %% ../nbs/12_curves.ipynb #988be139
@@ -198,8 +198,13 @@ def _perceptrons(net, tensors, x)->Tensor: # [networks, items, units]
         if type(m) is nn.Linear:
             w,b = tensors[f'{i}.weight'],tensors.get(f'{i}.bias')
             h = w@h if b is None else torch.baddbmm(b[:,:,None], w, h)
-        elif i: h = m(h)
+        elif i: h = h.relu_() if type(m) is nn.ReLU else h.tanh_()
     return h.mT
+
+def _losses(loss, out, y)->Tensor: # [networks]
+    "The mean loss of each network; the most common one without `vmap`, which takes longer"
+    if loss is not F.cross_entropy or out.dim()>3 or y.is_floating_point(): return vmap(loss)(out, y)
+    return F.cross_entropy(out.flatten(0, 1), y.flatten(), reduction='none').view(y.shape).mean(1)
 
 # %% ../nbs/12_curves.ipynb #f3743f74
 class _Stack:
@@ -221,7 +226,7 @@ class _Stack:
     def backward(self, x, y):
         "The loss of each network on its batch; leaves the gradients in the parameters"
         for p in self.params.values(): p.grad = None
-        losses = vmap(self.curve.loss)(self(x), y)
+        losses = _losses(self.curve.loss, self(x), y)
         losses.sum().backward() # gradients of `autograd.grad` may not lie in memory as fused optimizers expect it
         return losses.detach()
 
@@ -311,7 +316,7 @@ def _measure(stack)->dict: # metric -> a number a network
     stack.net.eval()
     for xs,ys in zip(x.split(n), y.split(n)):
         out,ys = stack(xs.expand(stack.n, *xs.shape).clone()),ys.expand(stack.n, *ys.shape)
-        loss = loss + vmap(stack.curve.loss)(out, ys).double()*ys.shape[1]
+        loss = loss + _losses(stack.curve.loss, out, ys).double()*ys.shape[1]
         classes = out.dim()==ys.dim()+1 and not ys.is_floating_point()
         if classes: right = right + (out.argmax(2)==ys).flatten(1).double().sum(1)
     stack.net.train()
@@ -356,7 +361,7 @@ def next_ticket(self:Curve,
         sp.weight(k).copy_(trained[k])
         sp.weight(k).grad = grads.get(k)
     sp.put_on(ticket.masks)
-    sp._remembered = {need: {k: then[need][k] for k in sp.layers} for need in sp.criterion.needs if need!='grad'}
+    sp.remembered = {need: {k: then[need][k] for k in sp.layers} for need in sp.criterion.needs if need!='grad'}
     masks = next_masks(sp, self.prune, r, self.final_layer_rate)
     meta = dict(ticket.meta, arm='ticket', round=r, sparsity=masks.sparsity)
     return Ticket(masks, W_t, meta=meta, full={k: W_t[k] for k in masks})

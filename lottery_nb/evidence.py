@@ -78,7 +78,7 @@ def summarise(
     """The mean over seeds, half of its 95 % interval, and how tickets compare, in numbers and in words.
 
     Columns: `arm, round, density, step, mean, interval, seeds`; of ticket minus this arm, seed by seed, or ticket minus
-    dense in a ticket's row, `versus, difference, difference_interval, pairs`, `shown` (0 isn't in the interval); `finding`.
+    dense in a ticket's row, `versus, difference, difference_interval, pairs, shown` (0 isn't in it); and `finding`.
 
     Every interval is for itself: of twenty comparisons of equals, expect one that looks like a difference. At the last
     step a run that ended before others of its round isn't counted. Raises `ArgumentError` for what isn't there"""
@@ -94,8 +94,8 @@ def summarise(
             else: pairs = (sides[0].value-sides[1].value).dropna().to_numpy()
             (mean,interval),(difference,half) = mean_interval(here.value),mean_interval(pairs)
             row = dict(arm=arm, round=r, density=here.density.mean(), step=here.step.mean(), mean=mean,
-                       interval=interval, seeds=len(here), versus=versus, difference=difference, difference_interval=half)
-            row |= dict(pairs=len(pairs), shown=bool(abs(difference)>half))
+                       interval=interval, seeds=len(here), versus=versus, difference=difference)
+            row |= dict(difference_interval=half, pairs=len(pairs), shown=bool(abs(difference)>half))
             found.append(dict(row, finding=_finding(row, metric)))
     return pd.DataFrame(found)
 

@@ -253,7 +253,7 @@ class _FollowRun(Callback):
     order,run_valid = 56,False # after the Recorder, which measures
     def __init__(self, plan, begun, tell): # `tell` is called with this callback as a fit begins and after every epoch
         self.plan,self.begun,self.tell = plan,begun,tell
-        self.n_epoch,self.n_step,self.rows,self.last,self.weights = 0,0,[],{},None
+        self.epochs_done,self.n_step,self.rows,self.last,self.weights = 0,0,[],{},None
         self.rewinds = not begun.meta['round'] and plan.point.unit!='lr' # is the rewind point in this run?
 
     def __call__(self, event_name):
@@ -269,14 +269,14 @@ class _FollowRun(Callback):
         if self.rewinds and self.weights is None and self.plan.point.at==self.trained():
             self.weights = self.plan.weights(self.learn, 'weights at the rewind point')
 
-    def trained(self): return self.n_epoch if self.plan.point.unit=='epoch' else self.n_step # as the point counts
+    def trained(self): return self.epochs_done if self.plan.point.unit=='epoch' else self.n_step # as the point counts
     def after_batch(self): self.n_step += 1
 
     def after_epoch(self):
         self.last,row = self.plan.measured(self.learn),{k: self.begun.meta[k] for k in ('arm','seed','round')}
-        row |= dict(density=self.begun.density, epoch=self.n_epoch, step=self.n_step)
+        row |= dict(density=self.begun.density, epoch=self.epochs_done, step=self.n_step)
         self.rows += [{**row, 'metric': k, 'value': v} for k,v in self.last.items()]
-        self.n_epoch += 1
+        self.epochs_done += 1
         self.tell(self)
 
 # %% ../nbs/11_find.ipynb #267b15df
@@ -631,8 +631,8 @@ def opened(self:SearchFolder, plan:SearchPlan, settings:dict, force:bool=False):
 # %% ../nbs/11_find.ipynb #8f8bfe64
 def _tell(move, i, n, rounds, follow):
     "Moves the bar to where run `i` of `n` is"
-    meta,per = follow.begun.meta,max(follow.n_epoch, follow.learn.n_epoch) # as if all runs were as long
+    meta,per = follow.begun.meta,max(follow.epochs_done, follow.learn.n_epoch) # as if all runs were as long
     told = [f"round {meta['round']}/{rounds}", f'{follow.begun.density:.1f} % kept']
     if meta['arm'] not in ('dense','ticket'): told.append(meta['arm'])
     measured = [f'{k} {v:.4f}' for k,v in follow.last.items() if k!='train_loss' and v is not None]
-    move(i*per + follow.n_epoch, n*per, ', '.join([*told, *measured[:2][-1:]]))
+    move(i*per + follow.epochs_done, n*per, ', '.join([*told, *measured[:2][-1:]]))

@@ -360,8 +360,8 @@ def twice():
     (dict(model=Noisy), 'can be stacked.*random'), (dict(model=Branching), 'can be stacked'), (dict(model=Tied), 'can be stacked.*tied'),
     (dict(model=twice), 'can be stacked'), (dict(model=seq(nn.BatchNorm1d(64, momentum=None))), 'can be stacked'),
     (dict(model=seq(nn.RReLU())), 'can be stacked'),
-    (dict(model=lambda: nn.utils.parametrizations.weight_norm(nn.Linear(64,10))), 'parametrization|not pruned|no prunable'),
-    (dict(model=lambda: nn.Sequential(nn.Flatten(), nn.ReLU())), 'no prunable weights'),
+    (dict(model=lambda: nn.utils.parametrizations.weight_norm(nn.Linear(64,10))), 'parametrization|not pruned|prunable weights'),
+    (dict(model=lambda: nn.Sequential(nn.Flatten(), nn.ReLU())), 'prunable weights'),
     (dict(model=lambda: nn.Sequential(nn.Flatten(), nn.Linear(63,10))), r'batches of \[20, 1, 8, 8\]'),
     (dict(model=lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10))), 'not initialised|UninitializedParameter|uninitialized'),
 ], ids=lambda o: o if isinstance(o, str) else None)

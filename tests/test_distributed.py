@@ -396,7 +396,8 @@ def test_search_with_gradients_dropout_and_luck(two):
 
 def test_search_errors(two):
     a,b = two.get('search_errors')
-    assert a['alone']==b['alone'] and a['alone'][0]=='ArgumentError' and 'expected training that all 2 processes share, with learn.distrib_ctx()' in a['alone'][1]
+    assert a['alone']==b['alone'] and a['alone'][0]=='ArgumentError'
+    assert 'expected training that all 2 processes share, with learn.distrib_ctx()' in a['alone'][1]
     assert a['strange']==b['strange'] and a['strange'][0]=='RankError' and 'find_ticket: prune=21.0 on rank 1, but 20.0 on rank 0' in a['strange'][1]
     for o,notes in ((a,[]), (b,['on rank 0'])):
         assert o['other'][0]=='SearchError' and 'prune: 30.0 → 40.0' in o['other'][1] and o['other'][2]==notes

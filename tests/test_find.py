@@ -16,6 +16,7 @@ from fastai.data.load import DataLoader
 from fastai.metrics import accuracy
 from torch import nn
 
+import lottery_nb.n_of_m # noqa: F401, it adds n:m
 from lottery_nb.arms import arm
 from lottery_nb.callback import HoldMasks, SparsifyCallback
 from lottery_nb.core import ArgumentError, as_table, table_columns
@@ -655,7 +656,7 @@ bad = [(dict(rounds=0), 'rounds=0: expected a whole number of at least 1'), (dic
     (dict(learner=None), 'learner=None'), (dict(learner=learner()), 'learner=Learner: expected a function'),
     (dict(learner=Noisy), 'learner=.*: expected a function that gives a Learner'), (dict(learner=shared), 'learner=.* a new model every time'),
     (dict(learner=pruning), 'without a SparsifyCallback'), (dict(learner=empty), 'learner=.* at least one batch'),
-    (dict(learner=generated), 'learner=.* a known number'), (dict(learner=without_layers), 'no prunable weights')]
+    (dict(learner=generated), 'learner=.* a known number'), (dict(learner=without_layers), 'with prunable weights')]
 
 @pytest.mark.parametrize('given, said', bad, ids=[f'{said}' for _,said in bad])
 def test_bad_input_is_said_before_anything_is_trained(given, said, tmp_path):

@@ -404,7 +404,7 @@ def test_a_random_ticket_of_groups():
     with pytest.raises(ValueError, match='example=None: expected a batch'): random_ticket(net, 50, granularity='group')
 
 def test_final_layer_rate_of_groups():
-    with pytest.raises(ValueError, match="final_layer_rate=10: with granularity='group'"):
+    with pytest.raises(ValueError, match="final_layer_rate=10: expected None with granularity='group'"):
         find_ticket(digits, fit_once, rounds=1, granularity='group', method='local', final_layer_rate=10)
 
 def test_the_benchmark_runs(tmp_path):

@@ -33,7 +33,10 @@ def page(
 
 # Names
 
-OURS = {k.removeprefix(f'{module}.'): k for module,syms in exported['syms'].items() for k in syms}
+BOOK = [re.search(r'default_exp (\w+)', o.read_text(encoding='utf-8'))[1] for o in sorted((Path(__file__).resolve().parent.parent.parent/'nbs').glob('[0-9]*.ipynb'))]
+OURS = {} # name -> full name; of a name that two modules have, such as a command's and its function's, the earlier one
+for module in (f'lottery_nb.{o}' for o in BOOK):
+    for k in exported['syms'].get(module, ()): OURS.setdefault(k.removeprefix(f'{module}.'), k)
 
 class Names:
     "Links for back-ticked names: ours to where they are described, fastai's to its own site"
@@ -43,7 +46,8 @@ class Names:
         "A piece of code between back-ticks, as a link if it is a name that is described somewhere"
         m = re.fullmatch(r'`([A-Za-z_][\w.]*)(\(\))?`', code)
         if not m: return code
-        if (own:=OURS.get(m[1])) in self.described: return f'{{py:obj}}`{code.strip("`")} <{own}>`'
+        own = OURS.get(m[1])
+        if own in self.described and not own.startswith('lottery_nb.cli.'): return f'{{py:obj}}`{code.strip("`")} <{own}>`'
         url = self.others.doc(m[1]) if m[1][0].isupper() else None # lower-case words of fastai's are words of English too
         return f'[{code}]({url})' if url else code
 
@@ -100,10 +104,10 @@ class Described(ShowDocRenderer):
 
 def is_public(name): return name in OURS and not re.match(r'_(?!_)', name)
 
-def described(cells):
-    "The full names of what `show_doc` is called for in `cells`"
+def described(cells, module):
+    "The full names of what `show_doc` is called for in `cells` and `module` defines"
     shown = (re.fullmatch(r'show_doc\(([\w.]+)\)', c.source.strip()) for c in cells if c.cell_type=='code')
-    return [OURS[m[1]] for m in shown if m and is_public(m[1])]
+    return [OURS[m[1]] for m in shown if m and is_public(m[1]) and OURS[m[1]] in exported['syms'].get(module, ())]
 
 def describe(cell, names):
     "The description that a cell with `show_doc` asks for, or None if there is nothing to be said"
@@ -174,7 +178,9 @@ class Page:
     "A notebook, processed"
     def __init__(self, path, root):
         self.name,self.nb = page(path.relative_to(root)),NBProcessor(path, procs=PROCS, rm_directives=True, process=True).nb
-        self.described = described(self.nb.cells)
+        name = re.search(r'default_exp (\w+)', path.read_text(encoding='utf-8'))
+        self.module = f'lottery_nb.{name[1]}' if name else ''
+        self.described = described(self.nb.cells, self.module)
 
     def cells(self, names):
         "The cells that MyST-NB is given"
@@ -184,7 +190,7 @@ class Page:
                 text = relink(cell.source, names)
                 yield nbformat.v4.new_markdown_cell(lead(text) if i==0 else text, id=cell.id)
             elif cell.cell_type=='code' and cell.source.startswith('show_doc('):
-                if (text:=describe(cell, names)): yield nbformat.v4.new_markdown_cell(text, id=f'doc-{i}')
+                if described([cell], self.module) and (text:=describe(cell, names)): yield nbformat.v4.new_markdown_cell(text, id=f'doc-{i}')
             elif cell.cell_type=='code': yield code_cell(cell)
 
     def write(self, folder, names):
