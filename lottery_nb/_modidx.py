@@ -193,6 +193,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'lottery_nb.core.Rule.__repr__': ('core.html#rule.__repr__', 'lottery_nb/core.py'),
                                  'lottery_nb.core.Rule.name': ('core.html#rule.name', 'lottery_nb/core.py'),
                                  'lottery_nb.core.Rule.params': ('core.html#rule.params', 'lottery_nb/core.py'),
+                                 'lottery_nb.core._hash': ('core.html#_hash', 'lottery_nb/core.py'),
                                  'lottery_nb.core._imported': ('core.html#_imported', 'lottery_nb/core.py'),
                                  'lottery_nb.core._lambda_text': ('core.html#_lambda_text', 'lottery_nb/core.py'),
                                  'lottery_nb.core.as_table': ('core.html#as_table', 'lottery_nb/core.py'),

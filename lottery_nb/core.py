@@ -236,7 +236,9 @@ def seed_of(
     *what # anything with a `repr` of its own: numbers, texts
 )->int: # 0 to 2**63-1
     "A whole number that depends on `what` alone, the same in every process"
-    return int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:8], 'big') >> 1
+    return _hash(what) >> 1
+
+def _hash(what): return int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:8], 'big') # 0 to 2**64-1
 
 # %% ../nbs/00_core.ipynb #9c8b54bf
 def get_random_state()->tuple:
@@ -259,7 +261,7 @@ def seeded(
     *what # what the random numbers are for: they depend on it alone
 ):
     "Seeds Python, NumPy and PyTorch from `what`, and on exit gives you back the random numbers that you had"
-    before,n = get_random_state(),seed_of(*what)
+    before,n = get_random_state(),_hash(what)
     random.seed(n)
     np.random.seed(n % 2**32)
     torch.manual_seed(n)
