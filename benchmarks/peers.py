@@ -51,15 +51,16 @@ def density(sizes:Sizes)->float: return .8**sizes.rounds # what is left in the e
 
 def ours(sizes:Sizes):
     n,r = sizes.epochs,sizes.rounds
-    return SparsifyCallback(100-100*density(sizes), 'weight', 'global', large_final, geometric(n_steps=r), start_epoch=n,
-                            lth=True, verbose=False)
+    return SparsifyCallback(100-100*density(sizes), 'weight', 'global', large_final, geometric(n_steps=r),
+                            start_epoch=n, lth=True, verbose=False)
 
 def theirs(sizes:Sizes):
     "fasterai's callback with the schedule of the same rounds, which it does not have"
     r = sizes.rounds
     def rounds(start, end, pos): return start + (end-start)*(1-.8**min(r, int(pos*r)+1))/(1-.8**r)
-    return TheirCallback(1-density(sizes), 'weight', 'global', their_large_final, TheirSchedule(rounds, start_pct=1/(r+1)),
-                         lth=True, layer_type=nn.Linear)
+    schedule = TheirSchedule(rounds, start_pct=1/(r+1))
+    return TheirCallback(1-density(sizes), 'weight', 'global', their_large_final, schedule, lth=True,
+                         layer_type=nn.Linear)
 
 def by_callback(make, seed:int, sizes:Sizes)->tuple: # sparsity in percent, accuracy in percent
     "A whole search in one `fit`"
@@ -105,8 +106,8 @@ def rows(sizes:Sizes, measured:dict)->list: # dicts
     for tool,(_,n) in tools(sizes).items():
         seconds,sparse,right = (np.array(o) for o in zip(*measured[tool]))
         a_seed = np.median(seconds)/n
-        row = dict(seconds=np.median(seconds), least=seconds.min(), most=seconds.max(), a_seed=a_seed, times=a_seed/base,
-                   a_round=a_seed/(sizes.rounds+1), sparsity=sparse.mean(), accuracy=right.mean())
+        row = dict(seconds=np.median(seconds), least=seconds.min(), most=seconds.max(), a_seed=a_seed,
+                   times=a_seed/base, a_round=a_seed/(sizes.rounds+1), sparsity=sparse.mean(), accuracy=right.mean())
         found.append(dict(tool=tool, seeds=n, **{k: float(v) for k,v in row.items()}))
     return found
 
@@ -116,8 +117,9 @@ def report(result:dict)->str:
     head = ['tool', 'seeds at once', 'seconds', 'least to most', 'seconds a seed', 'seconds a seed and round',
             'lottery_curve = 1', 'sparsity']
     shown = table(head,
-        [[r['tool'], str(r['seeds']), f'{r["seconds"]:.2f}', f'{r["least"]:.2f} to {r["most"]:.2f}', f'{r["a_seed"]:.2f}',
-          f'{r["a_round"]:.3f}', f'{r["times"]:.1f}', f'{r["sparsity"]:.2f} %'] for r in result['rows']])
+        [[r['tool'], str(r['seeds']), f'{r["seconds"]:.2f}', f'{r["least"]:.2f} to {r["most"]:.2f}',
+          f'{r["a_seed"]:.2f}', f'{r["a_round"]:.3f}',
+          f'{r["times"]:.1f}', f'{r["sparsity"]:.2f} %'] for r in result['rows']])
     return f"""# What a curve costs with others
 
 {', '.join(f'{k} {v}' for k,v in about.items())}

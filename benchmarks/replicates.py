@@ -85,8 +85,8 @@ def report(result:dict)->str:
     ratio,one_thread = times('alone'),times('one_thread')
     head = ['', 'seeds', 'seconds', 'least to most', 'seconds a seed', 'training steps a second', 'all at once = 1']
     shown = table(head,
-        [[r['way'], str(r['seeds']), f'{r["seconds"]:.2f}', f'{r["least"]:.2f} to {r["most"]:.2f}', f'{r["a_seed"]:.2f}',
-          f'{r["steps_a_second"]:,.0f}', f'{r["times"]:.2f}'] for r in result['rows']])
+        [[r['way'], str(r['seeds']), f'{r["seconds"]:.2f}', f'{r["least"]:.2f} to {r["most"]:.2f}',
+          f'{r["a_seed"]:.2f}', f'{r["steps_a_second"]:,.0f}', f'{r["times"]:.2f}'] for r in result['rows']])
     return f"""# What error bars cost
 
 {', '.join(f'{k} {v}' for k,v in about.items())}
@@ -98,7 +98,7 @@ a dense round and {s['rounds']} of pruning 20 %; {', '.join(s['arms'])}; measure
 {shown}
 
 - {'met' if ratio>=3 else 'NOT met'}: {n} seeds at once are {ratio:.2f} times as fast as one after another, at least 3
-- and {one_thread:.2f} times as fast if a seed alone has one thread only, going by {len(result['one_thread'][0])} of them
+- and {one_thread:.2f} times as fast if one seed has one thread only, going by {len(result['one_thread'][0])} of them
 - mean accuracy of the last round: {together:.2f} % together, {alone:.2f} % one after another: the same up to rounding
 """
 

@@ -7,8 +7,9 @@ from lottery_nb.evidence import early_stop, mean_interval, plot_curve, plot_lear
 def by_hand(values, metrics=('accuracy','valid_loss')):
     "arm, round -> value of each seed, at two steps"
     def value(m, v, step): return 1-v/(1+step) if m=='valid_loss' else v
-    return as_table(dict(arm=a, seed=seed, round=r, density=100*.8**r, epoch=0, step=step, metric=m, value=value(m, v, step))
-                    for (a,r),vs in values.items() for seed,v in enumerate(vs) for step in (0,10) for m in metrics)
+    return as_table(dict(arm=a, seed=seed, round=r, density=100*.8**r, epoch=0, step=step, metric=m,
+                         value=value(m, v, step)) for (a,r),vs in values.items()
+                    for seed,v in enumerate(vs) for step in (0,10) for m in metrics)
 
 def test_summary_is_paired_and_says_what_can_be_shown():
     df = by_hand({('dense',0): [.90,.92,.94], ('ticket',1): [.91,.935,.95], ('reinit',1): [.88,.90,.925],
@@ -68,7 +69,8 @@ def test_every_arm_of_the_registry_looks_different():
 def test_tables_of_one_learner():
     "One seed, other metrics, no dense networks, steps that go on from round to round"
     df = as_table(dict(arm='ticket', seed=3, round=r, density=100*.5**r, epoch=2*r+e, step=20*r+10*e+10, metric=m,
-                       value=v/(r+e+1)) for r in range(3) for e in (0,1) for m,v in (('train_loss',1.), ('valid_loss',2.), ('error_rate',.5)))
+                       value=v/(r+e+1)) for r in range(3) for e in (0,1)
+                  for m,v in (('train_loss',1.), ('valid_loss',2.), ('error_rate',.5)))
     t = summarise(df)
     assert t.step.tolist()==[20,40,60] and t['mean'].tolist()==pytest.approx([.25,.5/3,.125])
     assert t.finding[0]=='at 100 % density tickets: 25 %; 1 seed cannot tell how much of that is chance'
