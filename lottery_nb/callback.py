@@ -292,7 +292,8 @@ def ticket(self:SparsifyCallback)->Ticket|None:
     sp = self.sparsifier
     if sp is None or sp.snapshot is None: return None
     meta = dict(arm='ticket', sparsity=sp.masks.sparsity, **self.settings(), rewind=self.rewind_epoch, **self.meta,
-                layers=list(sp.layers), followers=sp.followers, shapes={k: list(t.shape) for k,t in sp.snapshot.items()},
+                layers=list(sp.layers), followers=sp.followers,
+                shapes={k: list(t.shape) for k,t in sp.snapshot.items()},
                 table=self.measurements, versions=versions())
     return Ticket(sp.masks, sp.snapshot, self.trained, meta, {k: sp.snapshot[k] for k in sp.layers})
 

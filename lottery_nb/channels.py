@@ -63,7 +63,8 @@ def run_model(
     except Exception as e:
         shapes = ', '.join(str(tuple(o.shape)) for o in inputs)
         why = (str(e).strip().splitlines() or [type(e).__name__])[0]
-        raise ArgumentError('example', inputs[0], f'a batch that the model can take, not one of the shape {shapes}: {why}') from e
+        expected = f'a batch that the model can take, not one of the shape {shapes}: {why}'
+        raise ArgumentError('example', inputs[0], expected) from e
 
 # %% ../nbs/30_channels.ipynb #ca917148
 _norms = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)

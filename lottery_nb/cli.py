@@ -25,12 +25,14 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False, rich_markup_mode='markdown',
     help='Find winning lottery tickets: sparse subnetworks that train as well as the dense network they came from.')
 
+# %% ../nbs/41_cli.ipynb #688d88e3
 def print_version(wanted:bool):
     "Prints the version and stops, if it's `wanted`"
     if not wanted: return
     print(f"lottery-nb {installed('lottery_nb')}")
     raise typer.Exit()
 
+# %% ../nbs/41_cli.ipynb #8dba3f0d
 @app.callback()
 def main(
     version:Annotated[bool, typer.Option('--version', callback=print_version, is_eager=True,
@@ -53,6 +55,7 @@ def console(
     if not found.is_terminal: found.width = 10_000
     return found
 
+# %% ../nbs/41_cli.ipynb #659bceba
 def printable(
     value # anything
 )->str:
@@ -78,6 +81,7 @@ def print_table(
         table.add_row(*map(printable, row.values()), *(['█'*round(row[bars]/5)] if bars else []))
     console().print(table)
 
+# %% ../nbs/41_cli.ipynb #28fdbdcc
 def print_json(
     value # what `json_safe` takes
 ):
@@ -103,6 +107,7 @@ def complain(
     "Prints a line on the error stream"
     print(f"lottery-nb {ctx.info_name}: {' '.join(str(text).split())}", file=sys.stderr, flush=True)
 
+# %% ../nbs/41_cli.ipynb #32560ee0
 def reason(
     error:Exception
 )->str:
@@ -153,8 +158,10 @@ def option(
     "An option with its help"
     return typer.Option(help=text, **(dict(show_default=default) if default else {}), **kwargs)
 
+# %% ../nbs/41_cli.ipynb #8ec24d93
 def example(line:str)->dict: return dict(epilog=f'Example: `lottery-nb {line}`')
 
+# %% ../nbs/41_cli.ipynb #4ea9d1ca
 def check_png(
     path:Path|None # of a picture
 )->Path|None:
@@ -181,6 +188,7 @@ Png = Annotated[Path|None, option('Draw it, into this PNG file.', dir_okay=False
 usual = dict(digits=dict(arch='digits_mlp', size=None, bs=64, epochs=8, lr=3e-3, seed=0),
              photos=dict(arch='resnet18', size=128, bs=64, epochs=5, lr=1e-3, seed=0))
 
+# %% ../nbs/41_cli.ipynb #71cd0138
 def recipe(
     known=None, # what a ticket's meta says
     **given # data, arch, size (pixels), bs, epochs (a round's), lr (of Adam, constant), seed; None: known, or usual
@@ -206,6 +214,7 @@ def make_learner(
     if setup['data']=='digits': learn.dls.cpu()
     return learn
 
+# %% ../nbs/41_cli.ipynb #1484c189
 def fit_epochs(
     learn, # a `Learner`
     n_epoch:int # how many
@@ -219,6 +228,7 @@ def fit_epochs(
             raise ours('core').ArgumentError('lr', self.learn.lr, 'a lower one: the loss is no number')
     learn.fit(n_epoch, cbs=Finite())
 
+# %% ../nbs/41_cli.ipynb #dbd09798
 def threads_for(setup:dict): # from `recipe`
     "As many threads as are fast: one for the digits, whose network is small"
     return ours('core').threads(1) if setup['data']=='digits' else nullcontext()
@@ -282,6 +292,7 @@ def holds(
     "What's in a ticket's file"
     return 'masks, weights' + ', trained weights'*bool(ticket.trained) + ', pruned weights'*bool(ticket.full)
 
+# %% ../nbs/41_cli.ipynb #2f6630d0
 def draw(
     path:Path, # of a PNG file
     height:float, # inches
@@ -320,6 +331,7 @@ def check_file(
     sizes = dict(bytes=path.stat().st_size, dense_bytes=sum(o.nbytes for o in t.state.values()))
     return dict(file=path, intact=True, sparsity=t.sparsity, holds=holds(t), **sizes)
 
+# %% ../nbs/41_cli.ipynb #18449924
 @app.command(**example('check runs/digits/round_00.safetensors runs/digits/round_01.safetensors'))
 def check(
     ctx:typer.Context,
@@ -338,6 +350,7 @@ def check(
 # %% ../nbs/41_cli.ipynb #9ee00d74
 results = ('table','shapes','layers','sparsity','search','followers') # of a ticket's meta: what came out
 
+# %% ../nbs/41_cli.ipynb #d7e85d2a
 def differing(
     a:dict, # a ticket's meta
     b:dict # another's
@@ -349,6 +362,7 @@ def differing(
     a,b = flat(a),flat(b)
     return {k: [a.get(k), b.get(k)] for k in {**a, **b} if a.get(k)!=b.get(k)}
 
+# %% ../nbs/41_cli.ipynb #e9009013
 @app.command(**example('compare runs/digits/round_03.safetensors runs/digits/round_04.safetensors'))
 def compare(
     ctx:typer.Context,
@@ -444,7 +458,8 @@ def sweep(
     The same command goes on where it was stopped."""
     with working(ctx, 'stopped; the same command goes on from there'), bar(quiet) as move:
         exp = ours('experiment').Experiment.from_toml(file)
-        pool = import_module('torch.multiprocessing').get_context('spawn').Pool(jobs) if jobs>1 else nullcontext()
+        quietly,pool = dict(initializer=warnings.simplefilter, initargs=('ignore',FutureWarning)),nullcontext()
+        if jobs>1: pool = import_module('torch.multiprocessing').get_context('spawn').Pool(jobs, **quietly)
         with pool as processes: df = exp.run(processes, force=force, progress=move).status()
     if as_json: print_json(df.to_dict('records'))
     else: print_table(df)

@@ -41,7 +41,8 @@ class WeightView:
 # %% ../nbs/03_criteria.ipynb #9c65bd87
 _missing = dict(
     init="initial weights: a Sparsifier keeps them for a criterion that says @criterion(needs='init')",
-    previous="the last pruning's weights: a Sparsifier keeps them for a criterion that says @criterion(needs='previous')",
+    previous="the last pruning's weights: "
+             "a Sparsifier keeps them for a criterion that says @criterion(needs='previous')",
     grad='a gradient: run `loss.backward()` first, and prune before `opt.zero_grad()`')
 
 # %% ../nbs/03_criteria.ipynb #67f4787d
@@ -112,7 +113,8 @@ def criterion(
     needs = (needs,) if isinstance(needs, str) else tuple(needs)
     for n in needs: check_choice('needs', n, _missing)
     if fn is None: return lambda fn: criterion(fn, needs=needs)
-    if not callable(fn): raise ArgumentTypeError('fn', fn, "a function; say what it needs by name, @criterion(needs='init')")
+    if not callable(fn):
+        raise ArgumentTypeError('fn', fn, "a function; say what it needs by name, @criterion(needs='init')")
     rule = criteria[fn.__name__] = make_rule(fn, Criterion, needs=needs)
     return rule
 
@@ -203,13 +205,15 @@ def large_final_same_sign(w:WeightView)->Tensor:
 # %% ../nbs/03_criteria.ipynb #6c7f4e20
 @criterion(needs='init')
 def large_final_diff_sign(w:WeightView)->Tensor:
-    "max(0, −w_f · sign(w_i)): the magnitude of weights that changed sign, else 0: the control (Zhou et al. 2019, section 5)"
+    """max(0, −w_f · sign(w_i)): the magnitude of weights that changed sign, else 0: the control
+    (Zhou et al. 2019, section 5)"""
     return (-w.final * w.init.sign()).clamp(min=0)
 
 # %% ../nbs/03_criteria.ipynb #d32b365e
 @criterion(needs='grad')
 def taylor(w:WeightView)->Tensor:
-    "|gradient · w_f|: the loss without the weight, to first order (Molchanov et al. 2017, section 2.2; 2019, section 3)"
+    """|gradient · w_f|: the loss without the weight, to first order
+    (Molchanov et al. 2017, section 2.2; 2019, section 3)"""
     return (w.grad * w.final).abs()
 
 # %% ../nbs/03_criteria.ipynb #36b4f1ae

@@ -18,8 +18,8 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from filelock import FileLock, Timeout
-from .core import (ArgumentError, ArgumentTypeError, Rule, check_choice, check_whole, json_safe, progress as bar,
-                             seeded, source_of, threads, versions)
+from .core import (ArgumentError, ArgumentTypeError, Rule, check_choice, check_whole, json_safe,
+                             progress as bar, seeded, source_of, threads, versions)
 from .curves import lottery_curve
 from .data import learner_by_name
 from .find import Search, find_ticket
@@ -47,7 +47,8 @@ class Experiment:
             together = many in inspect.signature(fn).parameters
             name,where = (many,self.settings) if together else (many[:-1],self.grid)
             if values is None: continue
-            if name in self.grid: raise ArgumentError('grid', list(self.grid), f'others than {name}, which {many} gives')
+            if name in self.grid:
+                raise ArgumentError('grid', list(self.grid), f'others than {name}, which {many} gives')
             where[name] = _values(many, values)
         self.cells = self._make_cells()
 

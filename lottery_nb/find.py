@@ -60,7 +60,8 @@ def find_ticket(
 
     Source: Frankle & Carbin 2019; rewinding: Frankle et al. 2020; of the learning rate: Renda et al. 2020"""
     how = dict(granularity=granularity, method=method, criteria=criteria, layers=layers, allow_collapse=allow_collapse)
-    plan = SearchPlan(learner, fit, *check_prune(prune, rounds), rewind, how, final_layer_rate, arms, seed, version, meta)
+    plan = SearchPlan(learner, fit, *check_prune(prune, rounds), rewind, how, final_layer_rate,
+                      arms, seed, version, meta)
     settings,folder = plan.try_out(),SearchFolder(dir)
     with folder.opened(plan, settings, force) as search, plan.bar(progress) as move:
         todo = [(r, arm) for r,arm in plan.runs() if not search.has(r, arm)]

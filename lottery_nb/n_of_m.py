@@ -190,7 +190,8 @@ class Converted(NamedTuple):
 def _check_gpu(model):
     "Raises `RuntimeError` without a GPU that skips zeros, `ArgumentError` if the model isn't on it"
     if not torch.cuda.is_available():
-        raise RuntimeError('semi_structured: there is no CUDA GPU here; semi_structured_report(model) says which layers suit')
+        raise RuntimeError('semi_structured: there is no CUDA GPU here; '
+                           'semi_structured_report(model) says which layers suit')
     has = torch.cuda.get_device_capability()
     if has<(8,0): raise RuntimeError(f'semi_structured: a GPU of compute capability {has}, expected at least (8, 0)')
     for n,p in model.named_parameters():

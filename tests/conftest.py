@@ -4,7 +4,8 @@ from hypothesis import HealthCheck, settings
 
 matplotlib.use('Agg')
 torch.set_num_threads(1) # tensors here are small: a second thread costs more than it brings
-settings.register_profile('same', derandomize=True, deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile('same', derandomize=True, deadline=None, max_examples=30,
+                          suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile('same')
 
 LONGEST = ['test_tutorials','test_notebooks','test_distributed']

@@ -7,10 +7,12 @@ from lottery_nb.granularity import granularities_of
 from lottery_nb.masks import named_tensors
 from lottery_nb.sparsifier import prunable_types
 
-def mlp(): return nn.Sequential(nn.Flatten(), nn.Linear(64,300), nn.ReLU(), nn.Linear(300,100), nn.ReLU(), nn.Linear(100,10))
+def mlp():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64,300), nn.ReLU(), nn.Linear(300,100), nn.ReLU(), nn.Linear(100,10))
 
 class ConvNet(nn.Module):
-    "Convs of several kinds, with statistics, a buffer that no `state_dict` has, and a parameter that no layer type owns"
+    """Convs of several kinds, with statistics, a buffer that no `state_dict` has,
+    and a parameter that no layer type owns"""
     def __init__(self, n_in=1, n_out=10):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(n_in,8,3,padding=1), nn.BatchNorm2d(8), nn.ReLU())
@@ -65,11 +67,13 @@ def _conv(kind, n_spatial):
     def layer(draw):
         groups = draw(st.integers(1, 2))
         kernel = tuple(draw(st.integers(1, 3)) for _ in range(n_spatial))
-        return kind(groups*draw(st.integers(1, 3)), groups*draw(st.integers(1, 2)), kernel, groups=groups, bias=draw(st.booleans()))
+        return kind(groups*draw(st.integers(1, 3)), groups*draw(st.integers(1, 2)),
+                    kernel, groups=groups, bias=draw(st.booleans()))
     return layer()
 
 _layers = {nn.Linear: st.builds(nn.Linear, st.integers(1, 9), st.integers(1, 9)),
-           **{getattr(nn, f'Conv{t}{n}d'): _conv(getattr(nn, f'Conv{t}{n}d'), n) for t in ('','Transpose') for n in (1,2,3)}}
+           **{getattr(nn, f'Conv{t}{n}d'): _conv(getattr(nn, f'Conv{t}{n}d'), n)
+              for t in ('','Transpose') for n in (1,2,3)}}
 _have = {kind: set(granularities_of(kind(2,2) if kind is nn.Linear else kind(2,2,2))) for kind in prunable_types}
 dtypes = st.sampled_from([torch.float32, torch.float32, torch.float64, torch.bfloat16, torch.float16])
 
@@ -84,12 +88,14 @@ def nets(draw, granularity='weight', max_layers=4, ties=True, dtype=dtypes):
     "A random network whose layers have the granularity; with `ties` its weights are small whole numbers"
     kinds = [o for o in prunable_types if granularity in _have[o]]
     layers = draw(st.lists(st.sampled_from(kinds).flatmap(_layers.__getitem__), min_size=1, max_size=max_layers))
-    net = nn.Sequential(*[o for layer in layers for o in ((layer, nn.BatchNorm1d(3)) if draw(st.booleans()) else (layer,))])
+    net = nn.Sequential(*[o for layer in layers
+                          for o in ((layer, nn.BatchNorm1d(3)) if draw(st.booleans()) else (layer,))])
     g = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     spread = draw(st.sampled_from([0, 1, 3, 20])) if ties else None
     with torch.no_grad():
         for p in net.parameters():
-            p.copy_(torch.randn(p.shape, generator=g) if spread is None else torch.randint(-spread, spread+1, p.shape, generator=g))
+            p.copy_(torch.randn(p.shape, generator=g) if spread is None
+                    else torch.randint(-spread, spread+1, p.shape, generator=g))
     net.to(draw(dtype))
     return _to_channels_last(net) if draw(st.booleans()) else net
 

@@ -1,4 +1,5 @@
-"The benchmarks run in small, and their tables are complete. What they measure is not judged here: the machine may be busy"
+"""The benchmarks run in small, and their tables are complete. What they measure is not judged here:
+the machine may be busy"""
 import json, math, os, subprocess, sys
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +15,8 @@ def quick(tmp_path_factory):
     def run(name):
         out = tmp_path_factory.mktemp(name)
         args = [sys.executable, folder/f'{name}.py', '--quick', '--json', out/'all.json', '--markdown', out/'all.md']
-        done = subprocess.run(args, cwd=out, env=os.environ | dict(OMP_NUM_THREADS='1'), capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        done = subprocess.run(args, cwd=out, env=os.environ | dict(OMP_NUM_THREADS='1'),
+                              capture_output=True, text=True, stdin=subprocess.DEVNULL)
         assert done.returncode==0, done.stdout + done.stderr
         markdown,result = (out/'all.md').read_text(),json.loads((out/'all.json').read_text())
         assert markdown.strip() in done.stdout and result['circumstances']['torch'] in markdown
@@ -50,7 +52,8 @@ def test_arms_do_the_same_work(quick):
 def test_masks(quick):
     rows = quick('overhead')[0]['masks']
     for n in {r['weights'] for r in rows}:
-        for before in (0, 25): assert {'lottery_nb', 'torch.nn.utils.prune'} <= tools(rows, weights=n, pruned_before=before)
+        for before in (0, 25):
+            assert {'lottery_nb', 'torch.nn.utils.prune'} <= tools(rows, weights=n, pruned_before=before)
     assert max(r['weights'] for r in rows) == 1_000_000
     assert all(finite(r['median'], r['q1'], r['q3'], r['median_seconds']) for r in rows)
     if sys.platform == 'linux': assert any(r['extra_memory'] for r in rows)

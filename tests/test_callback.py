@@ -3,9 +3,11 @@ import copy, json, pickle, random, warnings
 from functools import partial
 
 import numpy as np, pytest, torch
-from fastai.basics import (Adam, Callback, CancelFitException, CancelValidException, CrossEntropyLossFlat, Learner, Metric, OptimWrapper, Recorder,
+from fastai.basics import (Adam, Callback, CancelFitException, CancelValidException,
+                           CrossEntropyLossFlat, Learner, Metric, OptimWrapper, Recorder,
                            SGD, accuracy, load_learner, ranger)
-from fastai.callback.all import (CSVLogger, EarlyStoppingCallback, GradientAccumulation, GradientClip, MixedPrecision, ProgressCallback, ReduceLROnPlateau,
+from fastai.callback.all import (CSVLogger, EarlyStoppingCallback, GradientAccumulation,
+                                 GradientClip, MixedPrecision, ProgressCallback, ReduceLROnPlateau,
                                  SaveModelCallback, ShortEpochCallback)
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
@@ -113,8 +115,10 @@ Sparsity at the end of epoch 18: 50.00%
 Sparsity at the end of epoch 19: 50.00%
 Final Sparsity: 50.00
 '''.lstrip()
-LTH_LINES = 'Pruning of weight until a sparsity of 50%\nSaving Weights at epoch 0\nSparsity at the end of epoch 0: 0.00%\n' + LINES.format(e=0)
-REWIND_LINES = 'Pruning of weight until a sparsity of 50%\nSparsity at the end of epoch 0: 0.00%\nSaving Weights at epoch 1\n' + LINES.format(e=1)
+LTH_LINES = ('Pruning of weight until a sparsity of 50%\nSaving Weights at epoch 0\n'
+             'Sparsity at the end of epoch 0: 0.00%\n') + LINES.format(e=0)
+REWIND_LINES = ('Pruning of weight until a sparsity of 50%\nSparsity at the end of epoch 0: 0.00%\n'
+                'Saving Weights at epoch 1\n') + LINES.format(e=1)
 RESET_END_LINES = REWIND_LINES + 'Resetting Weights to their epoch 1 values\n'
 
 @pytest.fixture(scope='module')
@@ -122,7 +126,8 @@ def blog():
     "What the post's cells see, with digits for Imagenette and an MLP for the ResNet"
     torch.manual_seed(0)
     space = {**vars(fastai.vision.all), **vars(lottery_nb.all)}
-    space.update(dls=digits_dls(), resnet18=lambda num_classes: mlp(), Learner=lambda *args, **kwargs: quiet(Learner(*args, **kwargs)))
+    space.update(dls=digits_dls(), resnet18=lambda num_classes: mlp(),
+                 Learner=lambda *args, **kwargs: quiet(Learner(*args, **kwargs)))
     exec(BASELINE, space)
     return space
 
@@ -130,7 +135,8 @@ def test_the_baseline(blog):
     assert len(blog['learn'].rows)==5 and len(blog['learn'].rows[0])==5 and blog['learn'].recorder.values[-1][2]>.85
     assert all((p!=0).all() for n,p in blog['learn'].model.named_parameters() if 'weight' in n)
 
-@pytest.mark.parametrize('cell, lines', [(LTH, LTH_LINES), (REWIND, REWIND_LINES), (RESET_END, RESET_END_LINES)], ids=['lth', 'rewind', 'reset_end'])
+@pytest.mark.parametrize('cell, lines', [(LTH, LTH_LINES), (REWIND, REWIND_LINES), (RESET_END, RESET_END_LINES)],
+                         ids=['lth', 'rewind', 'reset_end'])
 def test_the_blog_post(blog, cell, lines, capsys):
     exec(cell, blog)
     assert capsys.readouterr().out==lines
@@ -139,7 +145,8 @@ def test_the_blog_post(blog, cell, lines, capsys):
     assert list(learn.recorder.metric_names)==['epoch', 'train_loss', 'valid_loss', 'accuracy', 'sparsity', 'time']
     expected = [0]*5 + [round(50200/6)]*5 + [round(50200/3)]*5 + [25100]*5
     assert [len(row) for row in learn.rows]==[6]*20 and [row[0] for row in learn.rows]==list(range(20))
-    assert [row[4] for row in learn.rows]==pytest.approx([100*n/50200 for n in expected]) and all(':' in row[5] for row in learn.rows)
+    assert [row[4] for row in learn.rows]==pytest.approx([100*n/50200 for n in expected])
+    assert all(':' in row[5] for row in learn.rows)
     assert [v[3] for v in learn.recorder.values]==[row[4] for row in learn.rows] and learn.rows[19][3]>.9
     # the ticket
     ticket, point = sp_cb.ticket, 1 if 'rewind_epoch' in cell else 0
@@ -149,7 +156,8 @@ def test_the_blog_post(blog, cell, lines, capsys):
     if not point: assert not differing(ticket.state, masked(blog['initial_weights'], ticket.masks))
     else: assert len(differing(ticket.state, masked(blog['initial_weights'], ticket.masks)))==6
     assert not differing(everything(learn.model), ticket.state if 'reset_end' in cell else ticket.trained)
-    assert len(differing(ticket.trained, ticket.state))==6 and not differing(ticket.trained, masked(ticket.trained, ticket.masks))
+    assert len(differing(ticket.trained, ticket.state))==6
+    assert not differing(ticket.trained, masked(ticket.trained, ticket.masks))
 
 def test_what_is_printed(capsys):
     "Nothing but the table with verbose=False; other numbers in other runs; and fastai's own bar prints the column too"
@@ -158,16 +166,19 @@ def test_what_is_printed(capsys):
     assert capsys.readouterr().out=='' and [row[4] for row in learn.rows]==[50, 50]
     learn.fit(1, cbs=make(12.5, 'row', 'local', verbose=True))
     first, *_, last = capsys.readouterr().out.splitlines()
-    assert first=='Pruning of row until a sparsity of 12.5%' and last==f"Final Sparsity: {learn.recorder.values[-1][3]:.2f}"
+    assert first=='Pruning of row until a sparsity of 12.5%'
+    assert last==f"Final Sparsity: {learn.recorder.values[-1][3]:.2f}"
     Learner(digits_dls(), mlp(), metrics=accuracy).fit(2, cbs=make(50))
     out = capsys.readouterr().out
     assert 'sparsity' in out and out.count('50.0')>=2
 
 @pytest.mark.parametrize('metrics, kwargs, expected', [
     ([], {}, ['epoch', 'train_loss', 'valid_loss', 'sparsity', 'time']),
-    ([accuracy, lambda x, y: x.max()], {}, ['epoch', 'train_loss', 'valid_loss', 'accuracy', '<lambda>', 'sparsity', 'time']),
+    ([accuracy, lambda x, y: x.max()], {},
+     ['epoch', 'train_loss', 'valid_loss', 'accuracy', '<lambda>', 'sparsity', 'time']),
     ([accuracy], dict(add_time=False), ['epoch', 'train_loss', 'valid_loss', 'accuracy', 'sparsity']),
-    ([accuracy], dict(train_metrics=True), ['epoch', 'train_loss', 'train_accuracy', 'valid_loss', 'valid_accuracy', 'sparsity', 'time'])])
+    ([accuracy], dict(train_metrics=True),
+     ['epoch', 'train_loss', 'train_accuracy', 'valid_loss', 'valid_accuracy', 'sparsity', 'time'])])
 def test_the_column_stands_where_it_belongs(metrics, kwargs, expected):
     learn = conv_learner(metrics=metrics)
     for k,v in kwargs.items(): setattr(learn.recorder, k, v)
@@ -187,7 +198,8 @@ def test_before_the_pruning_the_training_is_the_dense_one():
             if self.epoch==3: at.update(everything(self.model))
     dense.fit(3)
     pruned.fit(4, cbs=[make(start_epoch=3, lth=True, rewind_epoch=1), Keep()])
-    assert not differing(everything(dense.model), at) and [v[:3] for v in dense.recorder.values]==[v[:3] for v in pruned.recorder.values[:3]]
+    assert not differing(everything(dense.model), at)
+    assert [v[:3] for v in dense.recorder.values]==[v[:3] for v in pruned.recorder.values[:3]]
 
 def test_nothing_is_left_behind():
     learn = conv_learner()
@@ -195,16 +207,19 @@ def test_nothing_is_left_behind():
     before = [type(cb) for cb in learn.cbs], list(learn.metrics)
     sp_cb = make(lth=True)
     learn.fit(2, cbs=sp_cb)
-    assert ([type(cb) for cb in learn.cbs], list(learn.metrics))==before and list(learn.model.state_dict())==list(plain.state_dict())
+    assert ([type(cb) for cb in learn.cbs], list(learn.metrics))==before
+    assert list(learn.model.state_dict())==list(plain.state_dict())
     for a,b in zip(learn.model.modules(), plain.modules()):
-        assert type(a) is type(b) and vars(a).keys()==vars(b).keys() and not a._forward_hooks and not a._forward_pre_hooks
+        assert type(a) is type(b) and vars(a).keys()==vars(b).keys()
+        assert not a._forward_hooks and not a._forward_pre_hooks
     learn.fit(1)
     assert nonzero_pruned(sp_cb.sparsifier)>0 # nobody holds them any more
 
 # When masks are made
 
 @pytest.mark.parametrize('name', list(schedules))
-@pytest.mark.parametrize('where', [{}, dict(start_epoch=1), dict(start_epoch=1, end_epoch=3), dict(start_sparsity=20, start_epoch=1), dict(update_every=3),
+@pytest.mark.parametrize('where', [{}, dict(start_epoch=1), dict(start_epoch=1, end_epoch=3),
+                                   dict(start_sparsity=20, start_epoch=1), dict(update_every=3),
                                    dict(end_epoch=4)])
 def test_schedules_end_where_they_should(name, where):
     "At the epochs' beginnings and, unless it's gradual, at every batch, the schedule is followed"
@@ -230,7 +245,8 @@ def test_masks_are_not_made_more_often_than_asked(every, others):
     changes = [i for i in range(1, 80) if probe.digests[i]!=probe.digests[i-1]]
     assert changes==sorted({*range(n, 40, n), 40, *range(40+n, 80, n), 79})
 
-@pytest.mark.parametrize('kwargs, reached', [(dict(schedule=iterative), [20, 40, 60]), (dict(schedule=one_shot, start_epoch=1), [60])])
+@pytest.mark.parametrize('kwargs, reached',
+                         [(dict(schedule=iterative), [20, 40, 60]), (dict(schedule=one_shot, start_epoch=1), [60])])
 def test_no_mask_is_made_while_the_sparsity_stands_still(kwargs, reached, monkeypatch):
     made, put_on = [], Sparsifier.put_on
     monkeypatch.setattr(Sparsifier, 'put_on', lambda self, masks: made.append(masks.sparsity) or put_on(self, masks))
@@ -242,7 +258,8 @@ def test_no_mask_is_made_while_the_sparsity_stands_still(kwargs, reached, monkey
 class Rewound(Probe):
     "Compares with the rewind point, bit for bit, at each batch before which there was a rewind"
     def __init__(self, sp_cb): super().__init__(sp_cb); self.count = 0
-    def opt_state(self): return [{k: torch.as_tensor(v).clone() for k,v in self.opt.state[p].items()} for p in self.model.parameters()]
+    def opt_state(self):
+        return [{k: torch.as_tensor(v).clone() for k,v in self.opt.state[p].items()} for p in self.model.parameters()]
     def look(self):
         if (self.epoch, self.iter)==(self.sp_cb.rewind_epoch, 0): self.point = everything(self.model),self.opt_state()
         if self.digests and self.sp_cb.masks.digest()!=self.digests[-1]: self.compare()
@@ -252,7 +269,8 @@ class Rewound(Probe):
         assert not differing(everything(self.model), masked(self.point[0], self.sp_cb.masks))
         assert not any(p.grad is not None and p.grad.any() for p in self.model.parameters())
         expected = dict(reset=[{}]*99, restore=self.point[1], keep=self.stepped)[self.sp_cb.rewind_opt]
-        for now,then in zip(self.opt_state(), expected): assert not [k for k in differing(now, then) if k not in ('do_wd', 'force_train')]
+        for now,then in zip(self.opt_state(), expected):
+            assert not [k for k in differing(now, then) if k not in ('do_wd', 'force_train')]
 
 opts = [Adam, partial(SGD, mom=.9), ranger, partial(OptimWrapper, opt=torch.optim.AdamW)]
 every_opt = pytest.mark.parametrize('opt_func', opts, ids=['adam', 'sgd', 'ranger', 'torch_adamw'])
@@ -266,7 +284,8 @@ def test_rewinding_is_exact(how, epoch, opt_func):
     learn.fit(8, cbs=[sp_cb, probe:=Rewound(sp_cb)])
     point = probe.point[0]
     assert probe.count==3 and not differing(sp_cb.sparsifier.snapshot, point)
-    assert {'seen', 'stem.1.running_mean', 'stem.1.num_batches_tracked'} <= set(differing(everything(learn.model), point))
+    assert {'seen', 'stem.1.running_mean',
+            'stem.1.num_batches_tracked'} <= set(differing(everything(learn.model), point))
     assert not differing(sp_cb.ticket.state, masked(point, sp_cb.masks))
 
 @every_opt
@@ -295,8 +314,10 @@ def test_reset_end(lth):
     before = everything(learn.model)
     sp_cb = make(60, schedule=geometric(n_steps=2), start_epoch=1, lth=lth, reset_end=True)
     learn.fit(4, cbs=sp_cb)
-    assert not differing(everything(learn.model), masked(before, sp_cb.masks)) and not differing(sp_cb.ticket.state, everything(learn.model))
-    assert len(differing(sp_cb.ticket.trained, everything(learn.model)))>5 and sp_cb.masks.sparsity==pytest.approx(60, abs=.2)
+    assert not differing(everything(learn.model), masked(before, sp_cb.masks))
+    assert not differing(sp_cb.ticket.state, everything(learn.model))
+    assert len(differing(sp_cb.ticket.trained, everything(learn.model)))>5
+    assert sp_cb.masks.sparsity==pytest.approx(60, abs=.2)
 
 # In company
 
@@ -327,9 +348,11 @@ def test_what_only_looks_changes_nothing(look, pruned, tmp_path, capsys):
     before, masks, trained, rows = everything(learn.model), sp_cb.masks, sp_cb.trained, len(sp_cb.table)
     look(learn)
     assert not differing(everything(learn.model), before) and 'parsity' not in capsys.readouterr().out
-    assert sp_cb.masks==masks and sp_cb.trained is trained and len(sp_cb.table)==rows and (pruned or sp_cb.sparsifier is None)
+    assert sp_cb.masks==masks and sp_cb.trained is trained
+    assert len(sp_cb.table)==rows and (pruned or sp_cb.sparsifier is None)
     learn.fit(2)
-    assert sp_cb.masks.sparsity==50 and 'Final Sparsity: 50.00' in capsys.readouterr().out and nonzero_pruned(sp_cb.sparsifier)==0
+    assert sp_cb.masks.sparsity==50 and 'Final Sparsity: 50.00' in capsys.readouterr().out
+    assert nonzero_pruned(sp_cb.sparsifier)==0
 
 def test_lr_find_that_was_interrupted(tmp_path):
     "The next fit prunes all the same"
@@ -354,7 +377,8 @@ def test_an_interrupted_fit(event, lth, added):
     learn, sp_cb = conv_learner(), make(60, schedule=iterative(n_steps=2), start_epoch=1, lth=lth)
     before = everything(learn.model)
     if added=='learner': learn.add_cb(sp_cb)
-    with pytest.raises(KeyboardInterrupt): learn.fit(5, cbs=[Interrupt((1, 1), event)] + ([sp_cb] if added=='fit' else []))
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(5, cbs=[Interrupt((1, 1), event)] + ([sp_cb] if added=='fit' else []))
     ticket, at30 = sp_cb.ticket, sp_cb.masks
     assert at30.sparsity==pytest.approx(30, abs=.2) and nonzero_pruned(sp_cb.sparsifier)==0
     assert ticket.masks==at30 and not differing(ticket.state, masked(before, at30)) and ticket.trained is None
@@ -371,7 +395,8 @@ def test_after_a_mask_that_could_not_be_made_the_next_fit_makes_it():
     nn.init.normal_(learn.model.head.weight)
     learn.opt.clear_state()
     learn.fit(2, cbs=sp_cb)
-    assert sp_cb.masks.sparsity==pytest.approx(50, abs=.2) and all(t.isfinite().all() for t in sp_cb.ticket.state.values())
+    assert sp_cb.masks.sparsity==pytest.approx(50, abs=.2)
+    assert all(t.isfinite().all() for t in sp_cb.ticket.state.values())
 
 def test_a_second_fit_with_the_same_callback(capsys):
     "It goes on with the masks; the ticket's rewind point is the first one"
@@ -384,8 +409,10 @@ def test_a_second_fit_with_the_same_callback(capsys):
     capsys.readouterr()
     learn.fit(3, cbs=[sp_cb, probe:=Probe(sp_cb)])
     out = capsys.readouterr().out
-    assert 'Resetting' not in out and 'Saving' not in out and out.splitlines()[-1]==f'Final Sparsity: {masks.sparsity:.2f}'
-    assert sp_cb.masks==masks and set(probe.digests)=={masks.digest()} and not differing(sp_cb.ticket.trained, everything(learn.model))
+    assert 'Resetting' not in out and 'Saving' not in out
+    assert out.splitlines()[-1]==f'Final Sparsity: {masks.sparsity:.2f}'
+    assert sp_cb.masks==masks and set(probe.digests)=={masks.digest()}
+    assert not differing(sp_cb.ticket.trained, everything(learn.model))
     assert not differing(sp_cb.sparsifier.snapshot, before)
     for o in (ticket.state, sp_cb.ticket.state, masked(before, masks)): assert not differing(o, state)
 
@@ -414,7 +441,8 @@ class Norm(Callback):
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('lth', [False, True])
 @pytest.mark.parametrize('how', [large_final, taylor])
-@pytest.mark.parametrize('others', [lambda: [GradientClip(.1), Norm()], lambda: [GradientAccumulation(16)], lambda: [MixedPrecision('fp16')],
+@pytest.mark.parametrize('others', [lambda: [GradientClip(.1), Norm()],
+                                    lambda: [GradientAccumulation(16)], lambda: [MixedPrecision('fp16')],
                                     lambda: [MixedPrecision('bf16')]], ids=['clip', 'accumulate', 'fp16', 'bf16'])
 def test_whatever_is_done_to_the_gradients(lth, how, others):
     "fastai's mixed precision is made for CUDA; without it nothing is scaled, but it goes the same way"
@@ -424,7 +452,8 @@ def test_whatever_is_done_to_the_gradients(lth, how, others):
     assert sp_cb.masks.sparsity==pytest.approx(60, abs=.2) and len(probe.digests)==16
 
 def test_after_a_rewind_gradients_accumulate_from_nothing():
-    "A rewind in the middle of a step: the gradients of the other weights are gone, and the step that follows is one of a full number of items"
+    """A rewind in the middle of a step: the gradients of the other weights are gone,
+    and the step that follows is one of a full number of items"""
     steps, waiting = [], []
     class Items(Callback):
         order = 90
@@ -442,7 +471,8 @@ def test_after_a_rewind_gradients_accumulate_from_nothing():
     assert waiting==[False, True, False]*2 and set(steps)=={16}
 
 class ScaledOnCPU(MixedPrecision):
-    "fastai's mixed precision, with PyTorch's scaler for the CPU. The scale is too large at first, so gradients overflow and steps are skipped"
+    """fastai's mixed precision, with PyTorch's scaler for the CPU. The scale is too large at first,
+    so gradients overflow and steps are skipped"""
     def __init__(self, scale=2.**127): super().__init__(); self.scale = scale
     def before_fit(self):
         super().before_fit()
@@ -493,11 +523,13 @@ def test_save_model_keeps_the_best_since_the_last_mask(sched, best, tmp_path):
         def after_epoch(self): states.append(everything(self.model))
     states, learn = [], set_loss(conv_learner(path=tmp_path), [.1, .2, .9, .5, .8, .7])
     learn.fit(6, cbs=[sp_cb:=make(60, schedule=sched, start_epoch=2, lth=True), SaveModelCallback(), Keep()])
-    assert not [k for k in differing(everything(learn.model), states[best]) if k!='seen'] and nonzero_pruned(sp_cb.sparsifier)==0
+    assert not [k for k in differing(everything(learn.model), states[best]) if k!='seen']
+    assert nonzero_pruned(sp_cb.sparsifier)==0
 
 @pytest.mark.parametrize('reset_end', [False, True])
 def test_save_model_and_the_ticket(reset_end, tmp_path):
-    "The trained weights are those of the best epoch, which the model has after the fit, unless the ticket was to be given back untrained"
+    """The trained weights are those of the best epoch, which the model has after the fit,
+    unless the ticket was to be given back untrained"""
     learn = set_loss(conv_learner(path=tmp_path), [.9, .1, .5])
     before, sp_cb = everything(learn.model), make(60, lth=True, reset_end=reset_end)
     learn.fit(3, cbs=[sp_cb, SaveModelCallback()])
@@ -509,7 +541,8 @@ losses = [.5, .4, .3, .2, .9, .8, .7, .6, .95, .85, .9, .9]
 @pytest.mark.parametrize('start, lth, n', [(None, False, 6), (4, False, 12), (4, True, 12), (2, True, 6)])
 def test_early_stopping(start, lth, n):
     "A rewind doesn't stop it (the second one is at epoch 8), and two epochs without improvement do"
-    learn, sp_cb = set_loss(conv_learner(2), losses), make(60, schedule=iterative(n_steps=2), start_epoch=start or 0, lth=lth)
+    learn = set_loss(conv_learner(2), losses)
+    sp_cb = make(60, schedule=iterative(n_steps=2), start_epoch=start or 0, lth=lth)
     learn.fit(12, cbs=[EarlyStoppingCallback(patience=2), *([sp_cb] if start else [])])
     assert len(learn.rows)==n and (not start or sp_cb.ticket.trained is not None)
 
@@ -523,9 +556,11 @@ def test_the_learning_rate_on_a_plateau():
 
 def test_tracking_the_sparsity_itself_and_other_metrics(tmp_path):
     learn = conv_learner(path=tmp_path, metrics=accuracy)
-    learn.fit(3, cbs=[make(60, schedule=iterative), SaveModelCallback('accuracy'), EarlyStoppingCallback('sparsity', patience=5), CSVLogger()])
+    learn.fit(3, cbs=[make(60, schedule=iterative), SaveModelCallback('accuracy'),
+                      EarlyStoppingCallback('sparsity', patience=5), CSVLogger()])
     head, *rows = (tmp_path/'history.csv').read_text().splitlines()
-    assert head=='epoch,train_loss,valid_loss,accuracy,sparsity,time' and [round(float(o.split(',')[4])) for o in rows]==[20, 40, 60]
+    assert head=='epoch,train_loss,valid_loss,accuracy,sparsity,time'
+    assert [round(float(o.split(',')[4])) for o in rows]==[20, 40, 60]
 
 @pytest.mark.parametrize('when', ['before', 'after'])
 def test_export_and_load(when, tmp_path):
@@ -562,15 +597,18 @@ def test_two_callbacks_on_layers_of_their_own():
     head = make(80, 'weight', schedule=linear, layers='head')
     probes = [Probe(convs), Probe(head)]
     learn.fit(3, cbs=[convs, head, *probes])
-    assert head.masks.sparsity==80 and list(head.masks)==['head.weight'] and not set(convs.masks) & set(head.masks) and 0<convs.masks.sparsity<=50
-    assert [row[3:5] for row in learn.rows][-1]==[convs.masks.sparsity, head.masks.sparsity] and list(learn.recorder.metric_names).count('sparsity')==2
+    assert head.masks.sparsity==80 and list(head.masks)==['head.weight']
+    assert not set(convs.masks) & set(head.masks) and 0<convs.masks.sparsity<=50
+    assert [row[3:5] for row in learn.rows][-1]==[convs.masks.sparsity, head.masks.sparsity]
+    assert list(learn.recorder.metric_names).count('sparsity')==2
 
 # Criteria, wrappers, and the rest
 
 @pytest.mark.parametrize('name', list(criteria))
 @pytest.mark.parametrize('lth', [False, True])
 def test_every_criterion(name, lth):
-    learn, sp_cb = conv_learner(), make(60, criteria=name, schedule=iterative, start_epoch=1, lth=lth, rewind_epoch=int(lth))
+    learn = conv_learner()
+    sp_cb = make(60, criteria=name, schedule=iterative, start_epoch=1, lth=lth, rewind_epoch=int(lth))
     learn.fit(5, cbs=[sp_cb, probe:=Probe(sp_cb)])
     assert sp_cb.masks.n_kept==round(.4*sp_cb.masks.n_weights) and len(set(probe.digests))==4
 
@@ -592,7 +630,8 @@ def test_the_gradient_that_was_scored_is_not_taken_as_a_step():
     learn.fit(2, cbs=[sp_cb, Look()])
     assert at and not differing(at, sp_cb.ticket.state)
 
-@pytest.mark.parametrize('wrap', [nn.DataParallel, lambda o: torch.compile(o, backend='eager')], ids=['DataParallel', 'compile'])
+@pytest.mark.parametrize('wrap', [nn.DataParallel, lambda o: torch.compile(o, backend='eager')],
+                         ids=['DataParallel', 'compile'])
 def test_wrapped_models(wrap):
     def found(wrap):
         learn, sp_cb = conv_learner(), make(60, schedule=iterative, start_epoch=1, lth=True)
@@ -602,7 +641,8 @@ def test_wrapped_models(wrap):
         assert list(learn.model.state_dict())==keys
         return sp_cb.ticket
     bare, wrapped = found(noop), found(wrap)
-    assert wrapped.masks==bare.masks and not differing(wrapped.state, bare.state) and not differing(wrapped.trained, bare.trained)
+    assert wrapped.masks==bare.masks and not differing(wrapped.state, bare.state)
+    assert not differing(wrapped.trained, bare.trained)
 
 class Tied(nn.Module):
     "As in a language model: the output layer has the embedding's weight"
@@ -616,7 +656,8 @@ def test_a_tied_parameter():
     learn, again, sp_cb = learner(Tied()), Tied(), make(50, lth=True, start_epoch=1)
     before = everything(learn.model)
     learn.fit(3, cbs=[sp_cb, Probe(sp_cb)])
-    assert sp_cb.masks.n_weights==640 and learn.model.emb.weight.count_nonzero()==320 and learn.model.out.weight is learn.model.emb.weight
+    assert sp_cb.masks.n_weights==640 and learn.model.emb.weight.count_nonzero()==320
+    assert learn.model.out.weight is learn.model.emb.weight
     m, = sp_cb.ticket.masks.values()
     sp_cb.ticket.apply_to(again)
     assert torch.equal(again.emb.weight, before['emb.weight']*m) and again.emb.weight is again.out.weight
@@ -633,21 +674,25 @@ def test_round_to_and_allow_collapse():
 
 def test_same_seed_same_ticket():
     def found(seed):
-        learn, sp_cb = learner(seed=seed), make(80, schedule=geometric(n_steps=2), start_epoch=1, lth=True, rewind_epoch=1)
+        learn = learner(seed=seed)
+        sp_cb = make(80, schedule=geometric(n_steps=2), start_epoch=1, lth=True, rewind_epoch=1)
         learn.fit(3, cbs=sp_cb)
         return sp_cb.ticket
     a, b, other = [found(seed) for seed in (0, 0, 1)]
-    assert a.masks==b.masks and not differing(a.state, b.state) and not differing(a.trained, b.trained) and other.masks!=a.masks
+    assert a.masks==b.masks and not differing(a.state, b.state)
+    assert not differing(a.trained, b.trained) and other.masks!=a.masks
 
 def test_before_any_fit():
     sp_cb = make(50)
-    assert sp_cb.masks is None and sp_cb.ticket is None and sp_cb.sparsifier is None and sp_cb.trained is None and not len(sp_cb.table)
+    assert sp_cb.masks is None and sp_cb.ticket is None and sp_cb.sparsifier is None
+    assert sp_cb.trained is None and not len(sp_cb.table)
 
 def test_a_model_that_was_sparse_before_stays_so_through_a_rewind():
     "start_sparsity with a later rewind point: the snapshot is taken with those weights at 0"
     learn, sp_cb = conv_learner(), make(60, start_sparsity=30, start_epoch=2, lth=True, rewind_epoch=1)
     learn.fit(4, cbs=[sp_cb, probe:=Probe(sp_cb)])
-    assert not differing(sp_cb.ticket.state, masked(sp_cb.sparsifier.snapshot, sp_cb.masks)) and len(set(probe.digests))==2
+    assert not differing(sp_cb.ticket.state, masked(sp_cb.sparsifier.snapshot, sp_cb.masks))
+    assert len(set(probe.digests))==2
 
 def test_cancelled_by_somebody_else():
     "A callback that stops the fit: masks and ticket are there, the trained weights too"
@@ -682,15 +727,19 @@ def test_the_table_and_the_meta(tmp_path):
         r = e//2
         assert set(of.arm)=={'ticket' if r else 'dense'} and set(of['round'])=={r} and set(of.step)=={(e+1)*n_batches}
         assert of.density.to_list()==pytest.approx([100*.2**(r/2)]*3, abs=.01)
-    assert as_table(meta['table']).equals(df) and as_table(Ticket.load(sp_cb.ticket.save(tmp_path/'t')).meta['table']).equals(df)
+    assert as_table(meta['table']).equals(df)
+    assert as_table(Ticket.load(sp_cb.ticket.save(tmp_path/'t')).meta['table']).equals(df)
     assert meta['seeds']==dict(torch=3, data=0) and meta['data']==dict(loader='WholeDL', n_train=1437, n_valid=360)
-    assert meta['rewind']==1 and meta['schedule']=='geometric(n_steps=2)' and meta['layers']==list(sp_cb.masks) and 'verbose' not in meta
-    assert json.loads(json.dumps(meta, allow_nan=False))==meta and set(meta['versions'])=={'python','lottery_nb','torch','fastai'}
+    assert meta['rewind']==1 and meta['schedule']=='geometric(n_steps=2)'
+    assert meta['layers']==list(sp_cb.masks) and 'verbose' not in meta
+    assert json.loads(json.dumps(meta, allow_nan=False))==meta
+    assert set(meta['versions'])=={'python','lottery_nb','torch','fastai'}
     assert not differing(sp_cb.ticket.full, {k: sp_cb.sparsifier.snapshot[k] for k in sp_cb.masks})
 
 @pytest.mark.parametrize('kwargs, n, epochs', [
     (dict(schedule=linear, start_epoch=1, end_epoch=3), 5, {0: 0, 1: 1, 2: 4}),
-    (dict(start_epoch=1), 2, {0: 0, 1: 1}), ({}, 2, {1: 1}), (dict(schedule=dsd, start_epoch=1), 3, {0: 0, 1: 1, 2: 2})])
+    (dict(start_epoch=1), 2, {0: 0, 1: 1}), ({}, 2, {1: 1}),
+    (dict(schedule=dsd, start_epoch=1), 3, {0: 0, 1: 1, 2: 2})])
 def test_rounds(kwargs, n, epochs):
     "A round is an epoch with new masks and those after it without; what isn't dense without lth is `finetune`"
     learn, sp_cb = conv_learner(), make(80, **kwargs)
@@ -705,7 +754,8 @@ def test_a_second_fit_goes_on_with_the_table():
     first, ticket = sp_cb.table, sp_cb.ticket
     learn.fit(3, cbs=sp_cb)
     assert sp_cb.table[:len(first)].equals(first) and as_table(ticket.meta['table']).equals(first)
-    assert dict(last(sp_cb.table).epoch)=={0: 0, 1: 4} and dict(last(sp_cb.table).step)=={0: 4, 1: 20} and not sp_cb.table.duplicated(['epoch','metric']).any()
+    assert dict(last(sp_cb.table).epoch)=={0: 0, 1: 4} and dict(last(sp_cb.table).step)=={0: 4, 1: 20}
+    assert not sp_cb.table.duplicated(['epoch','metric']).any()
 
 def test_what_cannot_be_measured():
     "NaN is None for JSON; an epoch that was not measured, a metric that's no number, no Recorder: left out"
@@ -724,7 +774,8 @@ def test_what_cannot_be_measured():
         learn.fit(1, cbs=[sp_cb:=make(50), *cbs])
         assert not len(sp_cb.table) and sp_cb.ticket.meta['table']==[]
     streams = DataLoaders(*[torch.utils.data.DataLoader(Stream(), batch_size=4) for _ in range(2)])
-    assert data_origin(streams)==dict(data=dict(loader='DataLoader', n_train=None, n_valid=None), seeds=dict(torch=torch.initial_seed(), data=None))
+    assert data_origin(streams)==dict(data=dict(loader='DataLoader', n_train=None, n_valid=None),
+                                      seeds=dict(torch=torch.initial_seed(), data=None))
 
 def test_a_first_batch_uses_up_nothing():
     "Neither the loader's own random numbers nor anybody's"

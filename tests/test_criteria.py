@@ -29,7 +29,8 @@ by_formula = pytest.mark.parametrize('name', FORMULAS)
 
 # no subnormal numbers: their products are 0 in one precision and not in another
 real = st.floats(-8, 8, width=32).map(lambda v: v if abs(v)>1e-6 else 0.)
-four = array_shapes(max_dims=5, max_side=5).flatmap(lambda shape: st.tuples(*[arrays(np.float32, shape, elements=real)]*4))
+four = array_shapes(max_dims=5,
+                    max_side=5).flatmap(lambda shape: st.tuples(*[arrays(np.float32, shape, elements=real)]*4))
 
 def view(f, i=None, p=None, g=None, name='conv.weight'):
     return WeightView(name, *(None if a is None else torch.as_tensor(a) for a in (f, i, p, g)))
@@ -57,8 +58,10 @@ def test_formula(name, tensors):
 @given(four, st.floats(.01, 10))
 def test_alpha(tensors, alpha):
     f,i = (np.abs(t.astype(np.float64)) for t in tensors[:2])
-    for name,expected in dict(large_init_large_final=np.minimum(alpha*f, i), small_init_small_final=-np.maximum(alpha*f, i)).items():
-        np.testing.assert_allclose(criteria[name](alpha=alpha).scores(view(*tensors)).numpy(), expected, rtol=1e-5, atol=1e-5)
+    for name,expected in dict(large_init_large_final=np.minimum(alpha*f, i),
+                              small_init_small_final=-np.maximum(alpha*f, i)).items():
+        np.testing.assert_allclose(criteria[name](alpha=alpha).scores(view(*tensors)).numpy(),
+                                   expected, rtol=1e-5, atol=1e-5)
 
 @by_formula
 def test_needs_are_what_is_read(name):
@@ -99,13 +102,15 @@ def test_looks_and_does_not_touch(name):
 @pytest.mark.parametrize('kind', ['final', 'init', 'previous', 'grad'])
 def test_scores_are_never_the_weights_themselves(registry, kind):
     def mine(w): return getattr(w, kind)[:]
-    tensors = dict(final=torch.nn.Parameter(torch.ones(2, 3)), init=torch.ones(2, 3), previous=torch.ones(2, 3), grad=torch.ones(2, 3))
+    tensors = dict(final=torch.nn.Parameter(torch.ones(2, 3)), init=torch.ones(2, 3),
+                   previous=torch.ones(2, 3), grad=torch.ones(2, 3))
     w = WeightView('fc.weight', **tensors)
     assert not getattr(w, kind).requires_grad
     criterion(mine).scores(w).zero_()
     assert all((t==1).all() for t in tensors.values())
 
-@pytest.mark.parametrize('layout', [lambda t: t.t(), lambda t: t[::2], lambda t: t.expand(3, *t.shape), lambda t: t[:0], lambda t: t[0,0]])
+@pytest.mark.parametrize('layout', [lambda t: t.t(), lambda t: t[::2],
+                                    lambda t: t.expand(3, *t.shape), lambda t: t[:0], lambda t: t[0,0]])
 @by_formula
 def test_any_layout(name, layout):
     tensors = [layout(t) for t in torch.randn(4, 6, 5, generator=torch.Generator().manual_seed(0))]
@@ -136,19 +141,22 @@ def test_random_is_uniform():
     layers = torch.stack([random_scores.scores(view(torch.zeros(10_000), name=f'{s}')) for s in range(20)])
     assert (torch.corrcoef(layers)-torch.eye(20)).abs().max() < .06
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU: scores on a GPU are not compared with those on the CPU')
+@pytest.mark.skipif(not torch.cuda.is_available(),
+                    reason='no GPU: scores on a GPU are not compared with those on the CPU')
 @pytest.mark.parametrize('name', criteria)
 def test_on_a_gpu_as_on_the_cpu(name):
     tensors = torch.randn(4, 8, 8)
-    scores = criteria[name].scores(WeightView('fc.weight', tensors[0].cuda(), *tensors[1:])) # snapshots may stay on the CPU
+    # snapshots may stay on the CPU
+    scores = criteria[name].scores(WeightView('fc.weight', tensors[0].cuda(), *tensors[1:]))
     assert scores.device.type=='cuda'
     torch.testing.assert_close(scores.cpu(), criteria[name].scores(WeightView('fc.weight', *tensors)))
 
 # --- own ones
 
-@pytest.mark.parametrize('given, dtype', [(lambda w: w.final>0, torch.float64), (lambda w: w.final.long(), torch.float64),
-                                          (lambda w: w.final.half(), torch.float32), (lambda w: w.final.double(), torch.float64),
-                                          (lambda w: w.final.requires_grad_(), torch.float32)])
+@pytest.mark.parametrize('given, dtype',
+                         [(lambda w: w.final>0, torch.float64), (lambda w: w.final.long(), torch.float64),
+                          (lambda w: w.final.half(), torch.float32), (lambda w: w.final.double(), torch.float64),
+                          (lambda w: w.final.requires_grad_(), torch.float32)])
 def test_any_real_scores_will_do(registry, given, dtype):
     def mine(w): return given(w)
     final = torch.tensor([[1., -2.], [3., 0.]])
@@ -174,20 +182,28 @@ def mine(fn):
     return criterion(mine).scores(WeightView('fc.weight', torch.ones(2,3), init=torch.ones(2,3)))
 
 @pytest.mark.parametrize('wrong, error, message', [
-    (lambda: mine(lambda w: None), TypeError, 'criterion=mine: expected one that gives a tensor of real scores for fc.weight, not NoneType'),
-    (lambda: mine(lambda w: w.final.numpy()), TypeError, 'not float32'), (lambda: mine(lambda w: w.final.tolist()), TypeError, 'not list'),
+    (lambda: mine(lambda w: None), TypeError,
+     'criterion=mine: expected one that gives a tensor of real scores for fc.weight, not NoneType'),
+    (lambda: mine(lambda w: w.final.numpy()), TypeError, 'not float32'),
+    (lambda: mine(lambda w: w.final.tolist()), TypeError, 'not list'),
     (lambda: mine(lambda w: w.final*1j), TypeError, 'not torch.complex64'),
-    (lambda: mine(lambda w: w.final.sum()), ValueError, r'criterion=mine: expected one that gives scores of the shape \[2, 3\] for fc.weight, not \[\]'),
-    (lambda: mine(lambda w: w.final.t()), ValueError, r'not \[3, 2\]'), (lambda: mine(lambda w: w.final.flatten()), ValueError, r'not \[6\]'),
+    (lambda: mine(lambda w: w.final.sum()), ValueError,
+     r'criterion=mine: expected one that gives scores of the shape \[2, 3\] for fc.weight, not \[\]'),
+    (lambda: mine(lambda w: w.final.t()), ValueError, r'not \[3, 2\]'),
+    (lambda: mine(lambda w: w.final.flatten()), ValueError, r'not \[6\]'),
     (lambda: mine(lambda w: w.final.abs_()), ValueError, 'criterion=mine: expected one that leaves fc.weight as it is'),
     (lambda: mine(lambda w: w.init.mul_(2)), ValueError, 'leaves fc.weight as it is'),
     (lambda: mine(lambda w: w.previous), ValueError, 'fc.weight.previous=None'),
-    *[(lambda n=n: criterion(needs=n), ValueError, 'expected one of init, previous, grad') for n in ('final', 'Init', ('init','momentum'))],
+    *[(lambda n=n: criterion(needs=n), ValueError, 'expected one of init, previous, grad')
+      for n in ('final', 'Init', ('init','momentum'))],
     (lambda: criterion('init'), TypeError, "fn='init': expected a function"),
-    *[(lambda k=k: WeightView('fc.weight', torch.ones(1,3), **{k: torch.ones(3)}), ValueError, rf"fc.weight.{k}=\[3\]: expected the weight's shape \[1, 3\]")
+    *[(lambda k=k: WeightView('fc.weight', torch.ones(1,3), **{k: torch.ones(3)}),
+       ValueError, rf"fc.weight.{k}=\[3\]: expected the weight's shape \[1, 3\]")
       for k in ('init','previous','grad')],
-    *[(lambda o=o: WeightView('fc.weight', o), TypeError, 'fc.weight.final=.*: expected a tensor') for o in (None, [1.], np.ones(3))],
-    *[(lambda o=o: random_scores(seed=o).scores(view(torch.zeros(3))), e, 'seed=') for o,e in ((-1, ValueError), (.5, TypeError), (None, TypeError))]])
+    *[(lambda o=o: WeightView('fc.weight', o), TypeError, 'fc.weight.final=.*: expected a tensor')
+      for o in (None, [1.], np.ones(3))],
+    *[(lambda o=o: random_scores(seed=o).scores(view(torch.zeros(3))), e, 'seed=')
+      for o,e in ((-1, ValueError), (.5, TypeError), (None, TypeError))]])
 def test_errors(registry, wrong, error, message):
     with pytest.raises(error, match=message): wrong()
 

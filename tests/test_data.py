@@ -22,7 +22,9 @@ def same(a, b):
     "Two lists of batches are equal, bit for bit"
     return len(a)==len(b) and all(len(x)==len(y) and all(torch.equal(s, t) for s,t in zip(x, y)) for x,y in zip(a, b))
 
-def global_numbers(): return random.getstate(), [v.tolist() if hasattr(v, 'tolist') else v for v in np.random.get_state()], torch.get_rng_state().tolist()
+def global_numbers():
+    return random.getstate(), [v.tolist() if hasattr(v, 'tolist') else v
+                               for v in np.random.get_state()], torch.get_rng_state().tolist()
 
 def mlp():
     torch.manual_seed(0)
@@ -34,7 +36,8 @@ def test_digits_are_scikit_learns():
     raw, dls = load_digits(), digits_dls()
     x,y = (torch.cat(t) for t in zip(*(dl.stacked() for dl in dls.loaders)))
     assert x.shape==(1797,1,8,8) and x.dtype==torch.float32 and 0<=x.min() and x.max()==1
-    order = lambda images, labels: sorted(map(tuple, np.column_stack([np.asarray(images).reshape(1797,-1), np.asarray(labels)])))
+    def order(images, labels):
+        return sorted(map(tuple, np.column_stack([np.asarray(images).reshape(1797,-1), np.asarray(labels)])))
     assert order(16*x, y)==order(raw.images, raw.target)
     assert dls.c==10 and list(dls.vocab)==[str(i) for i in range(10)]
 
@@ -158,7 +161,8 @@ def test_seeded_order_is_a_permutation(n, bs, drop_last, epoch):
     got = [i for b in dl for i in b.tolist()]
     assert len(set(got))==len(got) and set(got)<=set(range(n)) and len(got)==(n-n%bs if drop_last else n)
 
-def test_without_shuffle_the_order_is_the_data(): assert torch.cat(list(SeededDL(list(range(9)), bs=4, num_workers=0))).tolist()==list(range(9))
+def test_without_shuffle_the_order_is_the_data():
+    assert torch.cat(list(SeededDL(list(range(9)), bs=4, num_workers=0))).tolist()==list(range(9))
 
 # --- photos, generated
 
@@ -171,7 +175,9 @@ def photos(tmp_path_factory):
             (root/part/folder).mkdir(parents=True)
             for j in range(n):
                 pixels = rng.integers(0, 255, (rng.integers(20,60), rng.integers(20,60), 3), dtype=np.uint8)
-                Image.fromarray(pixels if j else pixels[...,0]).save(root/part/folder/(f'{j}.JPEG' if j%2 else f'{j}.png')) # the first is grey
+                # the first is grey
+                Image.fromarray(pixels if j
+                                else pixels[...,0]).save(root/part/folder/(f'{j}.JPEG' if j%2 else f'{j}.png'))
     (root/'noisy.csv').write_text('not a photo')
     return root
 
@@ -249,7 +255,8 @@ def test_photos_train_and_export(photos, tmp_path):
 def test_no_such_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match='nowhere.*no such folder'): imagenette_dls(path=tmp_path/'nowhere')
 
-@pytest.mark.parametrize('there, message', [((), 'it has no train and no val'), (('train',), 'it has no val'), (('val',), 'it has no train'),
+@pytest.mark.parametrize('there, message', [((), 'it has no train and no val'),
+                                            (('train',), 'it has no val'), (('val',), 'it has no train'),
                                             (('train','val'), 'there are no images in train')])
 def test_incomplete_folder(tmp_path, there, message):
     for part in there: (tmp_path/part).mkdir()
@@ -283,7 +290,8 @@ except FileNotFoundError as e: print(e)
 '''
 def without_network(home):
     "What a process prints that makes the data with fastai's folder at `home` and no network"
-    return subprocess.run([sys.executable, '-W', 'ignore', '-c', WITHOUT_NETWORK], env={**os.environ, 'FASTAI_HOME': str(home)},
+    return subprocess.run([sys.executable, '-W', 'ignore', '-c', WITHOUT_NETWORK],
+                          env={**os.environ, 'FASTAI_HOME': str(home)},
                           check=True, capture_output=True, text=True).stdout
 
 def test_untar_data_without_network(photos, tmp_path):
@@ -297,7 +305,8 @@ def test_untar_data_without_network(photos, tmp_path):
 def test_an_interrupted_download(tmp_path):
     (tmp_path/'data'/'imagenette2-160'/'train').mkdir(parents=True)
     with pytest.raises(subprocess.CalledProcessError) as e: without_network(tmp_path)
-    assert f"path='{tmp_path}/data/imagenette2-160': expected a folder with the folders train and val, but it has no val" in e.value.stderr
+    assert (f"path='{tmp_path}/data/imagenette2-160': expected a folder with the folders train and val, "
+            'but it has no val') in e.value.stderr
 
 # --- the real photos
 
@@ -328,7 +337,9 @@ def named(tmp_path):
     for part,n in dict(train=3, val=1).items():
         for name in 'abc':
             (tmp_path/'photos'/part/name).mkdir(parents=True)
-            for i in range(n): Image.fromarray(rng.integers(0, 255, (40,40,3), dtype=np.uint8)).save(tmp_path/'photos'/part/name/f'{i}.png')
+            for i in range(n):
+                Image.fromarray(rng.integers(0, 255, (40,40,3),
+                                             dtype=np.uint8)).save(tmp_path/'photos'/part/name/f'{i}.png')
     return tmp_path/'photos'
 
 def test_named_data_is_the_data(named):
@@ -338,13 +349,15 @@ def test_named_data_is_the_data(named):
 
 def test_named_data_in_another_process(named, monkeypatch):
     "Words in, the same batches out"
-    code = ('import hashlib, json, sys, torch; from lottery_nb.data import *; told = json.loads(sys.argv[1]); torch.manual_seed(5); torch.rand(1)\n'
+    code = ('import hashlib, json, sys, torch; from lottery_nb.data import *; told = json.loads(sys.argv[1]); '
+            'torch.manual_seed(5); torch.rand(1)\n'
             'dls = dls_by_name(**told["data"]); net = model_by_name(told["arch"], dls)\n'
             'def bits(t): return hashlib.sha256(t.detach().cpu().contiguous().numpy().tobytes()).hexdigest()\n'
             'found = [[bits(x), y.tolist()] for x,y in dls.train], [bits(p) for p in net.parameters()]')
     photos = dict(data=str(named), bs=4, size=64, num_workers=0)
     for told in (dict(data=dict(data='digits', bs=500, seed=1), arch='digits_mlp'), dict(data=photos, arch='resnet18')):
-        done = subprocess.run([sys.executable, '-W', 'ignore', '-c', f'{code}; print(json.dumps(found))', json.dumps(told)], capture_output=True, text=True)
+        done = subprocess.run([sys.executable, '-W', 'ignore', '-c', f'{code}; print(json.dumps(found))',
+                               json.dumps(told)], capture_output=True, text=True)
         assert done.returncode==0, done.stderr
         here = {}
         monkeypatch.setattr(sys, 'argv', ['', json.dumps(told)])
@@ -358,7 +371,8 @@ def test_a_folder_of_that_name(named, monkeypatch):
     assert dls_by_name('digits', 3).c==10
     for o in ('./digits', Path('digits')): assert dls_by_name(o, 3, num_workers=0).c==3
 
-@pytest.mark.parametrize('arch', ['resnet18', 'mobilenet_v3_small', 'googlenet', 'vgg11_bn', 'shufflenet_v2_x0_5', 'densenet121'])
+@pytest.mark.parametrize('arch', ['resnet18', 'mobilenet_v3_small', 'googlenet',
+                                  'vgg11_bn', 'shufflenet_v2_x0_5', 'densenet121'])
 def test_named_networks(arch, named):
     "Untrained, with an output for each class, a tensor also while training; weights from the global random numbers"
     dls = dls_by_name(named, bs=4, size=64, num_workers=0)
@@ -367,12 +381,14 @@ def test_named_networks(arch, named):
     assert net(dls.one_batch()[0]).shape==(4, 3)
     torch.manual_seed(1)
     again = model_by_name(arch, dls).state_dict()
-    assert all(torch.equal(t, again[k]) for k,t in net.state_dict().items() if 'running' not in k and 'tracked' not in k)
+    assert all(torch.equal(t, again[k]) for k,t in net.state_dict().items() if 'running' not in k
+               and 'tracked' not in k)
 
 def test_networks_that_do_not_fit(named):
     "Three channels or one; and a learner in words has what the words say"
     photos = dls_by_name(named, bs=4, num_workers=0)
-    with pytest.raises(ArgumentError, match='a network of torchvision for images of 3 channels'): model_by_name('digits_mlp', photos)
+    with pytest.raises(ArgumentError, match='a network of torchvision for images of 3 channels'):
+        model_by_name('digits_mlp', photos)
     with pytest.raises(ArgumentError, match="arch='fcn_resnet50'.*such as"): model_by_name('fcn_resnet50', photos)
     learn = learner_by_name(named, 'resnet18', bs=3, seed=2, size=24, num_workers=0)
     assert learn.lr==1e-3 and learn.dls.train.seed==2 and learn.dls.one_batch()[0].shape==(3,3,24,24)

@@ -1,6 +1,8 @@
-"""Several processes that train one network: masks, rewind points and tickets that are the same in all of them, and errors that end them all.
+"""Several processes that train one network: masks, rewind points and tickets that are the same in all of them,
+and errors that end them all.
 
-The processes are started one by one, not by torchrun, which would end the others when one fails: whoever waits for good here is a failure."""
+The processes are started one by one, not by torchrun, which would end the others when one fails:
+whoever waits for good here is a failure."""
 import hashlib, json, os, random, signal, subprocess, sys, time, warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,12 +16,14 @@ from models import ConvNet, bits, mlp  # noqa: E402
 
 from lottery_nb.distributed import RankError, Ranks, all_ranks, mended_fastai, ranks_of  # noqa: E402
 
-# --- what runs in each process ------------------------------------------------------------------------------------------------------------
+# --- what runs in each process ----------------------------------------------------------------------------------------
 
-def _tensors(tensors): return {k: hashlib.sha256(bits(t).numpy().tobytes()).hexdigest() for k,t in (tensors or {}).items()}
+def _tensors(tensors):
+    return {k: hashlib.sha256(bits(t).numpy().tobytes()).hexdigest() for k,t in (tensors or {}).items()}
 
 def _ticket(t):
-    return dict(masks=t.masks.digest(), state=_tensors(t.state), trained=_tensors(t.trained), full=_tensors(t.full), meta=t.meta)
+    return dict(masks=t.masks.digest(), state=_tensors(t.state), trained=_tensors(t.trained),
+                full=_tensors(t.full), meta=t.meta)
 
 def _learner(model=mlp, bs=64, **kwargs):
     from fastai.learner import Learner
@@ -34,7 +38,8 @@ def _callback(*args, criteria='large_final', method='global', **kwargs):
 
 def _shared_fit(learn, n, *cbs, quiet=True, **kwargs):
     from contextlib import nullcontext
-    with learn.no_bar(), learn.no_logging() if quiet else nullcontext(), learn.distrib_ctx(sync_bn=False, **kwargs): learn.fit(n, cbs=list(cbs))
+    with learn.no_bar(), learn.no_logging() if quiet else nullcontext(), learn.distrib_ctx(sync_bn=False, **kwargs):
+        learn.fit(n, cbs=list(cbs))
 
 def _watcher(**events):
     "A callback that runs around the SparsifyCallback"
@@ -48,19 +53,22 @@ class Each:
     def cb(self): return _watcher(after_batch=lambda cb: self.seen.append(cb.learn.sparsify.masks.digest()))
 
 def gradual(ranks, tmp):
-    "fastai's `DistributedDL` says 7 batches and gives 6; the last mask has to be the one that was asked for all the same"
+    """fastai's `DistributedDL` says 7 batches and gives 6;
+    the last mask has to be the one that was asked for all the same"""
     each,sp_cb = Each(),_callback(80, 'agp', update_every=2)
     learn = _learner(bs=110)
     first = _tensors(dict(learn.model.named_parameters()))
     _shared_fit(learn, 3, sp_cb, each.cb(), quiet=False)
-    return dict(seen=each.seen, kept=sp_cb.masks.n_kept, ticket=_ticket(sp_cb.ticket), model=_tensors(learn.model.state_dict()),
+    return dict(seen=each.seen, kept=sp_cb.masks.n_kept, ticket=_ticket(sp_cb.ticket),
+                model=_tensors(learn.model.state_dict()),
                 first=first, column=[o[3] for o in learn.recorder.values], values=learn.recorder.values)
 
 def expected(ranks, tmp):
     "The masks are those of an independent ranking of the weights at that moment"
     seen = {}
     def before_batch(cb):
-        if cb.epoch==1 and not cb.iter: seen.update({k: p.detach().clone() for k,p in cb.learn.model.module.named_parameters() if p.dim()>1})
+        if cb.epoch==1 and not cb.iter:
+            seen.update({k: p.detach().clone() for k,p in cb.learn.model.module.named_parameters() if p.dim()>1})
     sp_cb = _callback(37, 'one_shot', start_epoch=1)
     _shared_fit(_learner(), 2, _watcher(order=54, before_batch=before_batch), sp_cb)
     flat = np.concatenate([w.numpy().ravel() for w in seen.values()])
@@ -78,7 +86,8 @@ def lucky(ranks, tmp):
     _shared_fit(_learner(), 3, sp_cb, each.cb())
     fixed = _callback(60, 'one_shot', criteria='random')
     _shared_fit(_learner(), 1, fixed)
-    return dict(seen=each.seen, fixed=fixed.masks.digest(), drawn=[torch.rand(()).item(), np.random.rand(), random.random()])
+    return dict(seen=each.seen, fixed=fixed.masks.digest(),
+                drawn=[torch.rand(()).item(), np.random.rand(), random.random()])
 
 def gradients(ranks, tmp):
     each,sp_cb = Each(),_callback(70, 'iterative', criteria='taylor', method='local', lth=True)
@@ -101,7 +110,8 @@ def rewinding(ranks, tmp):
     learn = _learner(ConvNet)
     _shared_fit(learn, 4, sp_cb, _watcher(before_batch=before_batch, after_pred=after_pred))
     last = sp_cb.table.groupby('round').epoch.max()
-    return dict(own=own, right=right, saved=saved, ticket=_ticket(sp_cb.ticket), model=_tensors(named_tensors(learn.model)), last=last.tolist())
+    return dict(own=own, right=right, saved=saved, ticket=_ticket(sp_cb.ticket),
+                model=_tensors(named_tensors(learn.model)), last=last.tolist())
 
 def own_statistics(ranks, tmp):
     "The same if `DistributedDataParallel` is told to leave BatchNorm's statistics as they are in each process"
@@ -135,14 +145,17 @@ def compiled(ranks, tmp):
 
 def _error(fn):
     try: fn()
-    except Exception as e: return [type(e).__name__, str(e), getattr(e, '__notes__', []), len(e.search.tickets) if hasattr(e, 'search') else None]
+    except Exception as e:
+        return [type(e).__name__, str(e), getattr(e, '__notes__', []),
+                len(e.search.tickets) if hasattr(e, 'search') else None]
 
 def _meddle(ranks):
     def before_batch(cb):
         if cb.epoch==1 and not cb.iter and ranks.rank==1: cb.learn.model.module[3].weight.data[0] += 100
     return _watcher(order=54, before_batch=before_batch)
 
-def differs(ranks, tmp): return _error(lambda: _shared_fit(_learner(), 2, _callback(50, 'one_shot', start_epoch=1), _meddle(ranks)))
+def differs(ranks, tmp):
+    return _error(lambda: _shared_fit(_learner(), 2, _callback(50, 'one_shot', start_epoch=1), _meddle(ranks)))
 
 def other_settings(ranks, tmp):
     layers = _error(lambda: _shared_fit(_learner(), 2, _callback(50, 'one_shot', layers=['1','3'][:2-ranks.rank])))
@@ -178,13 +191,16 @@ def _search_fit(learn):
 
 def _find(dir=None, fit=_search_fit, model=ConvNet, **kwargs):
     from lottery_nb.find import find_ticket
-    return find_ticket(lambda: _learner(model), fit, **{'rounds': 2, 'prune': 30, 'rewind': '5it', 'dir': dir, 'progress': False, **kwargs})
+    return find_ticket(lambda: _learner(model), fit,
+                       **{'rounds': 2, 'prune': 30, 'rewind': '5it', 'dir': dir, 'progress': False, **kwargs})
 
-def _found(search): return dict(tickets=[_ticket(t) for t in search.runs()], settings=search.settings, table=search.table.to_csv())
+def _found(search):
+    return dict(tickets=[_ticket(t) for t in search.runs()], settings=search.settings, table=search.table.to_csv())
 
 def search(ranks, tmp):
     found = _found(_find(tmp/'search', arms=['reinit','random'], progress=True))
-    return dict(found=found, nowhere=_found(_find(arms=['reinit','random'])), read=_found(_find(tmp/'search', arms=['reinit','random'])),
+    return dict(found=found, nowhere=_found(_find(arms=['reinit','random'])),
+                read=_found(_find(tmp/'search', arms=['reinit','random'])),
                 fewer=len(_find(tmp/'search', rounds=1).runs()))
 
 def searches(ranks, tmp):
@@ -192,7 +208,8 @@ def searches(ranks, tmp):
     @criterion(needs=('grad','init','previous'))
     def odd(w): return (w.grad*w.final).abs()*torch.rand(w.shape) + (w.final-w.init).abs() + (w.final-w.previous).abs()
     def dropping(): return nn.Sequential(nn.Flatten(), nn.Dropout(.2), nn.Linear(64,32), nn.ReLU(), nn.Linear(32,10))
-    return [_found(_find(criteria='taylor', rewind=1, rounds=1)), _found(_find(criteria=odd, model=dropping, rewind='lr'))]
+    return [_found(_find(criteria='taylor', rewind=1, rounds=1)),
+            _found(_find(criteria=odd, model=dropping, rewind='lr'))]
 
 def search_errors(ranks, tmp):
     import resource
@@ -204,7 +221,8 @@ def search_errors(ranks, tmp):
             if ranks.rank==1: raise FileNotFoundError('no such data')
             return _learner()
         find_ticket(learner, _search_fit, rounds=1)
-    told = dict(alone=_error(lambda: _find(fit=alone)), strange=_error(strange), other=_error(lambda: _find(tmp/'search', prune=40)),
+    told = dict(alone=_error(lambda: _find(fit=alone)), strange=_error(strange),
+                other=_error(lambda: _find(tmp/'search', prune=40)),
                 learner=_error(one_learner))
     count,limits = [],resource.getrlimit(resource.RLIMIT_FSIZE)
     def filling(learn):
@@ -251,9 +269,11 @@ def single(ranks, tmp):
         if shared: _shared_fit(learn, 4, sp_cb)
         else:
             with learn.no_bar(), learn.no_logging(): learn.fit(4, cbs=sp_cb)
-        return dict(ticket=_ticket(sp_cb.ticket), model=_tensors(learn.model.state_dict()), values=learn.recorder.values)
+        return dict(ticket=_ticket(sp_cb.ticket), model=_tensors(learn.model.state_dict()),
+                    values=learn.recorder.values)
     from lottery_nb.find import find_ticket
-    found = [find_ticket(lambda: _learner(ConvNet), fit, rounds=1, progress=False) for fit in (lambda learn: learn.fit(2), _search_fit)]
+    found = [find_ticket(lambda: _learner(ConvNet), fit, rounds=1, progress=False)
+             for fit in (lambda learn: learn.fit(2), _search_fit)]
     return [train(False), train(True), *[[_plain(t) for t in o.tickets] for o in found]]
 
 def main(rank, n, tmp, *scenarios):
@@ -270,14 +290,16 @@ def main(rank, n, tmp, *scenarios):
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
-# --- what starts them and looks at what came out --------------------------------------------------------------------------------------------
+# --- what starts them and looks at what came out ----------------------------------------------------------------------
 
 def launch(tmp, n, *scenarios, seconds=400):
     "Exit codes, outputs and errors of `n` processes, none of which may take longer than so many `seconds`"
     (tmp/'store').unlink(missing_ok=True)
-    env = {**os.environ, 'WORLD_SIZE': str(n), 'LOCAL_WORLD_SIZE': str(n), 'OMP_NUM_THREADS': '1', 'ACCELERATE_USE_CPU': 'true', 'PYTHONWARNINGS': 'ignore'}
+    env = {**os.environ, 'WORLD_SIZE': str(n), 'LOCAL_WORLD_SIZE': str(n),
+           'OMP_NUM_THREADS': '1', 'ACCELERATE_USE_CPU': 'true', 'PYTHONWARNINGS': 'ignore'}
     files = [[open(tmp/f'{name}.{r}', 'w+') for name in ('out','err')] for r in range(n)]
-    processes = [subprocess.Popen([sys.executable, str(me), str(r), str(n), str(tmp), *scenarios], stdout=files[r][0], stderr=files[r][1],
+    processes = [subprocess.Popen([sys.executable, str(me), str(r), str(n), str(tmp), *scenarios],
+                                  stdout=files[r][0], stderr=files[r][1],
                                   env={**env, 'RANK': str(r), 'LOCAL_RANK': str(r)}) for r in range(n)]
     until = time.monotonic()+seconds
     try:
@@ -304,7 +326,8 @@ def two(tmp_path_factory):
     "Two processes that have run all scenarios, the last of which ends them with an error"
     tmp = tmp_path_factory.mktemp('two')
     done = launch(tmp, 2, *trainings, *refusals, *found_by, 'uncaught')
-    have = [name for name in (*trainings, *refusals, *found_by) if (tmp/f'{name}.0.json').exists() and (tmp/f'{name}.1.json').exists()]
+    have = [name for name in (*trainings, *refusals, *found_by) if (tmp/f'{name}.0.json').exists()
+            and (tmp/f'{name}.1.json').exists()]
     assert len(have)==len(trainings+refusals+found_by), '\n'.join([str(have), *(o[-3000:] for o in done.err)])
     return SimpleNamespace(tmp=tmp, **vars(done), get=lambda name: results(tmp, name))
 
@@ -314,7 +337,8 @@ def after_kill(tmp_path_factory):
     tmp = tmp_path_factory.mktemp('killed')
     first = launch(tmp, 2, 'killed')
     files = _files(tmp/'killed')
-    return SimpleNamespace(first=first, files=files, then=launch(tmp, 2, 'resumed'), found=results(tmp, 'resumed'), now=_files(tmp/'killed'))
+    return SimpleNamespace(first=first, files=files, then=launch(tmp, 2, 'resumed'),
+                           found=results(tmp, 'resumed'), now=_files(tmp/'killed'))
 
 def test_masks_are_the_same_at_every_batch(two):
     a,b = two.get('gradual')
@@ -346,7 +370,8 @@ def test_rewinding_with_batchnorm(two):
 
 def test_the_ticket_has_the_statistics_of_rank_0(two):
     a,b = two.get('own_statistics')
-    assert a['ticket']==b['ticket'] and a['own']!=b['own'] and a['ticket']['trained']['stem.1.running_mean']==a['own']['stem.1.running_mean']
+    assert a['ticket']==b['ticket'] and a['own']!=b['own']
+    assert a['ticket']['trained']['stem.1.running_mean']==a['own']['stem.1.running_mean']
 
 def test_a_second_fit_goes_on(two):
     a,b = two.get('again')
@@ -358,26 +383,30 @@ def test_compiled(two):
 
 def test_only_rank_0_speaks(two):
     assert two.out[1]==''
-    for line in ('Pruning of weight until a sparsity of 80%', 'Sparsity at the end of epoch 2: 80.00%', 'Final Sparsity: 80.00'):
+    for line in ('Pruning of weight until a sparsity of 80%', 'Sparsity at the end of epoch 2: 80.00%',
+                 'Final Sparsity: 80.00'):
         assert two.out[0].count(line)==1
     assert two.get('collapses')[0] and two.get('collapses')[1]==[]
 
 def test_a_rank_that_differs_is_named_everywhere(two):
     a,b = two.get('differs')
-    assert a==b and a[0]=='RankError' and 'masks: rank 1 differs from rank 0, first in 1.weight (in 3 of 3 tensors)' in a[1]
+    assert a==b and a[0]=='RankError'
+    assert 'masks: rank 1 differs from rank 0, first in 1.weight (in 3 of 3 tensors)' in a[1]
     assert all(code==1 for code in two.codes)
     assert all('masks: rank 1 differs from rank 0' in err for err in two.err) # the last scenario, which nobody caught
 
 def test_other_settings_are_named_everywhere(two):
     (a,layers),(b,_) = two.get('other_settings')
     assert a==b and a[0]=='RankError' and 'SparsifyCallback: end_sparsity=60 on rank 1, but 50 on rank 0' in a[1]
-    assert layers[0]=='RankError' and "layers=['1.weight'] on rank 1, but ['1.weight', '3.weight'] on rank 0" in layers[1]
+    assert layers[0]=='RankError'
+    assert "layers=['1.weight'] on rank 1, but ['1.weight', '3.weight'] on rank 0" in layers[1]
     a,b = two.get('other_masks')
     assert a==b and 'masks: rank 1 differs from rank 0' in a[1]
 
 def test_an_error_on_one_rank_ends_all(two):
     a,b = two.get('one_fails')
-    assert a[0]==b[0]=='KeyError' and 'no such score' in a[1] and 'no such score' in b[1] and a[2]==['on rank 1'] and b[2]==[]
+    assert a[0]==b[0]=='KeyError' and 'no such score' in a[1]
+    assert 'no such score' in b[1] and a[2]==['on rank 1'] and b[2]==[]
     a,b = two.get('too_few')
     assert a==b and 'expected training data for at least a batch in each of 2 processes' in a[1]
 
@@ -385,7 +414,8 @@ def test_search(two):
     a,b = two.get('search')
     assert a==b and a['found']==a['read'] and a['found']['tickets']==a['nowhere']['tickets'] and a['fewer']==2
     kept = [t['meta']['sparsity'] for t in a['found']['tickets']]
-    assert [t['meta']['arm'] for t in a['found']['tickets']]==['dense','ticket','ticket','reinit','reinit','random','random']
+    arms = [t['meta']['arm'] for t in a['found']['tickets']]
+    assert arms==['dense','ticket','ticket','reinit','reinit','random','random']
     assert kept[0]==0 and kept==pytest.approx([0,30,51,30,51,30,51], abs=.3)
     tickets = ['round_00', *(f'round_0{r}{arm}' for r in (1,2) for arm in ('.random','.reinit',''))]
     assert _files(two.tmp/'search')==[*(f'{o}.safetensors' for o in tickets), 'settings.json', 'table.csv']
@@ -398,10 +428,12 @@ def test_search_errors(two):
     a,b = two.get('search_errors')
     assert a['alone']==b['alone'] and a['alone'][0]=='ArgumentError'
     assert 'expected training that all 2 processes share, with learn.distrib_ctx()' in a['alone'][1]
-    assert a['strange']==b['strange'] and a['strange'][0]=='RankError' and 'find_ticket: prune=21.0 on rank 1, but 20.0 on rank 0' in a['strange'][1]
+    assert a['strange']==b['strange'] and a['strange'][0]=='RankError'
+    assert 'find_ticket: prune=21.0 on rank 1, but 20.0 on rank 0' in a['strange'][1]
     for o,notes in ((a,[]), (b,['on rank 0'])):
         assert o['other'][0]=='SearchError' and 'prune: 30.0 → 40.0' in o['other'][1] and o['other'][2]==notes
-        assert o['full'][0]=='OSError' and 'round_01.safetensors' in o['full'][1] and o['full'][2][:len(notes)]==notes and o['full'][3]==2
+        assert o['full'][0]=='OSError' and 'round_01.safetensors' in o['full'][1]
+        assert o['full'][2][:len(notes)]==notes and o['full'][3]==2
         assert o['learner'][0]=='FileNotFoundError' and 'no such data' in o['learner'][1]
         assert o['here']==['round_00.safetensors', 'settings.json', 'table.csv']
 
@@ -412,7 +444,8 @@ def test_a_killed_search_goes_on(two, after_kill):
     assert after_kill.then.codes==[0,0] and a==b and a['trained']==1
     def known(tickets): return [t | dict(meta={k: v for k,v in t['meta'].items() if k!='search'}) for t in tickets]
     assert known(a['found']['tickets'])==known(two.get('search')[0]['found']['tickets'])[:3]
-    assert after_kill.now==['round_00.safetensors', 'round_01.safetensors', 'round_02.safetensors', 'settings.json', 'table.csv']
+    assert after_kill.now==['round_00.safetensors', 'round_01.safetensors',
+                            'round_02.safetensors', 'settings.json', 'table.csv']
 
 def test_one_process_is_the_plain_run(tmp_path):
     done = launch(tmp_path, 1, 'single')
@@ -426,21 +459,26 @@ def test_without_processes_nothing_is_sent(monkeypatch):
     ranks,w,model = Ranks(),dict(w=torch.ones(2)),nn.Linear(2,2)
     assert all_ranks()==ranks_of(model)==ranks
     state = torch.get_rng_state()
-    with ranks.as_first(): ranks.check_same('w', w), ranks.agree_('w', w, model), ranks.check_equal('w', {}), ranks.share_(w)
+    with ranks.as_first():
+        ranks.check_same('w', w), ranks.agree_('w', w, model), ranks.check_equal('w', {}), ranks.share_(w)
     assert torch.equal(state, torch.get_rng_state()) and ranks.first(1)==1 and ranks.gather(1)==[1]
 
 def python(code, **env):
-    return subprocess.run([sys.executable, '-W', 'ignore', '-c', code], env={**os.environ, **env}, capture_output=True, text=True, timeout=400)
+    return subprocess.run([sys.executable, '-W', 'ignore', '-c', code],
+                          env={**os.environ, **env}, capture_output=True, text=True, timeout=400)
 
 def test_it_is_in_all_and_only_several_processes_need_accelerate():
-    code = "import sys; sys.modules['accelerate'] = None; from lottery_nb.all import *; print('fastai.distributed' in sys.modules); all_ranks()"
+    code = ("import sys; sys.modules['accelerate'] = None; from lottery_nb.all import *; "
+            "print('fastai.distributed' in sys.modules); all_ranks()")
     assert python(code, WORLD_SIZE='1').stdout=='False\n'
     done = python(code, WORLD_SIZE='2')
-    assert done.stdout=='False\n' and "ImportError: several processes need Accelerate: pip install 'lottery_nb[distributed]'" in done.stderr
+    assert done.stdout=='False\n'
+    assert "ImportError: several processes need Accelerate: pip install 'lottery_nb[distributed]'" in done.stderr
     done = python(code.replace('all_ranks()', 'from fastai.learner import Learner; Learner.distrib_ctx(None)'))
     assert "pip install 'lottery_nb[distributed]'" in done.stderr
 
-@pytest.mark.parametrize('n, bs, ranks, given', [(1437,64,2,11), (1437,110,2,6), (1437,64,3,7), (10,5,2,1), (9,5,2,1), (7,4,2,1), (3,3,2,0)])
+@pytest.mark.parametrize('n, bs, ranks, given',
+                         [(1437,64,2,11), (1437,110,2,6), (1437,64,3,7), (10,5,2,1), (9,5,2,1), (7,4,2,1), (3,3,2,0)])
 def test_batches_that_a_process_really_gets(n, bs, ranks, given):
     from fastai.data.load import DataLoader
     whole = DataLoader(list(range(n)), bs=bs, drop_last=True, num_workers=0)
@@ -452,8 +490,10 @@ class Told(Ranks):
     def gather(self, value): return [value, *({k: repr(v) for k,v in o.items()} for o in self.group)]
 
 def test_the_majority_is_right():
-    with pytest.raises(RankError, match='it: b=1 on rank 0, but 2 on rank 1'): Told(3, 0, [dict(a=0, b=2)]*2).check_equal('it', dict(a=0, b=1))
-    with pytest.raises(RankError, match='it: b=3 on rank 2, but 2 on rank 0'): Told(3, 0, [dict(a=0, b=2), dict(a=0, b=3)]).check_equal('it', dict(a=0, b=2))
+    with pytest.raises(RankError, match='it: b=1 on rank 0, but 2 on rank 1'):
+        Told(3, 0, [dict(a=0, b=2)]*2).check_equal('it', dict(a=0, b=1))
+    with pytest.raises(RankError, match='it: b=3 on rank 2, but 2 on rank 0'):
+        Told(3, 0, [dict(a=0, b=2), dict(a=0, b=3)]).check_equal('it', dict(a=0, b=2))
     Told(3, 0, [dict(a=0)]*2).check_equal('it', dict(a=0))
 
 if __name__=='__main__': main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:])

@@ -28,7 +28,8 @@ def on_each_page(faults, names=written):
 
 # Read
 
-def test_there_are_pages(): assert {'index.html', 'background.html', 'changelog.html', 'callback.html', tutorial} <= set(pages)
+def test_there_are_pages():
+    assert {'index.html', 'background.html', 'changelog.html', 'callback.html', tutorial} <= set(pages)
 
 def dead_links(name):
     for o in re.findall(r'<(?:a|link|script|img)\b[^>]*?\s(?:href|src)="([^"]*)"', text(name)):
@@ -55,14 +56,16 @@ def misplaced_headings(name):
 def test_headings_are_in_order_and_none_is_twice(): assert not on_each_page(misplaced_headings)
 
 def test_every_picture_says_what_it_shows():
-    assert not on_each_page(lambda name: [o['src'] for o in soup(name).select('article img') if len(o.get('alt', '').split())<4])
+    assert not on_each_page(lambda name: [o['src']
+                                          for o in soup(name).select('article img') if len(o.get('alt', '').split())<4])
 
 def test_no_id_is_twice(): assert not on_each_page(lambda name: {o for o in ids(name) if ids(name).count(o)>1})
 
 def odd_cells(name):
     for o in soup(name).select('.cell, .cell_output'):
         if not o.text.strip() and not o.select('img'): yield 'empty'
-        if re.search(r'Warning:|Traceback|(?<![\w.])/(home|root|tmp|Users)/', o.text) and 'cell_output' in o['class']: yield o.text
+        if re.search(r'Warning:|Traceback|(?<![\w.])/(home|root|tmp|Users)/', o.text) and 'cell_output' in o['class']:
+            yield o.text
 
 def test_no_cell_is_empty_and_none_shows_a_warning_or_the_machine(): assert not on_each_page(odd_cells)
 
@@ -70,7 +73,8 @@ def test_everything_public_has_its_signature_its_parameters_and_its_source():
     entry = soup('callback.html').find(id='lottery_nb.callback.SparsifyCallback').parent
     assert 'end_sparsity' in entry.dt.text
     assert [o.text for o in entry.select('tbody tr td:first-child')][:3]==['end_sparsity', 'granularity', 'method']
-    assert not on_each_page(lambda name: [o.get('id') for o in soup(name).select('dl.py > dt') if not o.select('.viewcode-link')])
+    assert not on_each_page(lambda name: [o.get('id')
+                                          for o in soup(name).select('dl.py > dt') if not o.select('.viewcode-link')])
 
 def test_the_sidebar_leads_to_every_page():
     links = [unquote(o['href']).partition('#')[0] or 'index.html' for o in soup('index.html').select('.sidebar-tree a')]
@@ -78,14 +82,18 @@ def test_the_sidebar_leads_to_every_page():
 
 def test_the_tutorial_has_the_seeds_code():
     code = '\n'.join(o.text for o in soup(tutorial).select('.cell_input'))
-    for line in ("learn = Learner(dls, resnet18(num_classes=10), metrics=accuracy)", "initial_weights = deepcopy(learn.model.state_dict())", "learn.fit(5)",
+    for line in ("learn = Learner(dls, resnet18(num_classes=10), metrics=accuracy)",
+                 "initial_weights = deepcopy(learn.model.state_dict())", "learn.fit(5)",
                  "learn.model.load_state_dict(initial_weights)", "learn.fit(20, cbs=sp_cb)",
                  "sp_cb = SparsifyCallback(50, 'weight', 'global', large_final, iterative, start_epoch=5, lth=True)",
-                 "sp_cb = SparsifyCallback(50, 'weight', 'global', large_final, iterative, start_epoch=5, lth=True, rewind_epoch=1)"): assert line in code
+                 "sp_cb = SparsifyCallback(50, 'weight', 'global', large_final, iterative, "
+                 "start_epoch=5, lth=True, rewind_epoch=1)"):
+        assert line in code
 
 # In a browser
 
-chromium = next(filter(None, map(shutil.which, ('chromium', 'google-chrome', 'google-chrome-stable', 'chromium-browser'))), None)
+chromium = next(filter(None, map(shutil.which,
+                                 ('chromium', 'google-chrome', 'google-chrome-stable', 'chromium-browser'))), None)
 needs_browser = pytest.mark.skipif(chromium is None, reason='no Chromium on this machine')
 
 @pytest.fixture(scope='module')
@@ -116,7 +124,8 @@ def errors(tab, name):
     return [*tab.wrong, *tab.evaluate(UNSEEN)]
 
 @needs_browser
-def test_every_page_opens_without_an_error_and_shows_its_pictures(tab): assert not on_each_page(lambda name: errors(tab, name), pages)
+def test_every_page_opens_without_an_error_and_shows_its_pictures(tab):
+    assert not on_each_page(lambda name: errors(tab, name), pages)
 
 @needs_browser
 def test_search_finds_the_callback_and_leads_to_it(tab):

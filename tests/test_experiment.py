@@ -18,7 +18,8 @@ def note(folder, what):
 def begun(folder): return sorted((Path(folder)/'begun').read_text().split())
 
 def draw(x, seed=0):
-    return pd.DataFrame(dict(step=range(4), value=torch.rand(4).double().numpy()*x, ok=[True,False]*2, name=list('abcd')))
+    return pd.DataFrame(dict(step=range(4), value=torch.rand(4).double().numpy()*x,
+                             ok=[True,False]*2, name=list('abcd')))
 
 def asked(path, fn=draw, grid=None, **kwargs): return Experiment(path, fn, grid or dict(x=[1,2,3]), **kwargs)
 
@@ -288,7 +289,8 @@ settings = {n_epoch = 1, rounds = 1}''')
 
 search = "file = 'a.db'\nfunction = 'find_ticket'\n"
 @pytest.mark.parametrize('text, error, says', [
-    ('file = ', ExperimentError, 'a.toml: Invalid value'), (search.replace("'a.db'", '3'), ArgumentError, 'file=3: expected the path'),
+    ('file = ', ExperimentError, 'a.toml: Invalid value'),
+    (search.replace("'a.db'", '3'), ArgumentError, 'file=3: expected the path'),
     ("file = 'a.db'", ArgumentError, 'function=None: expected one of lottery_curve, find_ticket'),
     (search + '[grids]\nlr = [1]', ArgumentError, "a.toml='grids': expected one of file, function"),
     (search + '[settings]\nx = 2020-01-01', ArgumentError, "got an unexpected keyword argument 'x'")])

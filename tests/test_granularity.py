@@ -5,14 +5,18 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from lottery_nb.granularity import (Units, all_granularities, check_granularity, filters_of, granularities, granularities_of, granularity,
+from lottery_nb.granularity import (Units, all_granularities, check_granularity,
+                                    filters_of, granularities, granularities_of, granularity,
                                     units_of)
 
-# What goes together, written down once more and otherwise: the parts of a weight's index that its unit does not depend on.
+# What goes together, written down once more and otherwise:
+# the parts of a weight's index that its unit does not depend on.
 SPATIAL = {1: ['w'], 2: ['h', 'w'], 3: ['d', 'h', 'w']}
 CUTS = {1: dict(weight='', row='w', kernel='w'), 2: dict(weight='', column='h', row='w', kernel='hw'),
-        3: dict(weight='', tube='d', column='h', row='w', frontal_plane='hw', vertical_plane='dh', horizontal_plane='dw', kernel='dhw')}
-THROUGH = {1: {'': 'channel', 'w': 'filter'}, 2: {'': 'channel', 'h': 'vertical_slice', 'w': 'horizontal_slice', 'hw': 'filter'},
+        3: dict(weight='', tube='d', column='h', row='w', frontal_plane='hw',
+                vertical_plane='dh', horizontal_plane='dw', kernel='dhw')}
+THROUGH = {1: {'': 'channel', 'w': 'filter'},
+           2: {'': 'channel', 'h': 'vertical_slice', 'w': 'horizontal_slice', 'hw': 'filter'},
            3: {'': 'channel', 'd': 'depth_slice', 'h': 'vertical_slice', 'w': 'horizontal_slice', 'hw': 'frontal_block',
                'dh': 'vertical_block', 'dw': 'horizontal_block', 'dhw': 'filter'}}
 
@@ -51,7 +55,8 @@ small = st.integers(1, 3)
 
 @st.composite
 def layers(draw):
-    kind = draw(st.sampled_from([nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+    kind = draw(st.sampled_from([nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d,
+                                 nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
                                  nn.Embedding, nn.BatchNorm2d, nn.LayerNorm]))
     if kind in (nn.Linear, nn.Embedding): return kind(draw(st.integers(1,6)), draw(st.integers(1,6)))
     if kind is nn.BatchNorm2d: return kind(draw(st.integers(1,6)))
@@ -72,7 +77,8 @@ def test_units_partition_the_weight(case):
     units, numel = units_of(layer, name), layer.weight.numel()
     assert units.n*units.size == numel == math.prod(units.shape)
     everything = units.spread(torch.ones(units.n, dtype=torch.bool))
-    assert everything.dtype==torch.bool and everything.is_contiguous() and everything.shape==units.shape and everything.all()
+    assert everything.dtype==torch.bool and everything.is_contiguous()
+    assert everything.shape==units.shape and everything.all()
     assert not units.spread(torch.zeros(units.n, dtype=torch.bool)).any()
     covered = torch.zeros(numel, dtype=torch.int)
     for i in range(units.n):
@@ -109,19 +115,23 @@ def test_names(layer):
     elif hasattr(layer, 'kernel_size'): assert set(names)==set(conv_table(len(layer.kernel_size)))
     else: assert names==['weight', 'layer']
     for name in set(all_granularities())-set(names):
-        with pytest.raises(ValueError, match=f'{name!r}: expected one that {type(layer).__name__} has: weight, .*layers=nn.'): units_of(layer, name)
+        with pytest.raises(ValueError,
+                           match=f'{name!r}: expected one that {type(layer).__name__} has: weight, .*layers=nn.'):
+            units_of(layer, name)
 
 @pytest.mark.parametrize('n, expected', [(1,8), (2,16), (3,32)])
 def test_every_subset_of_the_axes_has_a_name(n, expected):
     layer = getattr(nn, f'Conv{n}d')(2, 2, 2)
-    assert {units_of(layer, name).dims for name in granularities_of(layer)} == {d for k in range(n+3) for d in itertools.combinations(range(n+2), k)}
-    assert len({units_of(layer, name).dims for name in granularities_of(layer)})==expected
+    dims = {units_of(layer, name).dims for name in granularities_of(layer)}
+    assert dims == {d for k in range(n+3) for d in itertools.combinations(range(n+2), k)}
+    assert len(dims)==expected
 
 @pytest.mark.parametrize('groups', [1, 2, 3])
 @pytest.mark.parametrize('n', [1, 2, 3])
 @pytest.mark.parametrize('transposed', [False, True])
 def test_a_filter_is_what_makes_one_output(n, groups, transposed):
-    layer = getattr(nn, f"Conv{'Transpose' if transposed else ''}{n}d")(2*groups, 2*groups, 3, groups=groups, bias=False)
+    kind = getattr(nn, f"Conv{'Transpose' if transposed else ''}{n}d")
+    layer = kind(2*groups, 2*groups, 3, groups=groups, bias=False)
     units = filters_of(layer)
     assert units==units_of(layer, 'filter') and units.n==layer.out_channels
     x, whole = torch.randn(1, 2*groups, *[5]*n), layer.weight.detach().clone()
@@ -150,10 +160,14 @@ def test_impossible_units(shape, dims):
     with pytest.raises(ValueError, match='expected different axes'): Units(shape, dims)
 
 @pytest.mark.parametrize('layer, name, error, message', [
-    (nn.Linear(2,2), 'kernal', ValueError, 'expected one of weight, '), (nn.Linear(2,2), None, TypeError, 'expected one of weight, '),
-    (nn.Linear(2,2), 'kernel', ValueError, 'one that Linear has: weight, row, column, layer; or choose layers that have it, e.g. layers=nn.Conv2d'),
-    (nn.Conv2d(2,2,2), 'tube', ValueError, 'e.g. layers=nn.Conv3d'), (nn.ReLU(), 'weight', ValueError, 'ReLU has: none, as it has no weight'),
-    (nn.BatchNorm2d(2, affine=False), 'weight', ValueError, 'no weight'), (nn.LazyLinear(2), 'row', ValueError, 'has seen a batch')])
+    (nn.Linear(2,2), 'kernal', ValueError, 'expected one of weight, '),
+    (nn.Linear(2,2), None, TypeError, 'expected one of weight, '),
+    (nn.Linear(2,2), 'kernel', ValueError,
+     'one that Linear has: weight, row, column, layer; or choose layers that have it, e.g. layers=nn.Conv2d'),
+    (nn.Conv2d(2,2,2), 'tube', ValueError, 'e.g. layers=nn.Conv3d'),
+    (nn.ReLU(), 'weight', ValueError, 'ReLU has: none, as it has no weight'),
+    (nn.BatchNorm2d(2, affine=False), 'weight', ValueError, 'no weight'),
+    (nn.LazyLinear(2), 'row', ValueError, 'has seen a batch')])
 def test_errors(layer, name, error, message):
     with pytest.raises(error, match=message): units_of(layer, name)
 
@@ -176,12 +190,14 @@ def test_own_granularity(registry):
     assert general(nn.Linear(4,3)).n==6
     assert units_of(nn.Linear(4,3), 'pair').n==6 and units_of(Mine(4,3), 'pair').n==1 # the nearest type wins
     assert 'pair' in all_granularities() and granularities_of(nn.Conv2d(2,2,2)).count('pair')==0
-    with pytest.raises(ValueError, match='Conv2d has: weight, .*e.g. layers=nn.Linear'): units_of(nn.Conv2d(2,2,2), 'pair')
+    with pytest.raises(ValueError, match='Conv2d has: weight, .*e.g. layers=nn.Linear'):
+        units_of(nn.Conv2d(2,2,2), 'pair')
     with pytest.raises(ValueError, match='expected a shape for the 9 weights'): units_of(nn.Linear(3,3), 'pair')
 
     @granularity(nn.Linear)
     def nothing(layer): return None
-    with pytest.raises(TypeError, match='nothing=None: expected a function that gives Units'): units_of(nn.Linear(3,3), 'nothing')
+    with pytest.raises(TypeError, match='nothing=None: expected a function that gives Units'):
+        units_of(nn.Linear(3,3), 'nothing')
 
 def test_own_granularity_for_every_layer_leaves_built_in_ones_alone(registry):
     @granularity(nn.Module)
@@ -199,13 +215,17 @@ def test_registering_a_taken_name(name):
     fn.__name__ = name
     with pytest.raises(ValueError, match="a name that Conv2d doesn't have yet"): granularity(nn.Conv2d)(fn)
 
-@pytest.mark.parametrize('name', ['2:', ':4', '-2:4', '2:4 ', '2.0:4', '2:4:8', '²:4', '2/4', '2:4\n', '', 'groups', None, 2, (2,4), b'2:4'])
+@pytest.mark.parametrize('name', ['2:', ':4', '-2:4', '2:4 ', '2.0:4',
+                                  '2:4:8', '²:4', '2/4', '2:4\n', '', 'groups', None, 2, (2,4), b'2:4'])
 def test_an_unknown_name(name):
-    with pytest.raises(ValueError if isinstance(name, str) else TypeError, match='expected one of weight, .*, group, n:m'): check_granularity(name)
+    with pytest.raises(ValueError if isinstance(name, str) else TypeError,
+                       match='expected one of weight, .*, group, n:m'):
+        check_granularity(name)
 
 def test_granularities_of_later_parts_say_what_to_import():
     "In a process of its own, as whatever imports them adds them"
     code = ["from lottery_nb.granularity import check_granularity", "for o in ('group', '2:4'):",
             "    try: check_granularity(o)", "    except ValueError as e: print(e)"]
     said = subprocess.run([sys.executable, '-c', '\n'.join(code)], capture_output=True, text=True).stdout
-    assert '`import lottery_nb.channels` (or .all) first' in said and '`import lottery_nb.n_of_m` (or .all) first' in said
+    assert '`import lottery_nb.channels` (or .all) first' in said
+    assert '`import lottery_nb.n_of_m` (or .all) first' in said

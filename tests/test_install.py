@@ -10,9 +10,11 @@ pytestmark = pytest.mark.slow
 root = Path(__file__).resolve().parent.parent
 
 def run(*args, cwd):
-    "What a command printed. Its environment knows neither the checkout nor the virtual environment that the tests run in"
+    """What a command printed. Its environment knows neither the checkout nor the virtual environment that the tests run
+    in"""
     clean = {k:v for k,v in os.environ.items() if not k.startswith(('PYTHON', 'VIRTUAL_ENV'))}
-    done = subprocess.run([str(o) for o in args], cwd=cwd, env=clean, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run([str(o) for o in args], cwd=cwd, env=clean,
+                          capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -31,9 +33,11 @@ def env(wheel, tmp_path_factory):
     home = tmp_path_factory.mktemp('install')/'env'
     venv.create(home, with_pip=True, symlinks=True)
     run(home/'bin/pip', 'install', '--no-deps', '--no-index', wheel, cwd=home)
-    # Third-party packages are found in this environment's folders, but none of their .pth files is run: an editable install does not get in
+    # Third-party packages are found in this environment's folders, but none of their .pth files is run:
+    # an editable install does not get in
     site = run(home/'bin/python', '-c', "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=home).strip()
-    third_party = {sysconfig.get_path(o) for o in ('purelib', 'platlib')} | {o for o in sys.path if o.endswith(('site-packages', 'dist-packages'))}
+    third_party = {sysconfig.get_path(o) for o in ('purelib', 'platlib')}
+    third_party |= {o for o in sys.path if o.endswith(('site-packages', 'dist-packages'))}
     Path(site, 'third_party.pth').write_text('\n'.join(sorted(third_party)))
     return home
 
@@ -64,7 +68,8 @@ def test_command_of_the_wheel(env, tmp_path):
 
 def test_wheel_holds_the_package_and_the_licence(wheel):
     names = set(ZipFile(wheel).namelist())
-    assert {f'lottery_nb/{o.name}' for o in (root/'lottery_nb').glob('*.py')} == {o for o in names if o.startswith('lottery_nb/')}
+    assert {f'lottery_nb/{o.name}'
+            for o in (root/'lottery_nb').glob('*.py')} == {o for o in names if o.startswith('lottery_nb/')}
     assert [o for o in names if o.endswith('LICENSE')]
 
 def test_metadata_of_the_wheel(env, tmp_path):

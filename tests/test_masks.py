@@ -11,7 +11,8 @@ from models import ConvNet, bits, copied, differing, dtypes, masked
 @st.composite
 def masks_of(draw, min_layers=0):
     "Masks with random names, shapes (empty and 0-dimensional ones too) and bits"
-    shapes = draw(st.dictionaries(st.text(min_size=1, max_size=6), st.lists(st.integers(0, 4), max_size=4), min_size=min_layers, max_size=4))
+    shapes = draw(st.dictionaries(st.text(min_size=1, max_size=6), st.lists(st.integers(0, 4), max_size=4),
+                                  min_size=min_layers, max_size=4))
     g, keep = torch.Generator().manual_seed(draw(st.integers(0, 2**31))), draw(st.sampled_from([0., .2, .7, 1.]))
     return Masks({k: torch.rand(s, generator=g) < keep for k,s in shapes.items()})
 
@@ -21,7 +22,8 @@ def flags(masks): return [(k, o) for k,m in masks.items() for o in m.flatten().t
 def test_counting(masks):
     n, kept = len(flags(masks)), sum(o for _,o in flags(masks))
     assert (masks.n_weights, masks.n_kept)==(n, kept)
-    assert math.isclose(masks.sparsity, 100*(n-kept)/n if n else 0, abs_tol=1e-9) and math.isclose(masks.density, 100-masks.sparsity)
+    assert math.isclose(masks.sparsity, 100*(n-kept)/n if n else 0, abs_tol=1e-9)
+    assert math.isclose(masks.density, 100-masks.sparsity)
     df = masks.table()
     assert list(df.layer)==list(masks) and df.kept.sum()==kept and df.weights.sum()==n
     for row in df.itertuples():
@@ -50,19 +52,22 @@ def test_copies_are_equal_and_apart(masks):
 
 def test_digest_knows_names_and_shapes():
     m = torch.tensor([[True, False], [True, True]])
-    all_of_them = [Masks(o) for o in ({'a': m}, {'b': m}, {'a': m.flatten()}, {'a': m, 'b': m}, {'a': m.T}, {'a': m[:1], 'b': m[1:]}, {})]
+    all_of_them = [Masks(o) for o in ({'a': m}, {'b': m}, {'a': m.flatten()},
+                                      {'a': m, 'b': m}, {'a': m.T}, {'a': m[:1], 'b': m[1:]}, {})]
     assert len({o.digest() for o in all_of_them})==len(all_of_them)
 
 def test_digest_is_the_same_in_another_process():
     masks = Masks({k: torch.arange(n)%3==0 for k,n in (('b', 77), ('a', 8))})
     code = 'import pickle,sys; m = pickle.load(sys.stdin.buffer); print(m.digest(), hash(m)==hash(m.digest()))'
-    out = subprocess.run([sys.executable, '-c', code], input=pickle.dumps(masks), capture_output=True, check=True).stdout.decode()
+    out = subprocess.run([sys.executable, '-c', code], input=pickle.dumps(masks),
+                         capture_output=True, check=True).stdout.decode()
     assert out.split()==[masks.digest(), 'True']
 
 def test_equality_with_other_things():
     masks = Masks({'w': torch.tensor([True])})
     assert masks!={'w': torch.tensor([True])} and masks!=None # noqa: E711
-    assert masks!=Masks({'w': torch.tensor([[True]])}) and masks!=Masks({}) and masks!=Masks({'v': torch.tensor([True])})
+    assert masks!=Masks({'w': torch.tensor([[True]])})
+    assert masks!=Masks({}) and masks!=Masks({'v': torch.tensor([True])})
 
 @given(masks_of(min_layers=1), st.integers(0, 2**31))
 def test_iou_against_sets(a, seed):
@@ -93,7 +98,8 @@ def test_zeroing_touches_no_other_bit(dtype, seed, shape, layout):
     assert torch.equal(bits(w[m]), bits(before[m])) and bits(w[~m]).count_nonzero()==0
 
 @settings(max_examples=20)
-@given(st.integers(0, 2**31), dtypes, st.sampled_from([lambda o: o, nn.DataParallel, lambda o: torch.compile(o, backend='eager')]))
+@given(st.integers(0, 2**31), dtypes,
+       st.sampled_from([lambda o: o, nn.DataParallel, lambda o: torch.compile(o, backend='eager')]))
 def test_putting_them_on(seed, dtype, wrap):
     g, net = torch.Generator().manual_seed(seed), ConvNet().to(dtype)
     masks = Masks({k: torch.rand(p.shape, generator=g) < .5 for k,p in net.named_parameters()})
@@ -120,6 +126,7 @@ def test_a_pruned_weight_can_be_trained_through():
     assert w.grad.count_nonzero()==6
 
 def test_pictures_of_odd_shapes():
-    masks = Masks({str(s): torch.ones(s, dtype=torch.bool) for s in ([3], [2,3], [2,3,4], [2,3,4,5], [2,3,2,2,2], [1,1,1,1])})
+    masks = Masks({str(s): torch.ones(s, dtype=torch.bool)
+                   for s in ([3], [2,3], [2,3,4], [2,3,4,5], [2,3,2,2,2], [1,1,1,1])})
     assert len(masks.show().axes)==6 and len(masks.show(['[3]']).axes)==1
     assert len(masks.plot().patches)==12

@@ -1,4 +1,5 @@
-"What `profile` counts, held against counts made by hand; that it leaves nothing behind; what it refuses. No test depends on how fast anything is"
+"""What `profile` counts, held against counts made by hand; that it leaves nothing behind; what it refuses.
+No test depends on how fast anything is"""
 import copy, json, math, random, warnings
 
 import numpy as np, pandas as pd, pytest, torch
@@ -82,7 +83,8 @@ def test_multiply_adds_of_random_networks(data):
     layers,channels = [],2
     for _ in range(data.draw(st.integers(1, 3))):
         out,kind = data.draw(st.sampled_from([2,4])),data.draw(st.sampled_from(kinds))
-        options = {k: data.draw(o) for k,o in dict(stride=st.integers(1,2), padding=st.integers(0,1), groups=st.integers(1,2), bias=st.booleans()).items()}
+        options = {k: data.draw(o) for k,o in dict(stride=st.integers(1,2), padding=st.integers(0,1),
+                                                   groups=st.integers(1,2), bias=st.booleans()).items()}
         layers.append(kind(channels, out, data.draw(st.integers(1,2)), **options))
         channels = out
     torch.manual_seed(data.draw(st.integers(0, 99)))
@@ -133,10 +135,12 @@ def test_attention_is_counted_though_pytorch_has_a_fast_path(batch_first):
     with torch.no_grad(): net.self_attn.in_proj_weight[:16] = 0
     products = 2*n*10*16
     assert told(net, torch.randn(4,10,16) if batch_first else torch.randn(10,4,16))==dict(
-        self_attn=(n*16*48 + products, n*16*32 + products), linear1=(n*16*32,)*2, linear2=(n*16*32,)*2, **{'self_attn.out_proj': (n*16*16,)*2})
+        self_attn=(n*16*48 + products, n*16*32 + products), linear1=(n*16*32,)*2,
+        linear2=(n*16*32,)*2, **{'self_attn.out_proj': (n*16*16,)*2})
     assert torch.backends.mha.get_fastpath_enabled()
 
-@pytest.mark.parametrize('heads,kwargs', [(1, {}), (2, dict(is_causal=True)), (4, dict(attn_mask=torch.ones(50,50).bool()))])
+@pytest.mark.parametrize('heads,kwargs',
+                         [(1, {}), (2, dict(is_causal=True)), (4, dict(attn_mask=torch.ones(50,50).bool()))])
 @pytest.mark.parametrize('dims', [3, 4])
 def test_scaled_dot_product_attention_is_counted_on_every_way_through_pytorch(heads, kwargs, dims):
     def attend(qkv):
@@ -155,8 +159,10 @@ def test_a_bilinear_layer_uses_every_weight_once_for_every_item():
     with torch.no_grad(): net.mix.weight[:2] = 0
     for x,n in ((torch.randn(2,4), 2), (torch.randn(2,7,4), 14)): assert told(net, x)=={'mix': (n*60, n*36)}
 
-@pytest.mark.parametrize('f,macs', [(lambda y: y @ y[0,0], 2*5*24), (lambda y: y[0] @ y[1,2], 5*24), (lambda y: y[0,0] @ y[0,1], 24),
-                                    (lambda y: torch.addbmm(torch.zeros(5,5), y, y.mT), 2*5*5*24), (lambda y: torch.addmv(y[0,:,0], y[0], y[0,0]), 5*24)])
+@pytest.mark.parametrize('f,macs', [(lambda y: y @ y[0,0], 2*5*24), (lambda y: y[0] @ y[1,2], 5*24),
+                                    (lambda y: y[0,0] @ y[0,1], 24),
+                                    (lambda y: torch.addbmm(torch.zeros(5,5), y, y.mT), 2*5*5*24),
+                                    (lambda y: torch.addmv(y[0,:,0], y[0], y[0,0]), 5*24)])
 def test_products_for_which_pytorch_has_no_formula(f, macs):
     assert told(Does(f), torch.randn(2,5,8))=={'fc': (2*5*8*24,)*2, '(whole)': (macs, macs)}
 
@@ -167,7 +173,8 @@ def test_recurrent_layers(kind, gates):
     assert told(net, torch.randn(3,11,5))=={'(whole)': (3*11*gates*7*(5+7), 3*11*gates*7*5)}
     assert torch.backends.mkldnn.enabled
 
-@pytest.mark.parametrize('name', ['resnet18','vit_b_16','squeezenet1_1','shufflenet_v2_x0_5','mobilenet_v3_small','mnasnet0_5','swin_t'])
+@pytest.mark.parametrize('name', ['resnet18','vit_b_16','squeezenet1_1',
+                                  'shufflenet_v2_x0_5','mobilenet_v3_small','mnasnet0_5','swin_t'])
 def test_multiply_adds_are_those_that_torchvision_gives(name, recwarn):
     "And none of them has an operation that would need a warning"
     from torchvision.models import get_model, get_model_weights
@@ -179,20 +186,24 @@ def test_multiply_adds_are_those_that_torchvision_gives(name, recwarn):
 @torch.library.custom_op('test_measure::twice', mutates_args=())
 def twice(x:torch.Tensor)->torch.Tensor: return 2*x
 
-@pytest.mark.parametrize('f,name', [(torch.fft.fft, 'aten._fft_r2c'), (lambda y: torch.cdist(y, y), 'aten._cdist_forward'),
-                                    (lambda y: twice(y), 'test_measure.twice'), (lambda y: torch.linalg.inv(y[:,:,:5]), 'aten.linalg_inv_ex')])
+@pytest.mark.parametrize('f,name',
+                         [(torch.fft.fft, 'aten._fft_r2c'), (lambda y: torch.cdist(y, y), 'aten._cdist_forward'),
+                          (lambda y: twice(y), 'test_measure.twice'),
+                          (lambda y: torch.linalg.inv(y[:,:,:5]), 'aten.linalg_inv_ex')])
 def test_what_cannot_be_counted_is_named(f, name):
     "Whatever it is, and whether there's a weight in it or not: in one warning, and in the result"
     with pytest.warns(UserWarning, match=f'not counted: {name}$'): macs = count_macs(Does(f), torch.randn(2,5,8))
     assert macs.uncounted==[name] and name in repr(macs) and macs.total==2*5*8*24
-    with pytest.warns(UserWarning, match='not counted') as said: p = quick({'a': Does(f), 'b': Does(f)}, torch.randn(2,5,8))
+    with pytest.warns(UserWarning, match='not counted') as said:
+        p = quick({'a': Does(f), 'b': Does(f)}, torch.randn(2,5,8))
     assert p.facts['uncounted']==dict(a=[name], b=[name]) and name in p.how
     assert len([w for w in said if 'not counted' in str(w.message)])==1
 
 def test_a_ratio_to_nothing_is_nan():
     p = quick(nn.ReLU(), torch.randn(3,2))
     assert p.table.loc['model','parameters']==0 and p.table.loc['model',['macs_ratio','ticket_file']].isna().all()
-    assert 'ticket' not in repr(p) and '–' in repr(quick(mlp(), digits(), nn.Flatten())) and p.summary()['networks'][0]['ticket_file'] is None
+    assert 'ticket' not in repr(p) and '–' in repr(quick(mlp(), digits(), nn.Flatten()))
+    assert p.summary()['networks'][0]['ticket_file'] is None
     p.plot()
 
 # ---- bytes
@@ -225,7 +236,8 @@ def test_medians_and_quartiles_of_an_injected_clock():
             return super().forward(x)
     p = profile({'a': Slow(.02)}, torch.randn(2,4), {'b': Slow(.06)}, repeats=5, seconds=1e9, timer=clock)
     b = p.table.loc['b']
-    assert [b.latency_q1, b.latency, b.latency_q3, b.latency_ratio, b.latency_ratio_q1]==pytest.approx([60, 60, 60, 3, 3])
+    assert [b.latency_q1, b.latency, b.latency_q3, b.latency_ratio,
+            b.latency_ratio_q1]==pytest.approx([60, 60, 60, 3, 3])
     assert p.facts['rounds']==len(p.times)==5 and p.times.a.tolist()==pytest.approx([.02]*5)
 
 def test_functions_take_turns_and_another_begins_each_round():
@@ -286,11 +298,14 @@ class Restless(nn.Module):
 
 def traces(net):
     hooks = {n: [len(v) for k,v in vars(m).items() if k.endswith('_hooks')] for n,m in net.named_modules()}
-    modes = torch.is_grad_enabled(),torch.backends.mha.get_fastpath_enabled(),torch.backends.mkldnn.enabled,torch.get_num_threads()
-    return dict(flags={n: m.training for n,m in net.named_modules()}, hooks=hooks, modes=modes, grads=[p.grad for p in net.parameters()],
+    modes = (torch.is_grad_enabled(), torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled,
+             torch.get_num_threads())
+    return dict(flags={n: m.training for n,m in net.named_modules()},
+                hooks=hooks, modes=modes, grads=[p.grad for p in net.parameters()],
                 ids={k: id(t) for k,t in named_tensors(net).items()})
 
-def numbers(): return torch.get_rng_state().tolist(),np.random.get_state()[1].tolist(),np.random.get_state()[2],random.getstate()
+def numbers():
+    return torch.get_rng_state().tolist(),np.random.get_state()[1].tolist(),np.random.get_state()[2],random.getstate()
 
 @pytest.mark.parametrize('fail', [None, 1, 2, 3, 5, 8])
 def test_nothing_changes_also_after_an_error(fail):
@@ -331,7 +346,8 @@ class Flexible(nn.Module):
         return dict(tuple=(y, [x]), dict=dict(logits=y), none=None, tensor=y)[self.gives]
 
 @pytest.mark.parametrize('gives', ['tuple','dict','none','tensor'])
-@pytest.mark.parametrize('example', [torch.randn(2,4), (torch.randn(2,4), 3.), [torch.randn(2,4)], dict(x=torch.randn(2,4), more=torch.ones(3))])
+@pytest.mark.parametrize('example', [torch.randn(2,4), (torch.randn(2,4), 3.),
+                                     [torch.randn(2,4)], dict(x=torch.randn(2,4), more=torch.ones(3))])
 def test_any_output_and_any_arguments(gives, example):
     assert quick(Flexible(gives), example).table.loc['model','macs']==count_macs(Flexible(gives), example).total==24
     args,kwargs = as_call(example)
@@ -339,20 +355,28 @@ def test_any_output_and_any_arguments(gives, example):
 
 no_example,cannot = 'example=.*a batch of at least one item','inputs that .model. can take'
 @pytest.mark.parametrize('example,match', [
-    (torch.zeros(0,1,8,8), no_example), (np.zeros((2,64)), no_example), ('x', no_example), (None, no_example), ((), no_example), ({}, no_example),
-    ((3,), no_example), (torch.zeros(2,63), f'float32 .2, 63.*{cannot}: RuntimeError'), (torch.zeros(2,64).long(), cannot),
+    (torch.zeros(0,1,8,8), no_example), (np.zeros((2,64)), no_example),
+    ('x', no_example), (None, no_example), ((), no_example), ({}, no_example),
+    ((3,), no_example), (torch.zeros(2,63), f'float32 .2, 63.*{cannot}: RuntimeError'),
+    (torch.zeros(2,64).long(), cannot),
     (dict(wrong=torch.zeros(2,64)), f'{cannot}: TypeError.*wrong'), (torch.zeros(2,64).double(), f'float64.*{cannot}')])
 def test_examples_that_do_not_go(example, match):
     for f in (quick, count_macs):
         with pytest.raises(ValueError, match=match): f(mlp(), example)
 
 @pytest.mark.parametrize('kwargs,match', [
-    (dict(repeats=0), 'repeats=0: expected a whole number of at least 1'), (dict(repeats=True), 'repeats=True'), (dict(seconds=0), 'seconds=0'),
-    (dict(seconds=math.nan), 'seconds=nan'), (dict(seconds='1'), "seconds='1'"), (dict(threads=0), 'threads=0'), (dict(device='nowhere'), "device='nowhere'"),
-    (dict(device='cuda:99'), 'a device of this machine'), (dict(against=3), 'other=3: expected an nn.Module, or a Ticket'),
-    (dict(against=[mlp()]), 'other=.*expected an nn.Module'), (dict(against={'model': mlp()}), "against='model': expected names"),
-    (dict(against=random_ticket(nn.Linear(64,2), 50)), 'ticket=.*another model'), (dict(against=ConvNet(3)), "inputs that 'other' can take"),
-    (dict(model=3), 'model=3: expected an nn.Module'), (dict(model={}), 'model={}'), (dict(model=random_ticket(mlp(), 50)), 'model=.*expected an nn.Module')])
+    (dict(repeats=0), 'repeats=0: expected a whole number of at least 1'),
+    (dict(repeats=True), 'repeats=True'), (dict(seconds=0), 'seconds=0'),
+    (dict(seconds=math.nan), 'seconds=nan'), (dict(seconds='1'), "seconds='1'"),
+    (dict(threads=0), 'threads=0'), (dict(device='nowhere'), "device='nowhere'"),
+    (dict(device='cuda:99'), 'a device of this machine'),
+    (dict(against=3), 'other=3: expected an nn.Module, or a Ticket'),
+    (dict(against=[mlp()]), 'other=.*expected an nn.Module'),
+    (dict(against={'model': mlp()}), "against='model': expected names"),
+    (dict(against=random_ticket(nn.Linear(64,2), 50)), 'ticket=.*another model'),
+    (dict(against=ConvNet(3)), "inputs that 'other' can take"),
+    (dict(model=3), 'model=3: expected an nn.Module'), (dict(model={}), 'model={}'),
+    (dict(model=random_ticket(mlp(), 50)), 'model=.*expected an nn.Module')])
 def test_settings_that_cannot_be_right(kwargs, match):
     with pytest.raises(ValueError, match=match): quick(**{**dict(model=mlp(), example=digits()), **kwargs})
 
@@ -371,10 +395,12 @@ def test_accuracy_by_every_kind_of_data_and_data_loaders_go_on_as_if_nothing_had
     assert math.isnan(quick(net, digits()).table.loc['model','accuracy'])
 
 x16,y16 = digits(),torch.zeros(16, dtype=torch.int64)
-@pytest.mark.parametrize('data', [x16, 'digits', 3, {}, [x16], [(x16,)], [(x16, None)], [(x16, y16[:3])], [(x16, y16.float())], [(x16, y16[:,None])], [],
+@pytest.mark.parametrize('data', [x16, 'digits', 3, {}, [x16], [(x16,)],
+                                  [(x16, None)], [(x16, y16[:3])], [(x16, y16.float())], [(x16, y16[:,None])], [],
                                   [(torch.zeros(4,63), y16[:4])]])
 def test_data_that_do_not_go(data):
-    with pytest.raises(ValueError, match="data=.*batches of inputs and labels .*for which 'model' gives scores"): quick(mlp(), digits(), data=data)
+    with pytest.raises(ValueError, match="data=.*batches of inputs and labels .*for which 'model' gives scores"):
+        quick(mlp(), digits(), data=data)
 
 @pytest.mark.parametrize('gives', ['tuple','dict'])
 def test_accuracy_needs_scores(gives):
@@ -393,7 +419,8 @@ def test_a_ticket_is_put_on_a_copy_with_its_trained_weights():
     assert not differing(before, everything(net))
     for name,put in {'trained': ticket.trained_into, 'not': start.apply_to}.items():
         put(other := mlp())
-        with torch.no_grad(): assert p.table.loc[name,'accuracy']==pytest.approx((other(x).argmax(1)==y).float().mean().item())
+        with torch.no_grad():
+            assert p.table.loc[name,'accuracy']==pytest.approx((other(x).argmax(1)==y).float().mean().item())
     assert p.table.loc['not','macs_nonzero']==16*start.masks.n_kept
     assert p.table.loc['not','nonzero']-p.table.loc['trained','nonzero']==300+100+10
 
@@ -418,7 +445,8 @@ def test_wrapped_networks():
     net = mlp()
     for wrapped in (nn.DataParallel(net), torch.compile(net, backend='eager')):
         p = quick(wrapped, digits(), {'plain': net, 'ticket': random_ticket(net, 50)}, device='cpu')
-        assert p.table.macs.nunique()==1 and p.table.loc['model','file']==p.table.loc['plain','file'] and p.facts['device']=='cpu'
+        assert p.table.macs.nunique()==1
+        assert p.table.loc['model','file']==p.table.loc['plain','file'] and p.facts['device']=='cpu'
 
 def test_torchscript_is_refused():
     with warnings.catch_warnings():
@@ -431,17 +459,21 @@ def test_torchscript_is_refused():
 def test_the_table_and_its_ratios():
     p = quick({'dense': mlp()}, digits(), {'masked': masked(mlp(), 90)})
     row = p.table.loc['masked']
-    assert row.nonzero_ratio==row.nonzero/p.table.loc['dense','parameters'] and row.macs_nonzero_ratio==pytest.approx(.1)
+    assert row.nonzero_ratio==row.nonzero/p.table.loc['dense','parameters']
+    assert row.macs_nonzero_ratio==pytest.approx(.1)
     assert row.ticket_file_ratio==row.ticket_file/p.table.loc['dense','file'] and math.isnan(row.memory)
-    for k in ('parameters','nonzero','macs','macs_nonzero'): assert p.layers.groupby('network')[k].sum().to_dict()==p.table[k].to_dict()
+    for k in ('parameters','nonzero','macs','macs_nonzero'):
+        assert p.layers.groupby('network')[k].sum().to_dict()==p.table[k].to_dict()
 
 def test_texts_pictures_and_json():
     name = '<b>&"x'
     p = quick({'dense': mlp()}, digits(), {name: masked(mlp())}, data=[(x16, y16)])
-    assert name in repr(p) and 'accuracy' in repr(p) and '<b>&' not in p._repr_html_() and '&lt;b&gt;' in p._repr_html_()
+    assert name in repr(p) and 'accuracy' in repr(p)
+    assert '<b>&' not in p._repr_html_() and '&lt;b&gt;' in p._repr_html_()
     assert 'memory' not in repr(p) and p.how in p._repr_html_()
     told = json.loads(json.dumps(p.summary(), allow_nan=False))
-    assert [o['network'] for o in told['networks']]==['dense', name] and set(told)=={'networks','layers','times','facts'}
+    assert [o['network'] for o in told['networks']]==['dense', name]
+    assert set(told)=={'networks','layers','times','facts'}
     pd.testing.assert_frame_equal(pd.DataFrame(told['layers']), p.layers)
     ax = p.plot()
     assert ax.get_xlabel().startswith('part of what dense has') and p.plot(ax) is ax

@@ -11,7 +11,8 @@ from lottery_nb.callback import SparsifyCallback
 from lottery_nb.criteria import large_final, random_scores
 from lottery_nb.data import digits_dls
 from lottery_nb.find import find_ticket
-from lottery_nb.n_of_m import NofMUnits, is_2_4, n_highest, n_of_m, semi_structured, semi_structured_report, why_not_semi_structured
+from lottery_nb.n_of_m import (NofMUnits, is_2_4, n_highest, n_of_m, semi_structured, semi_structured_report,
+                               why_not_semi_structured)
 from lottery_nb.schedules import iterative
 from lottery_nb.sparsifier import Sparsifier
 from lottery_nb.ticket import Ticket
@@ -31,7 +32,8 @@ def slow_spared(scores, n, m):
     return stay
 
 def lines_of(layer, t):
-    "A tensor of the weight's shape as lines along the inputs of one group: what is summed up for one output at one place"
+    """A tensor of the weight's shape as lines along the inputs of one group:
+    what is summed up for one output at one place"""
     if getattr(layer, 'transposed', False): t = t.unflatten(0, (layer.groups, -1))
     return t.movedim(1, -1).flatten(0, -2)
 
@@ -48,7 +50,8 @@ def layers_with_inputs(draw):
 @given(layers_with_inputs(), n_and_m, st.sampled_from([0, 1, 3, 1000]), st.integers(0, 2**31))
 def test_n_of_m_against_the_slow_oracle(layer, nm, spread, seed):
     (n, m), g = nm, torch.Generator().manual_seed(seed)
-    units, keys = NofMUnits(layer, {'weight': layer}, f'{n}:{m}'), torch.randint(-spread, spread+1, layer.weight.shape, generator=g)
+    units = NofMUnits(layer, {'weight': layer}, f'{n}:{m}')
+    keys = torch.randint(-spread, spread+1, layer.weight.shape, generator=g)
     spared = units.spared('weight', keys.flatten()).reshape(layer.weight.shape)
     assert torch.equal(lines_of(layer, spared), slow_spared(lines_of(layer, keys), n, m))
     assert units.least('weight')==spared.sum() and units.size('weight')==1 and units.n('weight')==layer.weight.numel()
@@ -69,7 +72,8 @@ def test_impossible_n_of_m(name):
 
 @pytest.mark.parametrize('layer', [nn.Embedding(8,8), nn.BatchNorm2d(8), nn.LayerNorm(8)])
 def test_layers_without_inputs_have_no_n_of_m(layer):
-    with pytest.raises(ValueError, match="conv and linear layers, e.g. layers=nn.Linear, with 2:4"): Sparsifier(layer, '2:4', layers=type(layer))
+    with pytest.raises(ValueError, match="conv and linear layers, e.g. layers=nn.Linear, with 2:4"):
+        Sparsifier(layer, '2:4', layers=type(layer))
 
 # n:m in a Sparsifier: exact counts, nothing comes back, and in the end n of every m
 
@@ -79,7 +83,8 @@ def stays(layer, mask, n, m):
     return nn.functional.pad(lines.int(), (0, -lines.shape[-1]%m)).unflatten(-1, (-1, m)).sum(-1)
 
 @settings(max_examples=60)
-@given(nets(), st.sampled_from([(1,2), (2,4), (1,4), (3,4), (4,8), (3,7), (1,1)]), methods, st.lists(st.floats(0, 100), max_size=3), st.integers(0, 3))
+@given(nets(), st.sampled_from([(1,2), (2,4), (1,4), (3,4), (4,8), (3,7), (1,1)]),
+       methods, st.lists(st.floats(0, 100), max_size=3), st.integers(0, 3))
 def test_pruned_to_n_of_m(net, nm, method, shares, seed):
     n, m = nm
     limit = NofMUnits.limit(f'{n}:{m}')
@@ -91,7 +96,9 @@ def test_pruned_to_n_of_m(net, nm, method, shares, seed):
             masks = sp.sparsify(sparsity)
         most = {k: sp.units.n(k)-sp.units.least(k) for k in sp.units.names}
         pruned = {k: int((~o).sum()) for k,o in masks.items()}
-        if method=='global': assert sum(pruned.values())==min(round(sparsity/100*sum(o.numel() for o in masks.values())), sum(most.values()))
+        if method=='global':
+            assert sum(pruned.values())==min(round(sparsity/100*sum(o.numel() for o in masks.values())),
+                                             sum(most.values()))
         else: assert pruned=={k: min(round(sparsity/100*o.numel()), most[k]) for k,o in masks.items()}
         for k,layer in sp.layers.items():
             assert not (masks[k] & ~before[k]).any()
@@ -123,30 +130,39 @@ def test_ties_go_by_position():
 @pytest.mark.parametrize('sparsity, name', [(50.1, '2:4'), (100, '1:4'), (66.68, '1:3'), (1, '1:1')]) # 66.67 will do
 def test_more_than_n_of_m_gives_is_an_error(sparsity, name):
     sp = Sparsifier(nn.Linear(12,4), name)
-    with pytest.raises(ValueError, match=f'^sparsity={sparsity:g}.*: expected at most .* percent, where {name} ends'): sp.sparsify(sparsity)
-    with pytest.raises(ValueError, match=f'end_sparsity={sparsity:g}.*: expected at most'): SparsifyCallback(sparsity, name, 'global', large_final, iterative)
+    with pytest.raises(ValueError, match=f'^sparsity={sparsity:g}.*: expected at most .* percent, where {name} ends'):
+        sp.sparsify(sparsity)
+    with pytest.raises(ValueError, match=f'end_sparsity={sparsity:g}.*: expected at most'):
+        SparsifyCallback(sparsity, name, 'global', large_final, iterative)
     assert not sp.has_pruned
 
 def test_nothing_is_rounded_up_under_n_of_m():
-    with pytest.raises(ValueError, match='round_to=8: expected None with 2:4'): Sparsifier(nn.Linear(8,8), '2:4').sparsify(50, round_to=8)
-    with pytest.raises(ValueError, match='round_to=8: expected None with 2:4'): SparsifyCallback(50, '2:4', 'global', large_final, iterative, round_to=8)
+    with pytest.raises(ValueError, match='round_to=8: expected None with 2:4'):
+        Sparsifier(nn.Linear(8,8), '2:4').sparsify(50, round_to=8)
+    with pytest.raises(ValueError, match='round_to=8: expected None with 2:4'):
+        SparsifyCallback(50, '2:4', 'global', large_final, iterative, round_to=8)
 
 def test_masks_of_single_weights_are_no_masks_for_2_4():
     net = nn.Linear(64, 8)
     masks, before = Sparsifier(nn.Linear(64,8)).sparsify(80), net.weight.detach().clone()
-    with pytest.raises(ValueError, match='expected 2 of every 4 kept, but weight keeps fewer'): Sparsifier(net, '2:4').put_on(masks)
+    with pytest.raises(ValueError, match='expected 2 of every 4 kept, but weight keeps fewer'):
+        Sparsifier(net, '2:4').put_on(masks)
     assert torch.equal(net.weight, before)
 
 def test_a_search_for_2_4_says_at_once_what_is_too_much():
     def never(learn): raise RuntimeError('trained')
     def learner(): return Learner(digits_dls(bs=64), nn.Sequential(nn.Flatten(), nn.Linear(64,10)))
-    with pytest.raises(ValueError, match=r'prune=20.0, rounds=10: sparsity=89.*: expected at most 50 percent'): find_ticket(learner, never, granularity='2:4')
+    with pytest.raises(ValueError, match=r'prune=20.0, rounds=10: sparsity=89.*: expected at most 50 percent'):
+        find_ticket(learner, never, granularity='2:4')
 
 def test_a_ticket_of_2_4_from_callback_and_search(tmp_path):
-    def learner(): return Learner(digits_dls(bs=256), nn.Sequential(nn.Flatten(), nn.Linear(64,20), nn.ReLU(), nn.Linear(20,10)))
-    learn, cb = learner(), SparsifyCallback(50, '2:4', 'global', large_final, iterative, start_epoch=1, lth=True, verbose=False)
+    def learner():
+        return Learner(digits_dls(bs=256), nn.Sequential(nn.Flatten(), nn.Linear(64,20), nn.ReLU(), nn.Linear(20,10)))
+    learn = learner()
+    cb = SparsifyCallback(50, '2:4', 'global', large_final, iterative, start_epoch=1, lth=True, verbose=False)
     with learn.no_bar(), learn.no_logging(): learn.fit(4, cbs=cb)
-    found = find_ticket(learner, lambda learn: learn.fit(1), prune=[20,36,50], granularity='2:4', dir=tmp_path/'search', progress=False)
+    found = find_ticket(learner, lambda learn: learn.fit(1), prune=[20,36,50],
+                        granularity='2:4', dir=tmp_path/'search', progress=False)
     for ticket in (cb.ticket, found.tickets[-1]):
         ticket.save(tmp_path/'ticket.safetensors')
         ticket = Ticket.load(tmp_path/'ticket.safetensors')
@@ -172,21 +188,24 @@ def pruned_2_4(*sizes, dtype=torch.float16):
 
 def test_which_layers_suit():
     class Mine(nn.Linear): pass
-    net = nn.ModuleDict(dict(good=nn.Linear(256,128), narrow=nn.Linear(256,10), odd=nn.Linear(100,128), dense=nn.Linear(256,128), conv=nn.Conv2d(64,64,3),
+    net = nn.ModuleDict(dict(good=nn.Linear(256,128), narrow=nn.Linear(256,10),
+                             odd=nn.Linear(100,128), dense=nn.Linear(256,128), conv=nn.Conv2d(64,64,3),
                              mine=Mine(256,128), hooked=nn.Linear(256,128), attention=nn.MultiheadAttention(64,4)))
     Sparsifier(net, '2:4', layers=lambda n,m: n!='dense').sparsify(50)
     net['hooked'].register_forward_hook(lambda *args: None)
     net.half()
     df = semi_structured_report(net).set_index('layer')
     assert df.suits.to_dict()=={k: k=='good' for k in df.index}
-    expected = dict(narrow='multiples of', odd='multiples of', dense='more than two of four', conv='no sparse kernel for Conv2d', mine='a Mine', hooked='hooks')
+    expected = dict(narrow='multiples of', odd='multiples of', dense='more than two of four',
+                    conv='no sparse kernel for Conv2d', mine='a Mine', hooked='hooks')
     for k,why in expected.items(): assert why in df.why[k]
     assert 'NonDynamicallyQuantizableLinear' in df.why['attention.out_proj']
 
 def test_sizes_are_those_that_torch_takes():
     "Every size that it would refuse is refused here, and none else"
-    torch_s = torch.sparse.SparseSemiStructuredTensorCUTLASS if torch.sparse.SparseSemiStructuredTensor._FORCE_CUTLASS else \
-        torch.sparse.SparseSemiStructuredTensorCUSPARSELT
+    sparse = torch.sparse
+    torch_s = (sparse.SparseSemiStructuredTensorCUTLASS if sparse.SparseSemiStructuredTensor._FORCE_CUTLASS
+               else sparse.SparseSemiStructuredTensorCUSPARSELT)
     class OnGpu(torch.Tensor): is_cuda = True
     for n_out in (8, 16, 32, 48, 64, 100):
         for n_in in (4, 16, 32, 64, 72, 128):
@@ -198,19 +217,23 @@ def test_sizes_are_those_that_torch_takes():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
 def test_without_a_gpu_it_says_so():
-    with pytest.raises(RuntimeError, match='no CUDA GPU here; semi_structured_report'): semi_structured(pruned_2_4(128, 128))
+    with pytest.raises(RuntimeError, match='no CUDA GPU here; semi_structured_report'):
+        semi_structured(pruned_2_4(128, 128))
 
 def test_what_is_packed(monkeypatch):
     "The conversion with a packing that does nothing, on the CPU"
-    for o,value in (('is_available', True), ('get_device_capability', (8,0))): monkeypatch.setattr(torch.cuda, o, lambda value=value: value)
+    for o,value in (('is_available', True), ('get_device_capability', (8,0))):
+        monkeypatch.setattr(torch.cuda, o, lambda value=value: value)
     monkeypatch.setattr(torch.Tensor, 'is_cuda', True)
     monkeypatch.setattr(torch.sparse, 'to_sparse_semi_structured', lambda w: w.clone())
     net = pruned_2_4(128, 128, 64, 10).train()
     before = everything(net)
     fast, report, difference = semi_structured(net, torch.randn(4, 128).half())
     assert report.suits.tolist()==[True, True, False] and difference==0
-    assert [p.requires_grad for p in fast.parameters()]==[False,True, False,True, True,True] and not fast.training and net.training
-    assert all(same_bits(t, before[k]) for k,t in everything(net).items()) and all(p.requires_grad for p in net.parameters())
+    assert [p.requires_grad for p in fast.parameters()]==[False,True, False,True, True,True]
+    assert not fast.training and net.training
+    assert all(same_bits(t, before[k]) for k,t in everything(net).items())
+    assert all(p.requires_grad for p in net.parameters())
     assert semi_structured(net).difference is None
     monkeypatch.setattr(torch.sparse, 'to_sparse_semi_structured', lambda w: w+1)
     with pytest.raises(ValueError, match='outputs differ by'): semi_structured(net, torch.ones(4, 128).half())
@@ -221,7 +244,8 @@ def test_arguments_of_semi_structured():
     with pytest.raises(TypeError, match='expected an nn.Module'): semi_structured('net')
     with pytest.raises(ValueError, match='tol=0'): semi_structured(pruned_2_4(128, 128), tol=0)
 
-@pytest.mark.skipif(not torch.cuda.is_available() or torch.cuda.get_device_capability()<(8,0), reason='needs a CUDA GPU of compute capability 8.0')
+@pytest.mark.skipif(not torch.cuda.is_available() or torch.cuda.get_device_capability()<(8,0),
+                    reason='needs a CUDA GPU of compute capability 8.0')
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_on_a_gpu(dtype):
     net = pruned_2_4(512, 512, 256, 10, dtype=dtype).cuda()

@@ -14,7 +14,9 @@ def equal_weights(layer):
     nn.init.ones_(layer.weight)
     return layer
 
-def net(): return nn.Sequential(nn.Conv2d(1,4,3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4,10))
+def net():
+    return nn.Sequential(nn.Conv2d(1,4,3), nn.BatchNorm2d(4), nn.ReLU(),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4,10))
 
 class Watch(Callback):
     "At every batch: the keys of the `state_dict`, BatchNorm's mean, and how many steps the optimizer remembers"
@@ -37,7 +39,8 @@ def test_ours():
     layer = equal_weights(nn.Linear(10,10))
     Sparsifier(layer).sparsify(50)
     assert layer.weight.count_nonzero()==50
-    watch = watched(SparsifyCallback(50, 'weight', 'global', large_final, iterative, start_epoch=3, lth=True, rewind_epoch=1, verbose=False))
+    watch = watched(SparsifyCallback(50, 'weight', 'global', large_final,
+                                     iterative, start_epoch=3, lth=True, rewind_epoch=1, verbose=False))
     assert watch.keys==set(net().state_dict())
     assert torch.equal(watch.means['before',3,0], watch.means['before',1,0]) and watch.steps['before',3,0]==0
 
@@ -48,7 +51,8 @@ def test_torch_prune():
     assert set(layer.state_dict())=={'bias', 'weight_orig', 'weight_mask'}
 
 def test_fasterai():
-    peer = pytest.importorskip('fasterai.sparse.all', reason='fasterai is not installed: what the README says of it is not looked at')
+    peer = pytest.importorskip('fasterai.sparse.all',
+                               reason='fasterai is not installed: what the README says of it is not looked at')
     criteria,schedule = (pytest.importorskip(f'fasterai.core.{o}') for o in ('criteria','schedule'))
     conv,linear = nn.Sequential(equal_weights(nn.Conv2d(1,4,5))), mlp()
     for model in (conv, linear): peer.Sparsifier(model, 'weight', 'global', criteria.large_final).sparsify_model(.5)

@@ -11,7 +11,8 @@ scripts = Path(sysconfig.get_path('scripts'))
 def run(*args, cwd):
     "Runs a command as a user without settings of their own would, and shows what it said if it fails"
     env = {k:v for k,v in os.environ.items() if k != 'IN_TEST'} | dict(XDG_CONFIG_HOME=str(cwd/'.config'))
-    done = subprocess.run([str(o) for o in args], cwd=cwd, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run([str(o) for o in args], cwd=cwd, env=env, capture_output=True,
+                          text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stdout + done.stderr
 
 def contents(folder, pattern):
@@ -73,12 +74,14 @@ def imported(source):
     return sorted({o.partition('.')[0] for o in names} - sys.stdlib_module_names - {'lottery_nb'})
 
 def test_modules_import_only_what_an_install_brings():
-    "Whatever a module imports is Python's own, ours, or among the requirements in settings.ini; where it may be missing (`test_install`), among an extra's"
+    """Whatever a module imports is Python's own, ours, or among the requirements in settings.ini;
+    where it may be missing (`test_install`), among an extra's"""
     def plain(o): return re.split(r'[<>=!~;\[ ]', o)[0].lower().replace('_', '-')
     ours = ('dev_requirements','docs_requirements','bench_requirements')
     required = {plain(o) for k,v in facts().items() if k.endswith('requirements') and k not in ours for o in v.split()}
     homes = packages_distributions()
-    missing = [f'{name} imports {top}' for name,text in contents(root/'lottery_nb', '*.py').items() for top in imported(text)
+    missing = [f'{name} imports {top}' for name,text in contents(root/'lottery_nb', '*.py').items()
+        for top in imported(text)
         if not {plain(o) for o in homes.get(top, [top])} & required]
     assert not missing, 'settings.ini does not require it'
 

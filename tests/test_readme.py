@@ -14,7 +14,8 @@ spec.loader.exec_module(readme)
 
 dot = base64.b64encode(b'a picture').decode()
 def stream(text): return dict(output_type='stream', name='stdout', text=text)
-def shown(**data): return dict(output_type='display_data', metadata={}, data={k.replace('_', '/'): v for k,v in data.items()})
+def shown(**data):
+    return dict(output_type='display_data', metadata={}, data={k.replace('_', '/'): v for k,v in data.items()})
 
 @pytest.fixture
 def project(tmp_path):
@@ -24,10 +25,13 @@ def project(tmp_path):
     cells = [
         mk_cell('# the title', 'markdown', id='00'),
         mk_cell('#| hide\nsecret = 1', id='01'),
-        mk_cell('[core](00_core.ipynb#rule), [licence](../LICENSE), [far](https://a.b/c), `[x](y)`, <img src="images/a.png">', 'markdown', id='02'),
+        mk_cell('[core](00_core.ipynb#rule), [licence](../LICENSE), [far](https://a.b/c), `[x](y)`, '
+                '<img src="images/a.png">', 'markdown', id='02'),
         mk_cell("print('a')", id='03', outputs=[stream('\x1b[31ma\x1b[0m\n')]),
-        mk_cell('#| echo: false\n#| fig-alt: "three masks"\nplot()', id='04', outputs=[shown(image_png=dot, text_plain='<Figure>')]),
-        mk_cell('table', id='05', outputs=[shown(text_html='<style>\np {}\n</style>\n<table></table>', text_plain='t')]),
+        mk_cell('#| echo: false\n#| fig-alt: "three masks"\nplot()', id='04',
+                outputs=[shown(image_png=dot, text_plain='<Figure>')]),
+        mk_cell('table', id='05',
+                outputs=[shown(text_html='<style>\np {}\n</style>\n<table></table>', text_plain='t')]),
         mk_cell('#| output: false\nquiet()', id='06', outputs=[stream('not to be seen')])]
     nb = new_nb(cells)
     write_nb(nb, tmp_path/'nbs/index.ipynb')
@@ -71,7 +75,8 @@ def test_a_picture_that_is_no_longer_shown_is_removed(project):
     assert not old.exists()
 
 def test_the_code_in_the_readme_runs(tmp_path, monkeypatch):
-    "Every block of Python, one after the other as they stand, with digits for Imagenette, a small network for the ResNet, and shorter curves"
+    """Every block of Python, one after the other as they stand, with digits for Imagenette,
+    a small network for the ResNet, and shorter curves"""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torchvision.models, 'resnet18', lambda num_classes: mlp())
     monkeypatch.setattr(lottery_nb.all, 'imagenette_dls', lottery_nb.all.digits_dls)
@@ -79,7 +84,7 @@ def test_the_code_in_the_readme_runs(tmp_path, monkeypatch):
     space = dict(model=model, opt=torch.optim.Adam(model.parameters()), train=lambda model, opt: None)
     blocks = re.findall(r'^```python\n(.*?)^```', (path.parent.parent/'README.md').read_text(), flags=re.M|re.S)
     assert len(blocks)>=3
-    short = {'seeds=20, rounds=8': 'seeds=2, rounds=1, steps=10', 'seeds=5': 'seeds=2, rounds=1, steps=10'}
+    short = {'seeds=20, rounds=8': 'seeds=2, rounds=1, n_step=10', 'seeds=5': 'seeds=2, rounds=1, n_step=10'}
     assert all(sum(k in o for o in blocks)==1 for k in short)
     try:
         for o in blocks: exec(functools.reduce(lambda o,k: o.replace(k, short[k]), short, o), space)

@@ -4,12 +4,14 @@ import math
 import numpy as np, pytest, torch
 from hypothesis import assume, example, given, settings, strategies as st
 
-from lottery_nb.schedules import Schedule, agp, cosine, dsd, geometric, iterative, linear, one_cycle, one_shot, plot_schedules, schedule, schedules
+from lottery_nb.schedules import (Schedule, agp, cosine, dsd, geometric, iterative, linear, one_cycle, one_shot,
+                                  plot_schedules, schedule, schedules)
 
 OURS = [one_shot, iterative, geometric, linear, cosine, agp, one_cycle, dsd]
 percent, share = st.floats(0, 100), st.floats(0, 1)
 steps = st.integers(1, 60)
-ours = st.one_of(st.sampled_from(OURS), steps.map(lambda n: iterative(n_steps=n)), steps.map(lambda n: geometric(n_steps=n)),
+ours = st.one_of(st.sampled_from(OURS), steps.map(lambda n: iterative(n_steps=n)),
+                 steps.map(lambda n: geometric(n_steps=n)),
                  st.floats(.1, 9).map(lambda p: agp(power=p)),
                  st.tuples(st.floats(1, 40), st.floats(-10, 20)).map(lambda ab: one_cycle(alpha=ab[0], beta=ab[1])))
 def is_geometric(s): return s.name=='geometric'
@@ -66,7 +68,8 @@ def test_rounds_begin_on_the_batch(n, first_epoch, per_round, batches):
         batch = (first_epoch + k*per_round)*batches
         for pos in ((batch/batches-first_epoch)/(last-first_epoch), (batch/total*last-first_epoch)/(last-first_epoch)):
             assert math.isclose(s.at(max(pos, 0), 0, 100), 100*(k+1)/n, abs_tol=1e-6)
-        assert math.isclose(s.at((batch-1-first_epoch*batches)/((last-first_epoch)*batches), 0, 100), 100*k/n, abs_tol=1e-6)
+        assert math.isclose(s.at((batch-1-first_epoch*batches)/((last-first_epoch)*batches), 0, 100),
+                            100*k/n, abs_tol=1e-6)
 
 @pytest.mark.parametrize('n', [1, 2, 3, 7, 30, 100, 400])
 def test_stepwise(n):
@@ -82,21 +85,26 @@ def test_kinds():
 @pytest.mark.parametrize('wrong, error, message', [
     (lambda: iterative(steps=3), TypeError, "iterative has no parameter 'steps': it takes n_steps"),
     (lambda: linear(n_steps=3), TypeError, 'linear has no parameter'),
-    (lambda: iterative(n_steps=0).at(0), ValueError, 'n_steps=0'), (lambda: geometric(n_steps=-1).at(0), ValueError, 'n_steps=-1'),
-    (lambda: iterative(n_steps=2.5).at(0), TypeError, 'n_steps=2.5'), (lambda: iterative(n_steps='3').at(0), TypeError, "n_steps='3'"),
+    (lambda: iterative(n_steps=0).at(0), ValueError, 'n_steps=0'),
+    (lambda: geometric(n_steps=-1).at(0), ValueError, 'n_steps=-1'),
+    (lambda: iterative(n_steps=2.5).at(0), TypeError, 'n_steps=2.5'),
+    (lambda: iterative(n_steps='3').at(0), TypeError, "n_steps='3'"),
     (lambda: agp(power=0).at(0), ValueError, 'power=0'), (lambda: agp(power=math.nan).at(0), ValueError, 'power=nan'),
     (lambda: one_cycle(alpha=-1).at(0), ValueError, 'alpha=-1'),
-    (lambda: linear.at(.5, 0, 300), ValueError, r'linear.at\(0.5, 0, 300\)=150'), (lambda: linear.at(-1, -5, 50), ValueError, 'linear.at.*=-5')])
+    (lambda: linear.at(.5, 0, 300), ValueError, r'linear.at\(0.5, 0, 300\)=150'),
+    (lambda: linear.at(-1, -5, 50), ValueError, 'linear.at.*=-5')])
 def test_errors(wrong, error, message):
     with pytest.raises(error, match=message): wrong()
 
-@pytest.mark.parametrize('gives, error', [(math.nan, ValueError), (math.inf, ValueError), (-math.inf, ValueError), (100.1, ValueError), (-.1, ValueError),
+@pytest.mark.parametrize('gives, error', [(math.nan, ValueError), (math.inf, ValueError),
+                                          (-math.inf, ValueError), (100.1, ValueError), (-.1, ValueError),
                                           (None, TypeError), ('50', TypeError), (1j, TypeError), (True, TypeError)])
 def test_what_a_schedule_must_not_give(gives, error):
     def odd(start, end, pos): return gives
     with pytest.raises(error, match=r'odd.at\(0.5, 0.0, 50\)=.*expected a'): Schedule(odd).at(.5, end=50)
 
-@pytest.mark.parametrize('gives', [50, 50., np.float32(50), np.float64(50), np.int64(50), torch.tensor(50.), torch.tensor(50)])
+@pytest.mark.parametrize('gives',
+                         [50, 50., np.float32(50), np.float64(50), np.int64(50), torch.tensor(50.), torch.tensor(50)])
 def test_numbers_of_all_kinds_become_floats(gives):
     got = Schedule(lambda start, end, pos: gives).at(.5)
     assert got==50 and type(got) is float

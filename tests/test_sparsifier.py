@@ -10,7 +10,8 @@ from lottery_nb.criteria import WeightView, criteria, criterion
 from lottery_nb.granularity import all_granularities
 from lottery_nb.masks import Masks, named_tensors
 from lottery_nb.sparsifier import Sparsifier, keep_highest, sort_keys_
-from models import (ConvNet, batch, copied, differing, everything, masked, methods, mlp, nets, nonzero_pruned, same_bits, sparsities,
+from models import (ConvNet, batch, copied, differing, everything, masked,
+                    methods, mlp, nets, nonzero_pruned, same_bits, sparsities,
                     train_step)
 from test_granularity import unit_labels
 
@@ -29,7 +30,8 @@ def lowest_first(scores, sizes, budget):
     return gone
 
 def exact_units(layer, granularity):
-    "For each weight the number of its unit, in the order in which the units begin, and each unit's mean magnitude as a fraction"
+    """For each weight the number of its unit, in the order in which the units begin,
+    and each unit's mean magnitude as a fraction"""
     number, members = {}, {}
     for label,w in zip(unit_labels(layer, granularity), layer.weight.flatten().tolist()):
         members.setdefault(number.setdefault(label, len(number)), []).append(Fraction(w))
@@ -41,7 +43,8 @@ def slow_masks(sp, sparsity):
     for ks in together:
         units = [exact_units(sp.layers[k], sp.granularity) for k in ks]
         sizes = [len(which)//len(means) for which,means in units]
-        gone = lowest_first([means for _,means in units], sizes, round(sparsity/100*sum(len(which) for which,_ in units)))
+        gone = lowest_first([means for _,means in units], sizes,
+                            round(sparsity/100*sum(len(which) for which,_ in units)))
         for i,(k,(which,_)) in enumerate(zip(ks, units)):
             masks[k] = torch.tensor([(i, u) not in gone for u in which]).reshape(sp.weight(k).shape)
     return Masks(masks)
@@ -67,7 +70,8 @@ def test_against_the_slow_oracle(granularity, data, method, sparsity):
     assert not differing(net.state_dict(), masked(before, expected))
     assert layers.keys()==dict(net.named_parameters()).keys() and sp.asked==sparsity
     report = sp.report()
-    assert list(report.units_kept)==[sum(kept_units(sp, k)) for k in sp.layers] and list(report.kept)==[int(m.sum()) for m in masks.values()]
+    assert list(report.units_kept)==[sum(kept_units(sp, k)) for k in sp.layers]
+    assert list(report.kept)==[int(m.sum()) for m in masks.values()]
 
 @quiet
 def test_of_equal_weights_a_layer_keeps_the_one_that_would_go_last():
@@ -83,7 +87,8 @@ floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
 tricky = st.sampled_from([0., -0., 1e-45, -1e-45, 1., 1+2**-23, -1., -1-2**-23, 3.4e38, -3.4e38, 1.1754944e-38])
 
 @settings(max_examples=200)
-@given(st.lists(st.tuples(st.lists(floats | tricky, min_size=1, max_size=12), st.integers(1, 5)), min_size=1, max_size=4), st.floats(0, 1),
+@given(st.lists(st.tuples(st.lists(floats | tricky, min_size=1, max_size=12), st.integers(1, 5)),
+                min_size=1, max_size=4), st.floats(0, 1),
        st.sampled_from([torch.float32, torch.float64]))
 @example([([-0., 0., -0., 0.], 1)], .5, torch.float32)
 @example([([1e-45, 0., -1e-45], 2), ([0.], 3)], .7, torch.float32)
@@ -129,12 +134,14 @@ def test_what_is_pruned_stays_pruned(granularity, data, method, steps, collapse)
         masks = sp.sparsify(s)
         if before: assert not any((masks[k] & ~before[k]).any() for k in masks)
         assert nonzero_pruned(sp)==0
-        assert masks.n_weights-masks.n_kept <= (round(s/100*masks.n_weights) if method=='global' else sum(round(s/100*m.numel()) for m in masks.values()))
+        assert masks.n_weights-masks.n_kept <= (round(s/100*masks.n_weights) if method=='global'
+                                                else sum(round(s/100*m.numel()) for m in masks.values()))
         before = masks
 
 @quiet
 @settings(max_examples=60)
-@given(st.sampled_from(names).flatmap(lambda g: st.tuples(st.just(g), nets(g))), methods, sparsities, st.none() | st.integers(1, 4), st.booleans())
+@given(st.sampled_from(names).flatmap(lambda g: st.tuples(st.just(g), nets(g))),
+       methods, sparsities, st.none() | st.integers(1, 4), st.booleans())
 def test_once_more_changes_nothing(case, method, sparsity, round_to, collapse):
     granularity, net = case
     sp = Sparsifier(net, granularity, method, allow_collapse=collapse)
@@ -247,7 +254,8 @@ def test_whole_layers_may_go_where_layers_were_asked_for(method):
 
 @quiet
 @settings(max_examples=60)
-@given(st.sampled_from(names).flatmap(lambda g: st.tuples(st.just(g), nets(g))), methods, sparsities, st.integers(1, 5), st.booleans())
+@given(st.sampled_from(names).flatmap(lambda g: st.tuples(st.just(g), nets(g))),
+       methods, sparsities, st.integers(1, 5), st.booleans())
 def test_round_to(case, method, sparsity, m, collapse):
     granularity, net = case
     free = Sparsifier(copy.deepcopy(net), granularity, method, allow_collapse=collapse)
@@ -262,7 +270,8 @@ def test_round_to(case, method, sparsity, m, collapse):
         assert not kept or not gone or min(kept)>=max(gone)
 
 @settings(max_examples=60)
-@given(st.sampled_from(names).flatmap(lambda g: st.tuples(st.just(g), nets(g, ties=False))), methods, rising(), st.integers(1, 5))
+@given(st.sampled_from(names).flatmap(lambda g: st.tuples(st.just(g), nets(g, ties=False))),
+       methods, rising(), st.integers(1, 5))
 @quiet
 def test_round_to_keeps_the_order(case, method, steps, m):
     granularity, net = case
@@ -312,7 +321,8 @@ def test_every_criterion_prunes_exactly(name, method):
         before = masks
 
 def view_of(sp, k):
-    return WeightView(k, sp.weight(k).detach(), grad=sp.weight(k).grad, **{need: at[k] for need,at in sp.remembered.items()})
+    return WeightView(k, sp.weight(k).detach(), grad=sp.weight(k).grad,
+                      **{need: at[k] for need,at in sp.remembered.items()})
 
 def test_init_is_the_beginning_and_previous_the_last_mask():
     seen = {}
@@ -331,7 +341,8 @@ def test_init_is_the_beginning_and_previous_the_last_mask():
     finally: del criteria['spy']
 
 def test_layers_of_different_types_compete_fairly():
-    net = nn.Sequential(nn.Linear(10,10, dtype=torch.float64), nn.Linear(10,10, dtype=torch.bfloat16), nn.Linear(10,10, dtype=torch.float16), nn.Linear(10,10))
+    net = nn.Sequential(nn.Linear(10,10, dtype=torch.float64), nn.Linear(10,10, dtype=torch.bfloat16),
+                        nn.Linear(10,10, dtype=torch.float16), nn.Linear(10,10))
     flat = torch.cat([o.weight.detach().double().abs().flatten() for o in net])
     keep = torch.ones(400, dtype=torch.bool)
     keep[flat.sort(stable=True).indices[:200]] = False
@@ -340,9 +351,12 @@ def test_layers_of_different_types_compete_fairly():
 # Held against optimizers
 
 makers = dict(
-    sgd=lambda p: torch.optim.SGD(p, lr=.1, momentum=.9, weight_decay=.01, nesterov=True), adamw=lambda p: torch.optim.AdamW(p, lr=.01, weight_decay=.1),
-    amsgrad=lambda p: torch.optim.Adam(p, lr=.01, weight_decay=.1, amsgrad=True), foreach=lambda p: torch.optim.AdamW(p, lr=.01, foreach=True),
-    fused=lambda p: torch.optim.AdamW(p, lr=.01, fused=True), rmsprop=lambda p: torch.optim.RMSprop(p, lr=.01, momentum=.9, centered=True),
+    sgd=lambda p: torch.optim.SGD(p, lr=.1, momentum=.9, weight_decay=.01, nesterov=True),
+    adamw=lambda p: torch.optim.AdamW(p, lr=.01, weight_decay=.1),
+    amsgrad=lambda p: torch.optim.Adam(p, lr=.01, weight_decay=.1, amsgrad=True),
+    foreach=lambda p: torch.optim.AdamW(p, lr=.01, foreach=True),
+    fused=lambda p: torch.optim.AdamW(p, lr=.01, fused=True),
+    rmsprop=lambda p: torch.optim.RMSprop(p, lr=.01, momentum=.9, centered=True),
     adagrad=lambda p: torch.optim.Adagrad(p, lr=.1))
 
 @pytest.mark.parametrize('granularity', ['weight', 'filter'])
@@ -424,7 +438,8 @@ def odd_buffers(net):
         net.stem[0].bias[0] = -0.
 
 @settings(max_examples=20)
-@given(st.integers(0, 1000), sparsities, methods, st.sampled_from(['weight', 'layer']), st.sampled_from(['reset', 'restore', 'keep']))
+@given(st.integers(0, 1000), sparsities, methods, st.sampled_from(['weight', 'layer']),
+       st.sampled_from(['reset', 'restore', 'keep']))
 @quiet
 def test_rewinding_is_exact(seed, sparsity, method, granularity, how):
     torch.manual_seed(seed)
@@ -440,7 +455,8 @@ def test_rewinding_is_exact(seed, sparsity, method, granularity, how):
     for _ in range(2):
         net.stem[1].running_mean.nan_to_num_(0, 0, 0)
         train_step(net, opt, x, y)
-    assert {'seen', 'stem.1.running_var', 'stem.1.num_batches_tracked', 'scale', 'grouped.weight'} <= set(differing(everything(net), at))
+    assert {'seen', 'stem.1.running_var', 'stem.1.num_batches_tracked',
+            'scale', 'grouped.weight'} <= set(differing(everything(net), at))
     assert not differing(sp.snapshot, at) # a copy, and a dense one
     sp.sparsify(sparsity)
     now = {p: copied(s) for p,s in opt.state.items()}
@@ -496,11 +512,15 @@ def test_rewinding_what_has_been_moved():
 def test_the_model_stays_the_users():
     net, (x,y) = ConvNet(), batch()
     plain = copy.deepcopy(net)
-    def look(o): return list(o.state_dict()), [n for n,_ in o.named_modules()], [n for n,_ in o.named_parameters()], sorted(vars(o)), \
-        [(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks), len(m._state_dict_hooks), type(m)) for m in o.modules()], \
-        [(p.requires_grad, p.is_leaf, p._backward_hooks, type(p)) for p in o.parameters()]
+    def look(o):
+        modules = [(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks), len(m._state_dict_hooks),
+                    type(m)) for m in o.modules()]
+        parameters = [(p.requires_grad, p.is_leaf, p._backward_hooks, type(p)) for p in o.parameters()]
+        names = list(o.state_dict()), [n for n,_ in o.named_modules()], [n for n,_ in o.named_parameters()]
+        return names, sorted(vars(o)), modules, parameters
     sp, opt = Sparsifier(net), torch.optim.SGD(net.parameters(), lr=.1)
-    for act in (lambda: sp.watch(opt), lambda: sp.sparsify(50), lambda: sp.save_weights(opt), lambda: train_step(net, opt, x, y),
+    for act in (lambda: sp.watch(opt), lambda: sp.sparsify(50), lambda: sp.save_weights(opt),
+                lambda: train_step(net, opt, x, y),
                 sp.rewind, sp.apply, sp.report):
         act()
         assert look(net)==look(plain)
@@ -528,8 +548,10 @@ def test_a_tied_parameter_is_pruned_once():
     assert net.out.weight.count_nonzero()+net.mid.weight.count_nonzero()==48 and same_bits(net.mid.bias, at['mid.bias'])
     assert list(masks)==[k for k in masks if k in dict(net.named_parameters(remove_duplicate=False))]
 
-@pytest.mark.parametrize('move', [nn.Module.double, nn.Module.half, nn.Module.bfloat16, lambda o: o.to(memory_format=torch.channels_last),
-                                  lambda o: o.double().half().float(), lambda o: o.load_state_dict(ConvNet().state_dict(), assign=True)])
+@pytest.mark.parametrize('move', [nn.Module.double, nn.Module.half, nn.Module.bfloat16,
+                                  lambda o: o.to(memory_format=torch.channels_last),
+                                  lambda o: o.double().half().float(),
+                                  lambda o: o.load_state_dict(ConvNet().state_dict(), assign=True)])
 @pytest.mark.parametrize('when', ['before', 'between', 'twice'])
 def test_moved_after_construction(move, when):
     torch.manual_seed(0)
@@ -546,11 +568,13 @@ def test_moved_after_construction(move, when):
         for p in net.parameters(): p.copy_(torch.full_like(p, -math.inf))
     sp.apply()
     assert nonzero_pruned(sp)==0
-    for k,m in sp.masks.items(): assert (sp.weight(k)[m]==-math.inf).all() and sp.weight(k) is dict(net.named_parameters())[k]
+    for k,m in sp.masks.items():
+        assert (sp.weight(k)[m]==-math.inf).all() and sp.weight(k) is dict(net.named_parameters())[k]
     shaken(net, 0)
     assert sp.sparsify(60).n_kept==sp.masks.n_weights-round(.6*sp.masks.n_weights) and nonzero_pruned(sp)==0
 
-@pytest.mark.parametrize('wrap', [nn.DataParallel, lambda o: torch.compile(o, backend='eager'), lambda o: nn.DataParallel(torch.compile(o, backend='eager')),
+@pytest.mark.parametrize('wrap', [nn.DataParallel, lambda o: torch.compile(o, backend='eager'),
+                                  lambda o: nn.DataParallel(torch.compile(o, backend='eager')),
                                   lambda o: o], ids=['DataParallel', 'compile', 'both', 'none'])
 def test_wrapped_models_have_the_names_of_bare_ones(wrap):
     torch.manual_seed(0)
@@ -570,12 +594,14 @@ def test_wrapped_models_have_the_names_of_bare_ones(wrap):
     masks.apply_(bare)
     assert not differing(everything(net), everything(bare))
 
-@pytest.mark.parametrize('how', [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o)), lambda o: pickle.loads(pickle.dumps(o, 2))],
+@pytest.mark.parametrize('how', [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o)),
+                                 lambda o: pickle.loads(pickle.dumps(o, 2))],
                          ids=['deepcopy', 'pickle', 'pickle as torch.save does'])
 def test_copies_are_complete_and_apart(how):
     torch.manual_seed(0)
     net, (x,y) = ConvNet(), batch()
-    sp, opt = Sparsifier(net, criteria='updating_movement', method='local'), torch.optim.SGD(net.parameters(), lr=.1, momentum=.9)
+    sp = Sparsifier(net, criteria='updating_movement', method='local')
+    opt = torch.optim.SGD(net.parameters(), lr=.1, momentum=.9)
     sp.watch(opt)
     for _ in range(2): train_step(net, opt, x, y)
     sp.save_weights(opt)
@@ -584,7 +610,8 @@ def test_copies_are_complete_and_apart(how):
     before, masks = everything(net), sp.masks
     twin = how(sp)
     assert twin.masks==masks and twin.asked==30 and repr(twin)==repr(sp) and twin.criterion==sp.criterion
-    assert all(twin.weight(k) is dict(twin.model.named_parameters())[k] and twin.weight(k) is not sp.weight(k) for k in sp.layers)
+    assert all(twin.weight(k) is dict(twin.model.named_parameters())[k]
+               and twin.weight(k) is not sp.weight(k) for k in sp.layers)
     assert not differing(twin.snapshot, sp.snapshot) and not differing(everything(twin.model), before)
     expected = copy.deepcopy(sp).sparsify(60)
     assert twin.sparsify(60)==expected and nonzero_pruned(twin)==0
@@ -605,8 +632,10 @@ def test_two_on_one_model():
     assert nonzero_pruned(a)==nonzero_pruned(b)==0 and not set(a.layers) & set(b.layers)
 
 @pytest.mark.parametrize('layers, expected', [
-    (nn.Linear, ['head.weight']), ([nn.Conv2d, nn.Linear], ['stem.0.weight', 'grouped.weight', 'head.weight']), ((nn.ConvTranspose2d,), ['up.weight']),
-    ('head', ['head.weight']), ('head.weight', ['head.weight']), ({'up', 'stem.0'}, ['stem.0.weight', 'up.weight']), (nn.BatchNorm2d, ['stem.1.weight']),
+    (nn.Linear, ['head.weight']), ([nn.Conv2d, nn.Linear], ['stem.0.weight', 'grouped.weight', 'head.weight']),
+    ((nn.ConvTranspose2d,), ['up.weight']),
+    ('head', ['head.weight']), ('head.weight', ['head.weight']), ({'up', 'stem.0'}, ['stem.0.weight', 'up.weight']),
+    (nn.BatchNorm2d, ['stem.1.weight']),
     (lambda n,m: n.startswith('stem'), ['stem.0.weight']), (lambda n,m: isinstance(m, nn.Linear), ['head.weight']),
     (None, ['stem.0.weight', 'grouped.weight', 'up.weight', 'head.weight'])])
 def test_choosing_layers(layers, expected):

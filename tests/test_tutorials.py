@@ -1,4 +1,5 @@
-"Every cell of every tutorial, the long trainings too, on a few images and for a few steps; and the records of the real runs"
+"""Every cell of every tutorial, the long trainings too, on a few images and for a few steps;
+and the records of the real runs"""
 import importlib.util, json, re, shutil
 from pathlib import Path
 from fastai.data.external import fastai_cfg
@@ -23,7 +24,8 @@ def test_every_cell_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv('LOTTERY_NB_QUICK', str(out))
     copy = shutil.copytree(folder, tmp_path/'tutorials', ignore=shutil.ignore_patterns('tickets'))/path.name
     tutorials.run(copy, train=True)
-    before,after = ({o.relative_to(d): o.read_bytes() for o in d.rglob('*') if o.is_file() and 'tickets' not in o.parts and o.name!=path.name}
+    before,after = ({o.relative_to(d): o.read_bytes() for o in d.rglob('*') if o.is_file()
+                     and 'tickets' not in o.parts and o.name!=path.name}
                     for d in (folder, tmp_path/'tutorials'))
     assert after==before, 'files that are not in LOTTERY_NB_QUICK'
 
@@ -31,11 +33,14 @@ def test_every_cell_runs(path, tmp_path, monkeypatch):
 def test_tutorials_show_what_came_out(path):
     "No cell that draws or trains has lost its output, and none shows an error or a warning"
     for c in cells(path):
-        if re.search(r'^learn\.fit\(|plt\.show\(\)$', c.source, re.M) and 'no_bar' not in c.source: assert c.outputs, c.source
-        for o in c.outputs: assert o.output_type!='error' and not (o.output_type=='stream' and o.name=='stderr'), c.source
+        if re.search(r'^learn\.fit\(|plt\.show\(\)$', c.source, re.M) and 'no_bar' not in c.source:
+            assert c.outputs, c.source
+        for o in c.outputs:
+            assert o.output_type!='error' and not (o.output_type=='stream' and o.name=='stderr'), c.source
 
 def test_every_training_has_its_record():
-    called = [name for c in cells(folder/'01_imagenette.ipynb') for name in re.findall(r"^record\('(\w+)'", c.source, re.M)]
+    called = [name for c in cells(folder/'01_imagenette.ipynb')
+              for name in re.findall(r"^record\('(\w+)'", c.source, re.M)]
     assert sorted(called)==[o.stem for o in records] and called
 
 @pytest.mark.parametrize('path', records, ids=lambda o: o.stem)
