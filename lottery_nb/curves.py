@@ -19,8 +19,8 @@ from fastcore.basics import noop, patch
 from torch import nn, Tensor
 from torch.func import functional_call, vmap
 from .arms import arms as all_arms, check_arms
-from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_number, check_whole, json_safe,
-                             progress, rewind_point, seed_of, seeded, versions)
+from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_number, check_whole,
+                             json_safe, progress, rewind_point, seed_of, seeded, versions)
 from .criteria import Criterion, large_final
 from .data import WholeDL, dls_by_name, model_by_name
 from .find import check_final_layer_rate, check_prune, next_masks
