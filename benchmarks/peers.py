@@ -1,8 +1,10 @@
-"""What a curve costs with others: iterative magnitude pruning by fasterai's callback, by ours, and by `lottery_curve`, on the same data, network and steps
+"""What a curve costs with others: iterative magnitude pruning by fasterai's callback, by ours, and by `lottery_curve`,
+on the same data, network and steps
 
-All prune the same network in the same rounds, 20 % of the remaining weights in each, and take what is left back to the first weights. The two
-callbacks do it a seed at a time in a fastai `Learner`, so their seconds are fastai's training loop too; `lottery_curve` does it for all seeds in one
-batched pass, without fastai. They take turns; what is reported are medians.
+All prune the same network in the same rounds, 20 % of the remaining weights in each, and take what is left back to the
+first weights. The two callbacks do it a seed at a time in a fastai `Learner`, so their seconds are fastai's training
+loop too; `lottery_curve` does it for all seeds in one batched pass, without fastai. They take turns; what is reported
+are medians.
 
     python benchmarks/peers.py                         about three minutes on two cores
     python benchmarks/peers.py --markdown peers.md     the table as a file
@@ -50,31 +52,37 @@ def density(sizes:Sizes)->float: return .8**sizes.rounds # what is left in the e
 
 def ours(sizes:Sizes):
     n,r = sizes.epochs,sizes.rounds
-    return SparsifyCallback(100-100*density(sizes), 'weight', 'global', large_final, geometric(n_steps=r), start_epoch=n, lth=True, verbose=False)
+    return SparsifyCallback(100-100*density(sizes), 'weight', 'global',
+                            large_final, geometric(n_steps=r), start_epoch=n, lth=True, verbose=False)
 
 def theirs(sizes:Sizes):
     "fasterai's callback with the schedule of the same rounds, which it does not have"
     r = sizes.rounds
     def rounds(start, end, pos): return start + (end-start)*(1-.8**min(r, int(pos*r)+1))/(1-.8**r)
-    return TheirCallback(1-density(sizes), 'weight', 'global', their_large_final, TheirSchedule(rounds, start_pct=1/(r+1)), lth=True, layer_type=nn.Linear)
+    return TheirCallback(1-density(sizes), 'weight', 'global', their_large_final,
+                         TheirSchedule(rounds, start_pct=1/(r+1)), lth=True, layer_type=nn.Linear)
 
 def by_callback(make, seed:int, sizes:Sizes)->tuple: # sparsity in percent, accuracy in percent
     "A whole search in one `fit`"
     torch.manual_seed(seed)
-    learn = Learner(digits_dls(bs=60, seed=seed).cpu(), digits_mlp(), metrics=accuracy, lr=1.2e-3, opt_func=Adam, wd=0., cbs=make(sizes))
-    with learn.no_bar(), learn.no_logging(), contextlib.redirect_stdout(io.StringIO()): learn.fit(sizes.epochs*(sizes.rounds+1))
+    learn = Learner(digits_dls(bs=60, seed=seed).cpu(), digits_mlp(),
+                    metrics=accuracy, lr=1.2e-3, opt_func=Adam, wd=0., cbs=make(sizes))
+    with learn.no_bar(), learn.no_logging(), contextlib.redirect_stdout(io.StringIO()):
+        learn.fit(sizes.epochs*(sizes.rounds+1))
     return sparsity(learn.model), 100*learn.recorder.values[-1][2]
 
 def batched(seed:int, sizes:Sizes)->tuple:
     "All seeds in one pass, from `1000*seed` on, so that every turn has its own"
     steps = sizes.epochs*(1437//60)
-    df = lottery_curve(digits_mlp, digits_dls(), [1000*seed+i for i in range(sizes.seeds)], sizes.rounds, arms=('ticket',), n_step=steps,
+    df = lottery_curve(digits_mlp, digits_dls(), [1000*seed+i for i in range(sizes.seeds)],
+                       sizes.rounds, arms=('ticket',), n_step=steps,
                        eval_every=1437//60, batch_seeds=sizes.seeds, progress=False)
     last = df[(df['round']==sizes.rounds) & (df.step==steps) & (df.metric=='accuracy')]
     return 100-last.density.mean(), 100*last.value.mean()
 
 def tools(sizes:Sizes)->dict: # name -> (function of a seed, seeds)
-    found = {'lottery_curve': (lambda s: batched(s, sizes), sizes.seeds), 'lottery_nb SparsifyCallback': (lambda s: by_callback(ours, s, sizes), 1)}
+    found = {'lottery_curve': (lambda s: batched(s, sizes), sizes.seeds),
+             'lottery_nb SparsifyCallback': (lambda s: by_callback(ours, s, sizes), 1)}
     if has_fasterai: found['fasterai SparsifyCallback'] = lambda s: by_callback(theirs, s, sizes), 1
     return found
 
@@ -87,7 +95,8 @@ def measure(sizes:Sizes)->dict: # tool -> list of (seconds, sparsity, accuracy)
             start = perf_counter()
             came = tools(sizes)[tool][0](i)
             out[tool].append((perf_counter()-start, *came))
-        print(f'turn {i+1} of {sizes.repeats}: ' + ', '.join(f'{k} {v[-1][0]:.1f} s' for k,v in out.items()), file=sys.stderr)
+        print(f'turn {i+1} of {sizes.repeats}: ' + ', '.join(f'{k} {v[-1][0]:.1f} s' for k,v in out.items()),
+              file=sys.stderr)
     return out
 
 def rows(sizes:Sizes, measured:dict)->list: # dicts
@@ -97,24 +106,31 @@ def rows(sizes:Sizes, measured:dict)->list: # dicts
     for tool,(_,n) in tools(sizes).items():
         seconds,sparse,right = (np.array(o) for o in zip(*measured[tool]))
         a_seed = np.median(seconds)/n
-        found.append(dict(tool=tool, seeds=n, seconds=float(np.median(seconds)), least=float(seconds.min()), most=float(seconds.max()), a_seed=float(a_seed),
-                          a_round=float(a_seed)/(sizes.rounds+1), times=float(a_seed/base), sparsity=float(sparse.mean()), accuracy=float(right.mean())))
+        found.append(dict(tool=tool, seeds=n, seconds=float(np.median(seconds)),
+                          least=float(seconds.min()), most=float(seconds.max()), a_seed=float(a_seed),
+                          a_round=float(a_seed)/(sizes.rounds+1), times=float(a_seed/base),
+                          sparsity=float(sparse.mean()), accuracy=float(right.mean())))
     return found
 
 def report(result:dict)->str:
     "All of it as markdown"
     s,about = result['sizes'],result['circumstances']
-    shown = table(['tool', 'seeds at once', 'seconds', 'least to most', 'seconds a seed', 'seconds a seed and round', 'lottery_curve = 1', 'sparsity'],
-        [[r['tool'], str(r['seeds']), f'{r["seconds"]:.2f}', f'{r["least"]:.2f} to {r["most"]:.2f}', f'{r["a_seed"]:.2f}', f'{r["a_round"]:.3f}',
+    shown = table(['tool', 'seeds at once', 'seconds', 'least to most',
+                   'seconds a seed', 'seconds a seed and round', 'lottery_curve = 1', 'sparsity'],
+        [[r['tool'], str(r['seeds']), f'{r["seconds"]:.2f}', f'{r["least"]:.2f} to {r["most"]:.2f}',
+          f'{r["a_seed"]:.2f}', f'{r["a_round"]:.3f}',
           f'{r["times"]:.1f}', f'{r["sparsity"]:.2f} %'] for r in result['rows']])
     return f"""# What a curve costs with others
 
 {', '.join(f'{k} {v}' for k,v in about.items())}
 
 Iterative magnitude pruning of the 64-300-100-10 network on scikit-learn's digits: Adam, batches of 60, a dense round
-and {s['rounds']} of pruning 20 % of what is left, {s['epochs']} epochs ({s['epochs']*(1437//60)} steps) each, measured after every epoch.
-Medians of {s['repeats']} turns. The callbacks train a seed at a time in a fastai `Learner`: most of their seconds are its training loop's,
-whoever prunes. What they do at a rewind differs (biases, the optimizer's state), so this is about time, and about nothing else.
+and {s['rounds']} of pruning 20 % of what is left, {s['epochs']} epochs ({s['epochs']*(1437//60)} steps) each, \
+measured after every epoch.
+Medians of {s['repeats']} turns. The callbacks train a seed at a time in a fastai `Learner`: most of their seconds \
+are its training loop's,
+whoever prunes. What they do at a rewind differs (biases, the optimizer's state), so this is about time, and about \
+nothing else.
 
 {shown}
 """
@@ -134,7 +150,8 @@ def main(
     sizes = replace(QUICK if quick else Sizes(), **{k:v for k,v in given.items() if v is not None})
     if not has_fasterai: print("fasterai is not installed and is left out (pip install 'lottery_nb[bench]')")
     about,measured = circumstances(),measure(sizes)
-    result = dict(circumstances={**about, 'load at the end': load()}, sizes=asdict(sizes), measured=measured, rows=rows(sizes, measured))
+    result = dict(circumstances={**about, 'load at the end': load()}, sizes=asdict(sizes), measured=measured,
+                  rows=rows(sizes, measured))
     print(report(result))
     if markdown: Path(markdown).write_text(report(result), encoding='utf-8')
     if json: Path(json).write_text(dumps(result, indent=1), encoding='utf-8')

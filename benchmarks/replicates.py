@@ -1,13 +1,14 @@
 """What error bars cost: the curves of many seeds in a batched pass, side by side with the same seeds one after another
 
-The same code trains them both times: `lottery_curve` with all seeds, and `lottery_curve` with one seed at a time. They take turns, all seeds at once
-and then each of them alone, in several rounds, so that both meet the same hiccups of the machine; what is reported are medians.
-Both have all of PyTorch's threads. A single small network may have little use for more than one, so a few seeds train with one thread as well.
+The same code trains them both times: `lottery_curve` with all seeds, and `lottery_curve` with one seed at a time. They
+take turns, all seeds at once and then each of them alone, in several rounds, so that both meet the same hiccups of the
+machine; what is reported are medians. Both have all of PyTorch's threads. A single small network may have little use
+for more than one, so a few seeds train with one thread as well.
 
     python benchmarks/replicates.py                              about four minutes on two cores
     python benchmarks/replicates.py --markdown replicates.md     the table as a file
     python benchmarks/replicates.py --json replicates.json       the same with the time of every run
-    python benchmarks/replicates.py --quick                      a few seconds: shows that it runs, says nothing about speed
+    python benchmarks/replicates.py --quick                      a few seconds: shows that it runs, not how fast
 """
 import contextlib, sys
 from dataclasses import asdict, dataclass, replace
@@ -42,7 +43,8 @@ def timed(fn):
 
 def last_accuracy(df)->float:
     "Mean accuracy after the last step of the last round, percent"
-    return 100*df[(df.arm=='ticket') & (df['round']==df['round'].max()) & (df.step==df.step.max()) & (df.metric=='accuracy')].value.mean()
+    last = (df['round']==df['round'].max()) & (df.step==df.step.max())
+    return 100*df[(df.arm=='ticket') & last & (df.metric=='accuracy')].value.mean()
 
 def measure(sizes:Sizes)->dict:
     "Seconds of all seeds at once, of each seed alone, and of a few with one thread: a list a round"
@@ -57,7 +59,9 @@ def measure(sizes:Sizes)->dict:
         alone.append([seconds for seconds,_ in one_by_one])
         with threads(1): one_thread.append([timed(lambda s=s: curve([s]))[0] for s in range(min(5, sizes.seeds))])
         values.append((last_accuracy(df), float(np.mean([last_accuracy(o) for _,o in one_by_one]))))
-        print(f'round {i+1} of {sizes.repeats}: {together[-1]:.1f} s together, {sum(alone[-1]):.1f} s one after another', file=sys.stderr)
+        print(f'round {i+1} of {sizes.repeats}: {together[-1]:.1f} s together, {sum(alone[-1]):.1f} s one after \
+another',
+              file=sys.stderr)
     return dict(together=together, alone=alone, one_thread=one_thread, accuracy=values[-1])
 
 def rows(sizes:Sizes, measured:dict)->list: # dicts
@@ -65,31 +69,42 @@ def rows(sizes:Sizes, measured:dict)->list: # dicts
     trainings = 1+sizes.rounds*len(sizes.arms)
     together,in_turn = np.array(measured['together']),np.array(measured['alone']).sum(1)
     ways = [('all seeds at once', sizes.seeds, together), ('the same seeds, one after another', sizes.seeds, in_turn),
-            ('one seed', 1, np.array(measured['alone']).ravel()), ('one seed, one thread', 1, np.array(measured['one_thread']).ravel())]
-    return [dict(way=way, seeds=n, seconds=float(np.median(s)), least=float(s.min()), most=float(s.max()), a_seed=float(np.median(s))/n,
-                 steps_a_second=n*trainings*sizes.steps/float(np.median(s)), times=float(np.median(s))/float(np.median(together))) for way,n,s in ways]
+            ('one seed', 1, np.array(measured['alone']).ravel()),
+            ('one seed, one thread', 1, np.array(measured['one_thread']).ravel())]
+    return [dict(way=way, seeds=n, seconds=float(np.median(s)), least=float(s.min()),
+                 most=float(s.max()), a_seed=float(np.median(s))/n,
+                 steps_a_second=n*trainings*sizes.steps/float(np.median(s)),
+                 times=float(np.median(s))/float(np.median(together))) for way,n,s in ways]
 
 def report(result:dict)->str:
     "All of it as markdown"
     s,about = result['sizes'],result['circumstances']
     n,(together,alone) = s['seeds'],result['accuracy']
-    ratio,one_thread = (float(np.median([n*np.mean(a)/t for t,a in zip(result['together'], result[k])])) for k in ('alone','one_thread'))
-    shown = table(['', 'seeds', 'seconds', 'least to most', 'seconds a seed', 'training steps a second', 'all at once = 1'],
-        [[r['way'], str(r['seeds']), f'{r["seconds"]:.2f}', f'{r["least"]:.2f} to {r["most"]:.2f}', f'{r["a_seed"]:.2f}', f'{r["steps_a_second"]:,.0f}',
+    ratio,one_thread = (float(np.median([n*np.mean(a)/t for t,a in zip(result['together'], result[k])]))
+                        for k in ('alone','one_thread'))
+    shown = table(['', 'seeds', 'seconds', 'least to most', 'seconds a seed',
+                   'training steps a second', 'all at once = 1'],
+        [[r['way'], str(r['seeds']), f'{r["seconds"]:.2f}', f'{r["least"]:.2f} to {r["most"]:.2f}',
+          f'{r["a_seed"]:.2f}', f'{r["steps_a_second"]:,.0f}',
           f'{r["times"]:.2f}'] for r in result['rows']])
     return f"""# What error bars cost
 
 {', '.join(f'{k} {v}' for k,v in about.items())}
 
-`lottery_curve` on scikit-learn's digits: the 64-300-100-10 network, Adam, batches of 60, {s['steps']} steps a training, a dense round
-and {s['rounds']} of pruning 20 %; {', '.join(s['arms'])}; measured twenty times a training. Medians of {s['repeats']} turns; checks and first weights
+`lottery_curve` on scikit-learn's digits: the 64-300-100-10 network, Adam, batches of 60, {s['steps']} steps a \
+training, a dense round
+and {s['rounds']} of pruning 20 %; {', '.join(s['arms'])}; measured twenty times a training. Medians of \
+{s['repeats']} turns; checks and first weights
 are counted.
 
 {shown}
 
-- {'met' if ratio>=3 else 'NOT met'}: {n} seeds at once are {ratio:.2f} times as fast as one after another (median of the turns), at least 3
-- and {one_thread:.2f} times as fast if a seed alone is given one thread only, going by the first {len(result['one_thread'][0])} of them
-- mean accuracy of the last round: {together:.2f} % together, {alone:.2f} % one after another: the same but for the rounding of sums
+- {'met' if ratio>=3 else 'NOT met'}: {n} seeds at once are {ratio:.2f} times as fast as one after another (median of \
+the turns), at least 3
+- and {one_thread:.2f} times as fast if a seed alone is given one thread only, going by the first \
+{len(result['one_thread'][0])} of them
+- mean accuracy of the last round: {together:.2f} % together, {alone:.2f} % one after another: the same but for the \
+rounding of sums
 """
 
 @call_parse
@@ -107,7 +122,8 @@ def main(
     sizes = replace(QUICK if quick else Sizes(), **{k:v for k,v in given.items() if v is not None})
     about,measured = circumstances(),measure(sizes)
     with contextlib.suppress(KeyError): del about['fasterai']
-    result = dict(circumstances={**about, 'load at the end': load()}, sizes=asdict(sizes), **measured, rows=rows(sizes, measured))
+    result = dict(circumstances={**about, 'load at the end': load()}, sizes=asdict(sizes), **measured,
+                  rows=rows(sizes, measured))
     print(report(result))
     if markdown: Path(markdown).write_text(report(result), encoding='utf-8')
     if json: Path(json).write_text(dumps(result, indent=1), encoding='utf-8')
