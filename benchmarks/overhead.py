@@ -7,8 +7,7 @@ reported are ratios within a round.
     python benchmarks/overhead.py                            about a quarter of an hour on two cores
     python benchmarks/overhead.py --markdown overhead.md     the tables as a file
     python benchmarks/overhead.py --json overhead.json       the same with the time of every single step
-    python benchmarks/overhead.py --quick                    a few seconds on a tiny network: shows that it runs, not \
-how fast
+    python benchmarks/overhead.py --quick                    a few seconds, a tiny network: to see that it runs, no more
 
 The peers are fasterai (`pip install 'lottery_nb[bench]'`; left out if it is not there) and torch.nn.utils.prune.
 """
@@ -302,8 +301,8 @@ def verdicts(result:dict)->str:
              (f'agp, mean ratio of a step: {step["agp"]["mean"]:.3f}, at most 1.10', step['agp']['mean']<=1.10),
              (f'first mask of {few["weights"]:,} weights: {few["median_seconds"]:.3f} s, below 0.5 s',
               few['median_seconds']<.5),
-             (f'first mask of {ours["weights"]:,} weights: {torch_prune["median"]:.1f} times as fast as torch, at \
-least 10',
+             (f'first mask of {ours["weights"]:,} weights: {torch_prune["median"]:.1f} times as fast as torch, '
+              'at least 10',
               torch_prune['median']>=10)]
     if ours['extra_memory'] is not None:
         lines.append((f'extra memory of it: {ours["extra_memory"]:.2f} bytes a byte of weights, at most 3',
@@ -368,7 +367,7 @@ def main(
     size:int=None, # pixels, height and width of an image (default 64)
     batch:int=None, # images a batch (default 64)
     rounds:int=None, # steps of each tool under a constant mask (default 60)
-    n_iter:int=None, # batches an epoch, all measured under agp; with fewer, fasterai makes masks more often (default 148)
+    n_iter:int=None, # batches an epoch, all under agp; with fewer, fasterai makes masks more often (default 148)
     mask_rounds:int=None, # masks of each tool and size (default 7)
     quick:store_true=False, # a tiny network and few rounds, to see that it runs
     json:str=None, # file for all results, with the seconds of every step

@@ -59,9 +59,8 @@ def measure(sizes:Sizes)->dict:
         alone.append([seconds for seconds,_ in one_by_one])
         with threads(1): one_thread.append([timed(lambda s=s: curve([s]))[0] for s in range(min(5, sizes.seeds))])
         values.append((last_accuracy(df), float(np.mean([last_accuracy(o) for _,o in one_by_one]))))
-        print(f'round {i+1} of {sizes.repeats}: {together[-1]:.1f} s together, {sum(alone[-1]):.1f} s one after \
-another',
-              file=sys.stderr)
+        print(f'round {i+1} of {sizes.repeats}: {together[-1]:.1f} s together, {sum(alone[-1]):.1f} s '
+              'one after another', file=sys.stderr)
     return dict(together=together, alone=alone, one_thread=one_thread, accuracy=values[-1])
 
 def rows(sizes:Sizes, measured:dict)->list: # dicts
