@@ -7,7 +7,7 @@ reported are ratios within a round.
     python benchmarks/overhead.py                            about a quarter of an hour on two cores
     python benchmarks/overhead.py --markdown overhead.md     the tables as a file
     python benchmarks/overhead.py --json overhead.json       the same with the time of every single step
-    python benchmarks/overhead.py --quick                    a few seconds, a tiny network: to see that it runs, no more
+    python benchmarks/overhead.py --quick                    a few seconds, a tiny network: that it runs, not how fast
 
 The peers are fasterai (`pip install 'lottery_nb[bench]'`; left out if it is not there) and torch.nn.utils.prune.
 """

@@ -9,7 +9,7 @@ round.
     python benchmarks/shrink.py                            about two minutes on two cores
     python benchmarks/shrink.py --markdown shrink.md       the table as a file
     python benchmarks/shrink.py --json shrink.json         the same with the time of every single pass
-    python benchmarks/shrink.py --quick                    a few seconds with small images: to see that it runs, not how fast
+    python benchmarks/shrink.py --quick                    a few seconds with small images: that it runs, not how fast
 
 fasterai (`pip install 'lottery_nb[bench]'`) is left out if it is not there.
 Its Pruner is asked for the same share of the channels; the table has the multiply-adds of both.
