@@ -1,4 +1,5 @@
-"""How long `from lottery_nb.all import *` takes on top of fastai's own import: one after the other in a fresh process, again and again
+"""How long `from lottery_nb.all import *` takes on top of fastai's own import: one after the other in a fresh process,
+again and again
 
     python benchmarks/imports.py                          a minute on two cores
     python benchmarks/imports.py --markdown imports.md    the table as a file

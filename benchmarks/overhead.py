@@ -1,12 +1,13 @@
 """What pruning costs: a training step under a mask, and the making of a mask, side by side with the peers in one run
 
-Machines are noisy, and more so from one minute to the next than from one second to the next. So nothing here is measured on its own: all
-tools do the same work in turn, in an order that is shuffled anew in each round, and what is reported are ratios within a round.
+Machines are noisy, and more so from one minute to the next than from one second to the next. So nothing here is
+measured on its own: all tools do the same work in turn, in an order that is shuffled anew in each round, and what is
+reported are ratios within a round.
 
     python benchmarks/overhead.py                            about a quarter of an hour on two cores
     python benchmarks/overhead.py --markdown overhead.md     the tables as a file
     python benchmarks/overhead.py --json overhead.json       the same with the time of every single step
-    python benchmarks/overhead.py --quick                    a few seconds on a tiny network: shows that it runs, says nothing about speed
+    python benchmarks/overhead.py --quick                    a few seconds, a tiny network: that it runs, not how fast
 
 The peers are fasterai (`pip install 'lottery_nb[bench]'`; left out if it is not there) and torch.nn.utils.prune.
 """
@@ -44,10 +45,12 @@ except ImportError: has_fasterai = False
 
 PRUNABLE = (nn.Conv2d, nn.Linear) # what our own default comes to in these networks; fasterai's would be Conv2d alone
 SPARSITY = 50 # percent
-# --- What is measured: the sizes ---------------------------------------------------------------------------------------------------------
+# --- What is measured: the sizes --------------------------------------------------------------------------------------
 
 def resnet(): return resnet18(num_classes=10)
-def tiny(): return nn.Sequential(nn.Conv2d(3,16,3), nn.ReLU(), nn.Conv2d(16,32,3,stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32,10))
+def tiny():
+    return nn.Sequential(nn.Conv2d(3,16,3), nn.ReLU(), nn.Conv2d(16,32,3,stride=2),
+                         nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32,10))
 
 @dataclass(frozen=True)
 class Sizes:
@@ -71,12 +74,14 @@ def wide(n:int)->nn.Module:
 
 def prunable(model:nn.Module)->list: return [m for m in model.modules() if isinstance(m, PRUNABLE)]
 def n_weights(model:nn.Module)->int: return sum(m.weight.numel() for m in prunable(model))
-def sparsity(model:nn.Module)->float: return 100 - 100*sum(int(m.weight.count_nonzero()) for m in prunable(model))/n_weights(model)
+def sparsity(model:nn.Module)->float:
+    return 100 - 100*sum(int(m.weight.count_nonzero()) for m in prunable(model))/n_weights(model)
 
-# --- torch.nn.utils.prune ----------------------------------------------------------------------------------------------------------------
+# --- torch.nn.utils.prune ---------------------------------------------------------------------------------------------
 
 def torch_pruner(model:nn.Module)->Callable: # percent -> None
-    "Prunes with `global_unstructured` up to a sparsity. It counts what is pruned in addition, so we count what already is"
+    """Prunes with `global_unstructured` up to a sparsity. It counts what is pruned in addition,
+    so we count what already is"""
     layers,total,gone = prunable(model),n_weights(model),0
     def to(percent):
         nonlocal gone
@@ -86,20 +91,23 @@ def torch_pruner(model:nn.Module)->Callable: # percent -> None
     return to
 
 class TorchPrune(Callback):
-    "What a user of torch.nn.utils.prune would write: a new mask every `every` batches (0: one at the start, and no other)"
+    """What a user of torch.nn.utils.prune would write: a new mask every `every` batches (0: one at the start,
+    and no other)"""
     run_valid = False
     def __init__(self, to:Callable, every:int): self.to,self.every = to,every
     def before_batch(self):
-        if self.every and self.iter%self.every==0: self.to(agp.at((self.epoch*self.n_iter + self.iter)/(self.n_epoch*self.n_iter), 0, SPARSITY))
+        if self.every and self.iter%self.every==0:
+            self.to(agp.at((self.epoch*self.n_iter + self.iter)/(self.n_epoch*self.n_iter), 0, SPARSITY))
 
-# --- A training step ---------------------------------------------------------------------------------------------------------------------
+# --- A training step --------------------------------------------------------------------------------------------------
 
 @dataclass
 class Arm:
     "One way of training, its `Learner` stopped in the middle of `fit`, and what was measured"
     name:str
     learn:Learner
-    mask:Callable = lambda: None # gives the tensor (or the object) that holds the mask now: a new one means that a mask was made
+    # gives the tensor (or the object) that holds the mask now: a new one means that a mask was made
+    mask:Callable = lambda: None
     seconds:list = field(default_factory=list) # of each step
     made:list = field(default_factory=list) # whether a mask was made in that step
 
@@ -122,14 +130,16 @@ def begin(learn:Learner, sizes:Sizes, epoch:int):
     learn('before_train')
 
 def make_arms(model:nn.Module, gradual:bool)->list:
-    "All arms from the same weights, with the same optimizer (fastai's default Adam): under `agp` if `gradual`, otherwise under a constant mask"
+    """All arms from the same weights, with the same optimizer (fastai's default Adam): under `agp` if `gradual`,
+    otherwise under a constant mask"""
     loss,dls = nn.CrossEntropyLoss(),DataLoaders.from_dsets([0], [0], bs=1, device=torch.device('cpu'))
     def learner(net, *cbs): return Learner(dls, net, loss_func=loss, cbs=cbs)
 
     def dense(name): return Arm(name, learner(copy.deepcopy(model)))
 
     def ours(name, update_every=None):
-        cb = SparsifyCallback(SPARSITY, 'weight', 'global', large_final, agp if gradual else one_shot, update_every=update_every, verbose=False)
+        cb = SparsifyCallback(SPARSITY, 'weight', 'global', large_final,
+                              agp if gradual else one_shot, update_every=update_every, verbose=False)
         return Arm(name, learner(copy.deepcopy(model), cb), lambda: cb.sparsifier._masks)
 
     def fasterai(name):
@@ -148,7 +158,9 @@ def make_arms(model:nn.Module, gradual:bool)->list:
     if gradual: arms.append(ours('lottery_nb, update_every=1', 1))
     if has_fasterai: arms.append(fasterai('fasterai'))
     if not gradual: arms.append(torch_prune('torch.nn.utils.prune'))
-    else: arms += [torch_prune('torch.nn.utils.prune, every 16 batches', 16), torch_prune('torch.nn.utils.prune, every batch', 1)]
+    else:
+        arms += [torch_prune('torch.nn.utils.prune, every 16 batches', 16),
+                 torch_prune('torch.nn.utils.prune, every batch', 1)]
     return arms
 
 def measure_steps(sizes:Sizes, gradual:bool)->list: # arms
@@ -159,23 +171,26 @@ def measure_steps(sizes:Sizes, gradual:bool)->list: # arms
     middle = sizes.n_epoch//2
     with contextlib.redirect_stdout(io.StringIO()): # fasterai has much to say
         for arm in arms: begin(arm.learn, sizes, middle-1)
-        # The epoch before only begins, so that every arm has its first mask. Of the next one a gradual schedule gets all batches, neither
-        # more nor less: masks are then made as often as in the whole of the training
-        steps = [(middle-1,i) for i in range(sizes.warmup)] + [(middle,i) for i in range(sizes.n_iter if gradual else sizes.rounds)]
+        # The epoch before only begins, so that every arm has its first mask. Of the next one a gradual schedule gets
+        # all batches, neither more nor less: masks are then made as often as in the whole of the training
+        steps = [(middle-1,i) for i in range(sizes.warmup)]
+        steps += [(middle,i) for i in range(sizes.n_iter if gradual else sizes.rounds)]
         for epoch,i in steps:
             for arm in shuffled.sample(arms, len(arms)): arm.step(epoch, i, batches[i%len(batches)])
     for arm in arms: del arm.seconds[:sizes.warmup], arm.made[:sizes.warmup]
     return arms
 
 def mean_ratio(seconds:np.ndarray, dense:np.ndarray, made:np.ndarray, n:int=2000)->tuple: # mean, low and high end
-    "All time of an arm over all time of the dense one, with a 95 % bootstrap interval: steps with a mask and steps without are drawn apart"
+    """All time of an arm over all time of the dense one, with a 95 % bootstrap interval:
+    steps with a mask and steps without are drawn apart"""
     rng,kinds = np.random.default_rng(0),[np.flatnonzero(made==o) for o in (False,True)]
     draws = [np.concatenate([rng.choice(k, len(k)) for k in kinds if len(k)]) for _ in range(n)]
     low,high = np.percentile([seconds[i].sum()/dense[i].sum() for i in draws], [2.5,97.5])
     return float(seconds.sum()/dense.sum()), float(low), float(high)
 
 def ratio_by_kind(ratios:np.ndarray, made:np.ndarray)->float:
-    "The mean that the machine's hiccups do not touch: the median of the steps with a mask and that of the steps without, by their shares"
+    """The mean that the machine's hiccups do not touch:
+    the median of the steps with a mask and that of the steps without, by their shares"""
     return float(sum((made==o).mean()*np.median(ratios[made==o]) for o in (False,True) if (made==o).any()))
 
 def step_rows(arms:list, mask:str)->list: # dicts
@@ -186,12 +201,13 @@ def step_rows(arms:list, mask:str)->list: # dicts
         q1,median,q3 = np.percentile(seconds/dense, [25,50,75]).tolist()
         mean,low,high = mean_ratio(seconds, dense, made)
         by_kind = ratio_by_kind(seconds/dense, made)
-        rows.append(dict(mask=mask, tool=arm.name, median=median, q1=q1, q3=q3, mean=mean, low=low, high=high, by_kind=by_kind,
+        rows.append(dict(mask=mask, tool=arm.name, median=median, q1=q1,
+                         q3=q3, mean=mean, low=low, high=high, by_kind=by_kind,
                          milliseconds=1000*float(np.median(seconds)), masks=int(made.sum()), steps=len(seconds),
                          sparsity=sparsity(arm.learn.model), seconds=arm.seconds, made=arm.made))
     return rows
 
-# --- The making of a mask ----------------------------------------------------------------------------------------------------------------
+# --- The making of a mask ---------------------------------------------------------------------------------------------
 
 def our_pruner(model:nn.Module)->Callable: return Sparsifier(model, 'weight', 'global', large_final).sparsify
 
@@ -199,10 +215,12 @@ def their_pruner(model:nn.Module)->Callable:
     sparsifier = TheirSparsifier(model, 'weight', 'global', their_large_final, layer_type=PRUNABLE)
     return lambda percent: sparsifier.sparsify_model(percent/100)
 
-PRUNERS = dict(lottery_nb=our_pruner, **(dict(fasterai=their_pruner) if has_fasterai else {}), **{'torch.nn.utils.prune': torch_pruner})
+PRUNERS = dict(lottery_nb=our_pruner, **(dict(fasterai=their_pruner) if has_fasterai else {}),
+               **{'torch.nn.utils.prune': torch_pruner})
 
 def measure_masks(model:nn.Module, first:float, rounds:int)->dict: # tool -> seconds of each round
-    "Times the making of a global mask of 50 %, by each tool in turn, on a model that is pruned to `first` percent (0: not at all)"
+    """Times the making of a global mask of 50 %, by each tool in turn, on a model that is pruned to `first` percent (0:
+    not at all)"""
     shuffled,seconds = random.Random(0),{o: [] for o in PRUNERS}
     for i in range(rounds+1):
         for tool in shuffled.sample(list(PRUNERS), len(PRUNERS)):
@@ -220,10 +238,12 @@ def memory(what:str)->int|None: # bytes
     return 1024*int(found[0]) if found else None
 
 def extra_memory(tool:str, n:int)->float|None: # bytes a byte of weights
-    "The peak memory of pruning a model of `n` weights once, beyond the model itself. To be called in a process of its own: a peak is not forgotten"
+    """The peak memory of pruning a model of `n` weights once, beyond the model itself.
+    To be called in a process of its own: a peak is not forgotten"""
     PRUNERS[tool](tiny())(SPARSITY) # what is loaded at the first use is not the mask's
     model = wide(n)
-    with contextlib.suppress(OSError): Path('/proc/self/clear_refs').write_text('5') # sets VmHWM to VmRSS, where it is allowed
+    # sets VmHWM to VmRSS, where it is allowed
+    with contextlib.suppress(OSError): Path('/proc/self/clear_refs').write_text('5')
     before = memory('VmRSS')
     PRUNERS[tool](model)(SPARSITY)
     return None if before is None else (memory('VmHWM')-before)/(4*n_weights(model))
@@ -233,17 +253,19 @@ def in_fresh_process(fn:Callable, *args):
     with multiprocessing.get_context('spawn').Pool(1) as pool: return pool.apply(fn, args)
 
 def mask_rows(model:nn.Module, rounds:int, extra:dict)->list: # dicts
-    "What came out for one network, a row a tool: for its first mask, and for a new one in the place of one of half the sparsity"
+    """What came out for one network, a row a tool: for its first mask,
+    and for a new one in the place of one of half the sparsity"""
     rows = []
     for first in (0, SPARSITY/2):
         seconds = measure_masks(model, first, rounds)
         for tool,own in seconds.items():
             q1,median,q3 = np.percentile(np.array(own)/np.array(seconds['lottery_nb']), [25,50,75]).tolist()
             rows.append(dict(weights=n_weights(model), pruned_before=first, tool=tool, median=median, q1=q1, q3=q3,
-                             median_seconds=statistics.median(own), extra_memory=None if first else extra.get(tool), seconds=own))
+                             median_seconds=statistics.median(own), extra_memory=None if first else extra.get(tool),
+                             seconds=own))
     return rows
 
-# --- The report --------------------------------------------------------------------------------------------------------------------------
+# --- The report -------------------------------------------------------------------------------------------------------
 
 def table(head:list, rows:list)->str:
     "A markdown table that can be read as it is"
@@ -253,14 +275,18 @@ def table(head:list, rows:list)->str:
     return '\n'.join([lines[0], '|' + '|'.join('-'*(w+2) for w in widths) + '|', *lines[1:]])
 
 def step_table(rows:list)->str:
-    return table(['mask', 'tool', 'median ratio', 'middle half', 'mean ratio', '95 % interval', 'by kind', 'ms a step', 'masks made', 'sparsity'],
-        [[r['mask'], r['tool'], f'{r["median"]:.3f}', f'{r["q1"]:.3f} to {r["q3"]:.3f}', f'{r["mean"]:.3f}', f'{r["low"]:.3f} to {r["high"]:.3f}',
-          f'{r["by_kind"]:.3f}', f'{r["milliseconds"]:.1f}', f'{r["masks"]} in {r["steps"]}', f'{r["sparsity"]:.2f} %'] for r in rows])
+    return table(['mask', 'tool', 'median ratio', 'middle half', 'mean ratio',
+                  '95 % interval', 'by kind', 'ms a step', 'masks made', 'sparsity'],
+        [[r['mask'], r['tool'], f'{r["median"]:.3f}', f'{r["q1"]:.3f} to {r["q3"]:.3f}',
+          f'{r["mean"]:.3f}', f'{r["low"]:.3f} to {r["high"]:.3f}',
+          f'{r["by_kind"]:.3f}', f'{r["milliseconds"]:.1f}', f'{r["masks"]} in {r["steps"]}', f'{r["sparsity"]:.2f} %']
+         for r in rows])
 
 def mask_table(rows:list)->str:
     def show(x): return '' if x is None else f'{x:.2f}'
     return table(['weights', 'mask', 'tool', 'time, ours = 1', 'middle half', 'seconds', 'extra bytes a byte'],
-        [[f'{r["weights"]:,}', f'{r["pruned_before"]:g} → {SPARSITY} %', r['tool'], f'{r["median"]:.2f}', f'{r["q1"]:.2f} to {r["q3"]:.2f}',
+        [[f'{r["weights"]:,}', f'{r["pruned_before"]:g} → {SPARSITY} %',
+          r['tool'], f'{r["median"]:.2f}', f'{r["q1"]:.2f} to {r["q3"]:.2f}',
           f'{r["median_seconds"]:.4f}', show(r['extra_memory'])] for r in rows])
 
 def verdicts(result:dict)->str:
@@ -270,18 +296,24 @@ def verdicts(result:dict)->str:
     small,large = ([r for r in first if r['weights']==n] for n in sorted({r['weights'] for r in first}))
     ours,torch_prune = ({r['tool']: r for r in large}[o] for o in ('lottery_nb','torch.nn.utils.prune'))
     few = {r['tool']: r for r in small}['lottery_nb']
-    lines = [(f'constant mask, median ratio of a step: {step["constant"]["median"]:.3f}, at most 1.02', step['constant']['median']<=1.02),
+    lines = [(f'constant mask, median ratio of a step: {step["constant"]["median"]:.3f}, at most 1.02',
+              step['constant']['median']<=1.02),
              (f'agp, mean ratio of a step: {step["agp"]["mean"]:.3f}, at most 1.10', step['agp']['mean']<=1.10),
-             (f'first mask of {few["weights"]:,} weights: {few["median_seconds"]:.3f} s, below 0.5 s', few['median_seconds']<.5),
-             (f'first mask of {ours["weights"]:,} weights: {torch_prune["median"]:.1f} times as fast as torch, at least 10', torch_prune['median']>=10)]
+             (f'first mask of {few["weights"]:,} weights: {few["median_seconds"]:.3f} s, below 0.5 s',
+              few['median_seconds']<.5),
+             (f'first mask of {ours["weights"]:,} weights: {torch_prune["median"]:.1f} times as fast as torch, '
+              'at least 10',
+              torch_prune['median']>=10)]
     if ours['extra_memory'] is not None:
-        lines.append((f'extra memory of it: {ours["extra_memory"]:.2f} bytes a byte of weights, at most 3', ours['extra_memory']<=3))
+        lines.append((f'extra memory of it: {ours["extra_memory"]:.2f} bytes a byte of weights, at most 3',
+                      ours['extra_memory']<=3))
     return '\n'.join(f'- {"met" if met else "NOT met"}: {line}' for line,met in lines)
 
 def cpu()->str:
     "The processor's name"
     info = Path('/proc/cpuinfo')
-    names = [o.split(':')[1].strip() for o in info.read_text().splitlines() if o.startswith('model name')] if info.exists() else []
+    names = [o.split(':')[1].strip() for o in info.read_text().splitlines()
+             if o.startswith('model name')] if info.exists() else []
     return names[0] if names else platform.processor() or platform.machine()
 
 def load()->float|None: return round(os.getloadavg()[0], 1) if hasattr(os, 'getloadavg') else None
@@ -291,7 +323,8 @@ def circumstances()->dict:
     versions = {}
     for o in ('lottery_nb','torch','torchvision','fastai','fasterai'):
         with contextlib.suppress(PackageNotFoundError): versions[o] = version(o)
-    return dict(date=datetime.now(timezone.utc).isoformat(timespec='seconds'), cpu=cpu(), cores=os.cpu_count(), threads=torch.get_num_threads(),
+    return dict(date=datetime.now(timezone.utc).isoformat(timespec='seconds'),
+                cpu=cpu(), cores=os.cpu_count(), threads=torch.get_num_threads(),
                 load=load(), system=platform.platform(), python=platform.python_version(), **versions)
 
 def report(result:dict)->str:
@@ -303,17 +336,23 @@ def report(result:dict)->str:
 
 ## A training step, by that of a dense network
 
-{s['model']}, {s['batch']} images of {s['size']} by {s['size']} pixels, a fastai `Learner` with its default Adam; a global mask of {SPARSITY} % over all
-conv and linear weights. Ratios of steps on the same batch. Under a constant mask {s['rounds']} steps; under `agp` all {s['n_iter']} of the middle one of
-{s['n_epoch']} epochs, so the mean, all time over all time, holds the masks at the rate at which they are made in the whole training. By kind: the
-median of the steps with a new mask and that of the steps without one, weighted by their shares; where it is far from the mean, the machine was busy.
+{s['model']}, {s['batch']} images of {s['size']} by {s['size']} pixels, a fastai `Learner` with its default Adam; a \
+global mask of {SPARSITY} % over all
+conv and linear weights. Ratios of steps on the same batch. Under a constant mask {s['rounds']} steps; under `agp` \
+all {s['n_iter']} of the middle one of
+{s['n_epoch']} epochs, so the mean, all time over all time, holds the masks at the rate at which they are made in the \
+whole training. By kind: the
+median of the steps with a new mask and that of the steps without one, weighted by their shares; where it is far from \
+the mean, the machine was busy.
 
 {step_table(result['steps'])}
 
 ## A mask
 
-A global mask of {SPARSITY} % by magnitude: the first one, and another one where {SPARSITY/2:g} % are pruned already. Medians of
-{s['mask_rounds']} rounds; ratios to lottery_nb in the same round. Memory: the peak beyond the model, of pruning the larger one for the
+A global mask of {SPARSITY} % by magnitude: the first one, and another one where {SPARSITY/2:g} % are pruned already. \
+Medians of
+{s['mask_rounds']} rounds; ratios to lottery_nb in the same round. Memory: the peak beyond the model, of pruning the \
+larger one for the
 first time in a process of its own, in bytes for each byte of weights.
 
 {mask_table(result['masks'])}
@@ -328,7 +367,7 @@ def main(
     size:int=None, # pixels, height and width of an image (default 64)
     batch:int=None, # images a batch (default 64)
     rounds:int=None, # steps of each tool under a constant mask (default 60)
-    n_iter:int=None, # batches an epoch, all of them measured under agp; fasterai makes a mask every 0.1 % of all epochs, so with fewer more often (default 148)
+    n_iter:int=None, # batches an epoch, all under agp; with fewer, fasterai makes masks more often (default 148)
     mask_rounds:int=None, # masks of each tool and size (default 7)
     quick:store_true=False, # a tiny network and few rounds, to see that it runs
     json:str=None, # file for all results, with the seconds of every step
@@ -338,12 +377,14 @@ def main(
     given = dict(size=size, batch=batch, rounds=rounds, n_iter=n_iter, mask_rounds=mask_rounds)
     sizes = replace(QUICK if quick else Sizes(), **{k:v for k,v in given.items() if v is not None})
     if not has_fasterai: print("fasterai is not installed and is left out (pip install 'lottery_nb[bench]')")
-    result = dict(circumstances=circumstances(), sizes={**asdict(sizes), 'model': sizes.model.__name__}, steps=[], masks=[])
+    result = dict(circumstances=circumstances(), sizes={**asdict(sizes), 'model': sizes.model.__name__},
+                  steps=[], masks=[])
     for mask in ('constant', 'agp'):
         result['steps'] += step_rows(measure_steps(sizes, gradual=mask=='agp'), mask)
         print(f'measured: a training step, {mask}', file=sys.stderr)
     gc.collect() # the networks of the steps are in cycles with their learners
-    extra = {tool: in_fresh_process(extra_memory, tool, sizes.weights) for tool in (['lottery_nb'] if quick else PRUNERS)} # a process takes seconds to start
+    tools = ['lottery_nb'] if quick else PRUNERS # a process takes seconds to start
+    extra = {tool: in_fresh_process(extra_memory, tool, sizes.weights) for tool in tools}
     result['masks'] += mask_rows(sizes.model(), sizes.mask_rounds, {})
     result['masks'] += mask_rows(wide(sizes.weights), sizes.mask_rounds, extra)
     result['circumstances']['load at the end'] = load()

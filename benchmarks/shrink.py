@@ -1,16 +1,18 @@
-"""What cutting brings: a forward pass of the smaller network beside the dense one, and beside fasterai's Pruner, in one run
+"""What cutting brings: a forward pass of the smaller network beside the dense one, and beside fasterai's Pruner,
+in one run
 
-A ResNet-18 with half of its channels in every group cut; and, where there are no channels to cut, a linear layer with 90 % of its weights pruned, dense
-and as CSR. As in `overhead.py` nothing is measured on its own: all networks take the same batch in turn,
-in an order that is shuffled anew in each round, and what is reported are medians of ratios within a round.
+A ResNet-18 with half of its channels in every group cut; and, where there are no channels to cut, a linear layer with
+90 % of its weights pruned, dense and as CSR. As in `overhead.py` nothing is measured on its own: all networks take the
+same batch in turn, in an order that is shuffled anew in each round, and what is reported are medians of ratios within a
+round.
 
     python benchmarks/shrink.py                            about two minutes on two cores
     python benchmarks/shrink.py --markdown shrink.md       the table as a file
     python benchmarks/shrink.py --json shrink.json         the same with the time of every single pass
-    python benchmarks/shrink.py --quick                    a few seconds with small images: shows that it runs, says nothing about speed
+    python benchmarks/shrink.py --quick                    a few seconds with small images: that it runs, not how fast
 
-fasterai (`pip install 'lottery_nb[bench]'`) is left out if it is not there. Its Pruner is asked for the same share of the channels; the table has the
-multiply-adds of both.
+fasterai (`pip install 'lottery_nb[bench]'`) is left out if it is not there.
+Its Pruner is asked for the same share of the channels; the table has the multiply-adds of both.
 """
 import contextlib, copy, io, os, platform, random, sys
 from dataclasses import asdict, dataclass, field, replace
@@ -69,14 +71,16 @@ class Arm:
 def ours(model:nn.Module, sizes:Sizes, x:torch.Tensor)->tuple: # the masked network, the smaller one
     "Prunes half of the channels of every group, and cuts them out"
     model = copy.deepcopy(model)
-    masks = Sparsifier(model, 'group', 'local', large_final, example=x).sparsify(sizes.sparsity, round_to=sizes.round_to)
+    masks = Sparsifier(model, 'group', 'local', large_final,
+                       example=x).sparsify(sizes.sparsity, round_to=sizes.round_to)
     return model, shrink(model, masks, x)
 
 def theirs(model:nn.Module, sizes:Sizes, x:torch.Tensor)->nn.Module:
     "The same share by fasterai"
     model = copy.deepcopy(model)
     with contextlib.redirect_stdout(io.StringIO()):
-        Pruner(model, sizes.sparsity/100, 'local', their_large_final, example_inputs=x[:1], round_to=sizes.round_to).prune_model()
+        Pruner(model, sizes.sparsity/100, 'local', their_large_final,
+               example_inputs=x[:1], round_to=sizes.round_to).prune_model()
     return model.eval()
 
 def make_arms(sizes:Sizes, x:torch.Tensor)->list:
@@ -84,7 +88,8 @@ def make_arms(sizes:Sizes, x:torch.Tensor)->list:
     torch.manual_seed(0)
     model = resnet18(num_classes=10).eval()
     masked,small = ours(model, sizes, x)
-    arms = [Arm('dense', model), Arm('dense again (the noise)', copy.deepcopy(model)), Arm('lottery_nb, masked', masked), Arm('lottery_nb, cut', small)]
+    arms = [Arm('dense', model), Arm('dense again (the noise)', copy.deepcopy(model)),
+            Arm('lottery_nb, masked', masked), Arm('lottery_nb, cut', small)]
     return [*arms, Arm('fasterai', theirs(model, sizes, x))] if has_fasterai else arms
 
 def measure(arms:list, sizes:Sizes, x:torch.Tensor):
@@ -106,7 +111,8 @@ def rows(arms:list, x:torch.Tensor)->list: # dicts
 
 @torch.inference_mode()
 def csr_rows(sizes:Sizes)->list: # dicts
-    "A linear layer of which 90 % of the weights are pruned, dense and as CSR in turn, for several numbers of rows at once"
+    """A linear layer of which 90 % of the weights are pruned, dense and as CSR in turn,
+    for several numbers of rows at once"""
     torch.manual_seed(0)
     linear,found = nn.Linear(sizes.features, sizes.features).eval(),[]
     Sparsifier(linear).sparsify(90)
@@ -115,7 +121,8 @@ def csr_rows(sizes:Sizes)->list: # dicts
         x = torch.randn(n, sizes.features)
         runs = dict(dense=partial(linear, x), csr=partial(sparse, x))
         dense,csr = interleaved_times(runs, sizes.repeats, sizes.seconds).median()
-        found.append(dict(rows=n, dense=1000*dense, csr=1000*csr, faster=dense/csr, difference=float((linear(x)-sparse(x)).abs().max())))
+        found.append(dict(rows=n, dense=1000*dense, csr=1000*csr, faster=dense/csr,
+                          difference=float((linear(x)-sparse(x)).abs().max())))
     return found
 
 def table(head:list, cells:list)->str:
@@ -131,25 +138,29 @@ def circumstances()->dict: # name -> value
         with contextlib.suppress(PackageNotFoundError): versions[o] = version(o)
     if not has_fasterai: versions.pop('fasterai', None)
     load = ' '.join(f'{o:.2f}' for o in os.getloadavg()) if hasattr(os, 'getloadavg') else 'unknown'
-    return dict(date=datetime.now(timezone.utc).strftime('%Y-%m-%d'), cores=os.cpu_count(), threads=torch.get_num_threads(), load=load,
+    return dict(date=datetime.now(timezone.utc).strftime('%Y-%m-%d'),
+                cores=os.cpu_count(), threads=torch.get_num_threads(), load=load,
                 system=platform.platform(), python=platform.python_version(), **versions)
 
 def verdict(result:dict)->str:
     "What is promised, and whether this run bears it out"
     cut = next(r for r in result['rows'] if r['network']=='lottery_nb, cut')
-    said = f"cut, it runs {cut['faster']:.2f} times as fast as dense (promised: at least 2.3), with {cut['fewer']:.2f} times fewer multiply-adds"
+    said = (f"cut, it runs {cut['faster']:.2f} times as fast as dense (promised: at least 2.3), "
+            f"with {cut['fewer']:.2f} times fewer multiply-adds")
     return f"{'kept' if cut['faster']>=2.3 else 'NOT kept'}: {said}"
 
 def report(result:dict)->str:
     "All of it as markdown"
     s = result['sizes']
-    cells = [[r['network'], f"{r['parameters']:,}", f"{r['macs']:,}", f"{r['fewer']:.2f}", f"{r['faster']:.2f}", f"{r['q1']:.2f} to {r['q3']:.2f}",
+    cells = [[r['network'], f"{r['parameters']:,}", f"{r['macs']:,}", f"{r['fewer']:.2f}",
+              f"{r['faster']:.2f}", f"{r['q1']:.2f} to {r['q3']:.2f}",
               f"{r['milliseconds']:.1f}"] for r in result['rows']]
     return f"""# What cutting channels brings
 
 {', '.join(f'{k} {v}' for k,v in result['circumstances'].items())}
 
-ResNet-18, {s['batch']} images of {s['size']} by {s['size']} pixels, forward; {s['sparsity']:g} % of the channels of every group, multiples of
+ResNet-18, {s['batch']} images of {s['size']} by {s['size']} pixels, forward; {s['sparsity']:g} % of the channels of \
+every group, multiples of
 {s['round_to']} kept. Medians of {s['rounds']} ratios to the dense network on the same batch in the same round.
 
 {table(['network', 'parameters', 'multiply-adds', 'times fewer', 'times as fast', 'middle half', 'ms a batch'], cells)}
@@ -158,10 +169,12 @@ ResNet-18, {s['batch']} images of {s['size']} by {s['size']} pixels, forward; {s
 
 ## A linear layer
 
-{s['features']} inputs and outputs, 90 % of the weights pruned one by one; dense, and as CSR by `SparseLinear`, in turn; medians.
+{s['features']} inputs and outputs, 90 % of the weights pruned one by one; dense, and as CSR by `SparseLinear`, in \
+turn; medians.
 
 {table(['rows at once', 'ms dense', 'ms CSR', 'CSR, times as fast', 'largest difference'],
-    [[str(r['rows']), f"{r['dense']:.3f}", f"{r['csr']:.3f}", f"{r['faster']:.2f}", f"{r['difference']:.0e}"] for r in result['linear']])}
+    [[str(r['rows']), f"{r['dense']:.3f}", f"{r['csr']:.3f}", f"{r['faster']:.2f}", f"{r['difference']:.0e}"]
+     for r in result['linear']])}
 """
 
 @call_parse
@@ -174,8 +187,10 @@ def main(
     markdown:str=None, # file for the table
 ):
     "What cutting channels brings, side by side with the dense network and fasterai's Pruner"
-    sizes = replace(QUICK if quick else Sizes(), **{k: v for k,v in dict(size=size, batch=batch, rounds=rounds).items() if v is not None})
-    if not has_fasterai: print("fasterai is not installed and is left out (pip install 'lottery_nb[bench]')", file=sys.stderr)
+    given = dict(size=size, batch=batch, rounds=rounds)
+    sizes = replace(QUICK if quick else Sizes(), **{k: v for k,v in given.items() if v is not None})
+    if not has_fasterai:
+        print("fasterai is not installed and is left out (pip install 'lottery_nb[bench]')", file=sys.stderr)
     x = torch.randn(sizes.batch, 3, sizes.size, sizes.size, generator=torch.Generator().manual_seed(0))
     arms,result = make_arms(sizes, x),dict(circumstances=circumstances(), sizes=asdict(sizes))
     measure(arms, sizes, x)

@@ -3,7 +3,8 @@ import re
 from configparser import ConfigParser
 from pathlib import Path
 
-OURS = ('dev_requirements','docs_requirements','bench_requirements') # what one works on the package with, not what it runs with
+# what one works on the package with, not what it runs with
+OURS = ('dev_requirements','docs_requirements','bench_requirements')
 
 def floors(path:Path)->list[str]:
     "`name==version` for each requirement of the package that has a lowest version; of the extras too"

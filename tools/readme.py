@@ -33,7 +33,8 @@ def off(
     return cell.directives_.get(name, '').strip().lower() == 'false'
 
 class Readme:
-    "The markdown of a notebook, as `.text`, and the pictures that its outputs show, as `.images` from path to bytes. A picture is described by `#| fig-alt: …`"
+    """The markdown of a notebook, as `.text`, and the pictures that its outputs show, as `.images` from path to bytes.
+    A picture is described by `#| fig-alt: …`"""
     def __init__(self,
         nb:Path, # the notebook, its outputs stored
         root:Path, # README.md's folder

@@ -1,7 +1,8 @@
 """Runs the tutorials in nbs/tutorials and keeps their outputs.
 
-Without --train the cells that are marked `#| eval: false` are left out, which are the long trainings: they keep the outputs of the run that they had.
-With it all cells are run, and what the trainings record goes to nbs/tutorials/results/."""
+Without --train the cells that are marked `#| eval: false` are left out, which are the long trainings: they keep the
+outputs of the run that they had. With it all cells are run, and what the trainings record goes to
+nbs/tutorials/results/."""
 import argparse, os
 from pathlib import Path
 import nbformat
@@ -11,7 +12,8 @@ folder = Path(__file__).resolve().parent.parent/'nbs'/'tutorials'
 
 def is_noise(output):
     "Whether `output` is what is left of a progress bar, or a warning of a library about itself"
-    if output.output_type=='stream': return output.name=='stderr' and 'FutureWarning' in output.text and 'torch.jit' in output.text
+    if output.output_type=='stream':
+        return output.name=='stderr' and 'FutureWarning' in output.text and 'torch.jit' in output.text
     html = output.get('data', {}).get('text/html')
     return html is not None and ('progress {' in html or not html.strip()) and '<table' not in html
 
@@ -30,7 +32,8 @@ def run(
     path:Path, # of the notebook, which is executed in its folder
     train:bool=False # the cells that are marked `#| eval: false` too?
 ):
-    "Executes a notebook. Each cell's output is written as it comes, so that a run that is killed has lost only one cell"
+    """Executes a notebook. Each cell's output is written as it comes,
+    so that a run that is killed has lost only one cell"""
     nb = nbformat.read(path, 4)
     client = NotebookClient(nb, timeout=None, kernel_name='python3', resources={'metadata': {'path': path.parent}})
     with client.setup_kernel():
@@ -43,7 +46,8 @@ def run(
 
 if __name__=='__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('names', nargs='*', metavar='NAME', help='a notebook in nbs/tutorials, without .ipynb; all of them if none is named')
+    parser.add_argument('names', nargs='*', metavar='NAME',
+                        help='a notebook in nbs/tutorials, without .ipynb; all of them if none is named')
     parser.add_argument('--train', action='store_true', help='run the long trainings too')
     args = parser.parse_args()
     for path in [folder/f'{o}.ipynb' for o in args.names] or sorted(folder.glob('[0-9]*.ipynb')): run(path, args.train)

@@ -47,13 +47,15 @@ PART = """```{{toctree}}
 
 {pages}
 ```"""
-PARTS = {'0': 'I · A ticket', '1': 'II · Evidence', '2': 'III · Landmarks', '3': 'IV · Cash in', '4': 'V · Around'} # by a notebook's first digit
+# by a notebook's first digit
+PARTS = {'0': 'I · A ticket', '1': 'II · Evidence', '2': 'III · Landmarks', '3': 'IV · Cash in', '4': 'V · Around'}
 
 def notebooks():
     "The notebooks in reading order: tutorials, the parts of the book, the others"
     def found(pattern): return sorted(nbs.glob(pattern))
     parts = {caption: found(f'{digit}[0-9]_*.ipynb') for digit,caption in PARTS.items()}
-    return dict(tutorials=found('tutorials/[0-9]*.ipynb'), **{k: o for k,o in parts.items() if o}, more=[nbs/"index.ipynb", nbs/"background.ipynb"])
+    return dict(tutorials=found('tutorials/[0-9]*.ipynb'), **{k: o for k,o in parts.items() if o},
+                more=[nbs/"index.ipynb", nbs/"background.ipynb"])
 
 def stage(folder):
     "Writes what Sphinx is given to `folder`"
@@ -76,13 +78,17 @@ def add_markdown(path, text):
     nbformat.write(nb, path)
 
 def build(out):
-    "Builds the site into the folder `out`. Raises `SystemExit` if there is something else than a site in it, or if Sphinx has anything to complain about"
-    if out.exists() and not (out/'.nojekyll').exists(): sys.exit(f'{out}: expected a site, or a folder that does not exist yet')
+    """Builds the site into the folder `out`. Raises `SystemExit` if there is something else than a site in it,
+    or if Sphinx has anything to complain about"""
+    if out.exists() and not (out/'.nojekyll').exists():
+        sys.exit(f'{out}: expected a site, or a folder that does not exist yet')
     with tempfile.TemporaryDirectory() as tmp:
         source,html = Path(tmp)/'source',Path(tmp)/'html'
         source.mkdir()
         stage(source)
-        if code:=sphinx(['-b', 'html', '-q', '-W', '--keep-going', '-c', str(here), '-d', str(Path(tmp)/'doctrees'), str(source), str(html)]): sys.exit(code)
+        if code:=sphinx(['-b', 'html', '-q', '-W', '--keep-going', '-c',
+                         str(here), '-d', str(Path(tmp)/'doctrees'), str(source), str(html)]):
+            sys.exit(code)
         for o in ('.buildinfo', 'objects.inv'): (html/o).unlink()
         shutil.rmtree(html/'_sources')
         (html/'.nojekyll').touch()

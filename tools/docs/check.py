@@ -1,7 +1,8 @@
 """Says whether the site in docs/ is what the notebooks give: `python tools/docs/check.py`.
 
-It's built anew beside the old one, and the two are compared as a reader sees them: which pages and pictures there are, and what each page
-says. Versions of Sphinx and of its theme that write other HTML around the same words change nothing."""
+It's built anew beside the old one, and the two are compared as a reader sees them: which pages and pictures there are,
+and what each page says. Versions of Sphinx and of its theme that write other HTML around the same words change
+nothing."""
 import re, sys, tempfile
 from pathlib import Path
 from bs4 import BeautifulSoup, SoupStrainer
@@ -37,5 +38,6 @@ if __name__=='__main__':
     with tempfile.TemporaryDirectory() as tmp:
         new = Path(tmp)/'docs'
         build(new)
-        if lines:=list(stale(root/'docs', new)): sys.exit('\n'.join([*lines, 'The site is not what the notebooks give: run make docs']))
+        if lines:=list(stale(root/'docs', new)):
+            sys.exit('\n'.join([*lines, 'The site is not what the notebooks give: run make docs']))
     print('The site is what the notebooks give.')

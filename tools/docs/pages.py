@@ -1,7 +1,8 @@
 """Turns the notebooks into the pages that Sphinx builds.
 
-First nbdev's own processing: `show_doc` for all that is exported, links from back-ticked names, hidden cells and lines left out.
-Then what Quarto would read from a cell's directives (`echo`, `fig-alt`, `code-fold`, …) is said in MyST-NB's tags and metadata."""
+First nbdev's own processing: `show_doc` for all that is exported, links from back-ticked names, hidden cells and lines
+left out. Then what Quarto would read from a cell's directives (`echo`, `fig-alt`, `code-fold`, …) is said in MyST-NB's
+tags and metadata."""
 import inspect, re
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +22,8 @@ PROCS = [populate_language, add_show_docs, strip_stream, hide_line, rm_header_da
 TEXTS = {'benchmarks/overhead.md': 'benchmarks.md', 'benchmarks/replicates.md': 'benchmark_replicates.md',
          'benchmarks/peers.md': 'benchmark_peers.md', 'benchmarks/shrink.md': 'benchmark_shrink.md',
          'CHANGELOG.md': 'changelog.md', 'CONTRIBUTING.md': 'contributing.md'} # pages that are no notebooks
-CODE = re.compile(r'(^ *```.*?^ *```[^\n]*$|`[^`\n]+`)', re.M | re.S) # blocks and spans of code: they are left as they are
+# blocks and spans of code: they are left as they are
+CODE = re.compile(r'(^ *```.*?^ *```[^\n]*$|`[^`\n]+`)', re.M | re.S)
 NAME = re.compile(r'^ *```.*?^ *```[^\n]*$|^#[^\n]*$|\[`[^`\n]+`\]|(?P<name>`[^`\n]+`)', re.M | re.S)
 LINK = re.compile(r'(\]\(|\b(?:src|href)=")(?!\w+:|[#/])([^)\s"#]+)')
 
@@ -33,7 +35,8 @@ def page(
 
 # Names
 
-BOOK = [re.search(r'default_exp (\w+)', o.read_text(encoding='utf-8'))[1] for o in sorted((Path(__file__).resolve().parent.parent.parent/'nbs').glob('[0-9]*.ipynb'))]
+BOOK = [re.search(r'default_exp (\w+)', o.read_text(encoding='utf-8'))[1]
+        for o in sorted((Path(__file__).resolve().parent.parent.parent/'nbs').glob('[0-9]*.ipynb'))]
 OURS = {} # name -> full name; of a name that two modules have, such as a command's and its function's, the earlier one
 for module in (f'lottery_nb.{o}' for o in BOOK):
     for k in exported['syms'].get(module, ()): OURS.setdefault(k.removeprefix(f'{module}.'), k)
@@ -47,8 +50,10 @@ class Names:
         m = re.fullmatch(r'`([A-Za-z_][\w.]*)(\(\))?`', code)
         if not m: return code
         own = OURS.get(m[1])
-        if own in self.described and not own.startswith('lottery_nb.cli.'): return f'{{py:obj}}`{code.strip("`")} <{own}>`'
-        url = self.others.doc(m[1]) if m[1][0].isupper() else None # lower-case words of fastai's are words of English too
+        if own in self.described and not own.startswith('lottery_nb.cli.'):
+            return f'{{py:obj}}`{code.strip("`")} <{own}>`'
+        # lower-case words of fastai's are words of English too
+        url = self.others.doc(m[1]) if m[1][0].isupper() else None
         return f'[{code}]({url})' if url else code
 
     def __call__(self, text):
@@ -58,7 +63,8 @@ class Names:
 # What is exported
 
 class Described(ShowDocRenderer):
-    "`show_doc` as one of Sphinx's descriptions: found by the search, linked to its source, with a table of the parameters"
+    """`show_doc` as one of Sphinx's descriptions: found by the search, linked to its source,
+    with a table of the parameters"""
     def __init__(self, sym, name=None, title_level=3): self.sym,self.name = sym,name
 
     def kind(self):
@@ -82,9 +88,11 @@ class Described(ShowDocRenderer):
         "Names and defaults; the types are in the table. Of a rule the parameters that it can be called with"
         if self.kind() in ('property','data','exception'): return ''
         params = inspect.signature(self.function).parameters.values()
-        if isinstance(self.sym, Rule): params = [o.replace(kind=o.POSITIONAL_OR_KEYWORD) for o in params if o.kind==o.KEYWORD_ONLY]
+        if isinstance(self.sym, Rule):
+            params = [o.replace(kind=o.POSITIONAL_OR_KEYWORD) for o in params if o.kind==o.KEYWORD_ONLY]
         params = [o.replace(annotation=o.empty) for o in params if o.name not in ('self','cls')]
-        return re.sub(r'<(?:function )?([\w.<>]+)(?: object)? at 0x\w+>', r'\1', str(inspect.Signature(params))) # an address says nothing
+        # an address says nothing
+        return re.sub(r'<(?:function )?([\w.<>]+)(?: object)? at 0x\w+>', r'\1', str(inspect.Signature(params)))
 
     def table(self):
         "A row a parameter"
@@ -92,7 +100,8 @@ class Described(ShowDocRenderer):
         table = str(DocmentTbl(self.function))
         rows = [o for o in table.splitlines() if not o.startswith(('| self ','| cls '))]
         if len(rows)<3: return ''
-        if rows[-1].startswith('| **Returns**'): rows[-1] = '| **Returns**' + rows[-1].removeprefix('| **Returns**').replace('**', '')
+        if rows[-1].startswith('| **Returns**'):
+            rows[-1] = '| **Returns**' + rows[-1].removeprefix('| **Returns**').replace('**', '')
         text = '\n'.join(rows).replace('| NoneType |', '|  |') # a default of None says nothing about the type
         return re.sub(r'\b(?:lottery_nb|fastai|torch|pandas|numpy|pathlib)\.(?:\w+\.)*(?=\w)', '', text)
 
@@ -117,7 +126,8 @@ def describe(cell, names):
     owner,_,attr = name.rpartition('.')
     space = vars(import_module(module))
     sym = inspect.getattr_static(space[owner], attr) if owner else space[name]
-    if owner and inspect.ismethod(bound:=getattr(space[owner], attr)): sym = classmethod(bound.__func__) # fastcore has a class method of its own
+    # fastcore has a class method of its own
+    if owner and inspect.ismethod(bound:=getattr(space[owner], attr)): sym = classmethod(bound.__func__)
     return show_doc(sym, Described, name=OURS[name]).markdown(names) if sym.__doc__ else None
 
 # Cells
@@ -128,10 +138,12 @@ def relink(text, names):
         target = m[2]
         if target.endswith('.ipynb'): target = page(Path(target)) + '.ipynb'
         up,name = re.fullmatch(r'((?:\.\./)*)(.*)', target).groups()
-        return m[1] + (up.removeprefix('../') + TEXTS[name] if name in TEXTS else target) # the notebooks' folder is the site's root
+        # the notebooks' folder is the site's root
+        return m[1] + (up.removeprefix('../') + TEXTS[name] if name in TEXTS else target)
     return names(''.join(part if i%2 else LINK.sub(moved, part) for i,part in enumerate(CODE.split(text))))
 
-def is_text(cell): return not re.fullmatch(r'[\W\d_]*|nan|None|True|False|.*\d.*', cell.text.strip()) or len(cell.text)>40
+def is_text(cell):
+    return not re.fullmatch(r'[\W\d_]*|nan|None|True|False|.*\d.*', cell.text.strip()) or len(cell.text)>40
 
 def align(table):
     "Marks the columns that hold words: they are read from the left, the others are numbers"
@@ -152,23 +164,28 @@ def clean_html(text):
 def outputs(cell):
     "What a cell has shown, each output in the one form that reads best"
     for o in cell.get('outputs', []):
-        if o.output_type=='stream': yield nbformat.v4.new_output('stream', name='stdout', text=strip_ansi(''.join(o.text)))
+        if o.output_type=='stream':
+            yield nbformat.v4.new_output('stream', name='stdout', text=strip_ansi(''.join(o.text)))
         elif o.output_type=='error': raise ValueError(f'an error was left in the output of the cell\n{cell.source}')
         else:
             data = {k: v if isinstance(v, str) else ''.join(v) for k,v in o.data.items()}
-            kind = next((k for k in ('image/svg+xml','image/png','image/jpeg','text/html','text/markdown','text/plain') if data.get(k)), None)
+            kind = next((k for k in ('image/svg+xml','image/png','image/jpeg',
+                                     'text/html','text/markdown','text/plain') if data.get(k)), None)
             if kind is None or data[kind].strip()=='<IPython.core.display.HTML object>': continue
-            text = clean_html(data[kind]) if kind=='text/html' else strip_ansi(data[kind]) if kind=='text/plain' else data[kind]
+            clean = {'text/html': clean_html, 'text/plain': strip_ansi}
+            text = clean[kind](data[kind]) if kind in clean else data[kind]
             if text: yield nbformat.v4.new_output('display_data', data={kind: text})
 
 def off(cell, name): return cell.directives_.get(name, '').strip().lower()=='false'
 
 def code_cell(cell):
     "A code cell with its directives as tags and metadata"
-    tags = [tag for tag,yes in {'remove-input': off(cell, 'echo'), 'hide-input': 'code-fold' in cell.directives_ and not off(cell, 'code-fold')}.items() if yes]
+    tags = [tag for tag,yes in {'remove-input': off(cell, 'echo'), 'hide-input': 'code-fold' in cell.directives_
+                                and not off(cell, 'code-fold')}.items() if yes]
     meta = dict(tags=tags)
     if (alt:=cell.directives_.get('fig-alt')): meta['mystnb'] = dict(image=dict(alt=alt.strip().strip('"')))
-    return nbformat.v4.new_code_cell(cell.source.strip(), id=cell.id, metadata=meta, outputs=[] if off(cell, 'output') else list(outputs(cell)))
+    return nbformat.v4.new_code_cell(cell.source.strip(), id=cell.id,
+                                     metadata=meta, outputs=[] if off(cell, 'output') else list(outputs(cell)))
 
 def lead(text):
     "The first cell of a page, with its promise set off"
@@ -177,7 +194,8 @@ def lead(text):
 class Page:
     "A notebook, processed"
     def __init__(self, path, root):
-        self.name,self.nb = page(path.relative_to(root)),NBProcessor(path, procs=PROCS, rm_directives=True, process=True).nb
+        self.name = page(path.relative_to(root))
+        self.nb = NBProcessor(path, procs=PROCS, rm_directives=True, process=True).nb
         name = re.search(r'default_exp (\w+)', path.read_text(encoding='utf-8'))
         self.module = f'lottery_nb.{name[1]}' if name else ''
         self.described = described(self.nb.cells, self.module)
@@ -190,11 +208,13 @@ class Page:
                 text = relink(cell.source, names)
                 yield nbformat.v4.new_markdown_cell(lead(text) if i==0 else text, id=cell.id)
             elif cell.cell_type=='code' and cell.source.startswith('show_doc('):
-                if described([cell], self.module) and (text:=describe(cell, names)): yield nbformat.v4.new_markdown_cell(text, id=f'doc-{i}')
+                if described([cell], self.module) and (text:=describe(cell, names)):
+                    yield nbformat.v4.new_markdown_cell(text, id=f'doc-{i}')
             elif cell.cell_type=='code': yield code_cell(cell)
 
     def write(self, folder, names):
-        nb = nbformat.v4.new_notebook(cells=list(self.cells(names)), metadata=dict(language_info=dict(name='python', pygments_lexer='python')))
+        nb = nbformat.v4.new_notebook(cells=list(self.cells(names)),
+                                      metadata=dict(language_info=dict(name='python', pygments_lexer='python')))
         path = folder/f'{self.name}.ipynb'
         path.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(nb, path)
