@@ -302,7 +302,7 @@ def test_toml_that_cannot_be_right(tmp_path, text, error, says):
 
 def curves(path):
     grid = dict(lr=[1e-3,1e-2], seeds=[[0],[1]])
-    return asked(path, lottery_curve, grid, model='digits_mlp', data='digits', rounds=2, steps=20, prune=40)
+    return asked(path, lottery_curve, grid, model='digits_mlp', data='digits', rounds=2, n_step=20, prune=40)
 
 def test_a_pool_gives_the_same_bits(tmp_path):
     here,there = curves(tmp_path/'a.db').run(progress=False),curves(tmp_path/'b.db')
