@@ -9,7 +9,7 @@ __all__ = ['find_ticket', 'n_pruned', 'check_prune', 'next_masks', 'check_final_
 # %% ../nbs/11_find.ipynb #8b197ab3
 import errno, json, math, os, random, re, warnings
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -595,7 +595,9 @@ def open(self:SearchFolder, plan:SearchPlan, settings:dict, force:bool=False)->S
     search = self.read(old)
     search.settings = max(old, settings, key=lambda o: len(o['prune']) if isinstance(o['prune'], list) else 0)
     if left: self.make_ready(plan, search)
-    with suppress(OSError): self.save_table(search) # it's for reading elsewhere
+    with suppress(OSError), nullcontext() if left else FileLock(self.path/'.lock', timeout=0):
+        self.sweep()
+        self.save_table(search) # it's for reading elsewhere
     return search
 
 # %% ../nbs/11_find.ipynb #b348dbca
@@ -607,7 +609,6 @@ def make_ready(self:SearchFolder, plan:SearchPlan, search:Search):
     then = search.tickets[-1].meta['versions'] if search.tickets else now
     if changed:=', '.join(f'{k} {then.get(k)} → {v}' for k,v in now.items() if then.get(k)!=v):
         warnings.warn(f'{self.path}: other versions ({changed}): the next runs may differ in some bits', stacklevel=2)
-    self.sweep()
     told = dict(format=_format, settings=search.settings, versions=now)
     write_atomically(self.settings, json.dumps(told, indent=1).encode())
 

@@ -373,7 +373,7 @@ def test_examples_that_do_not_go(example, match):
     (dict(against=3), 'other=3: expected an nn.Module, or a Ticket'),
     (dict(against=[mlp()]), 'other=.*expected an nn.Module'),
     (dict(against={'model': mlp()}), "against='model': expected names"),
-    (dict(against=random_ticket(nn.Linear(64,2), 50)), 'ticket=.*another model'),
+    (dict(against=random_ticket(nn.Linear(64,2), 50)), 'ticket=.*the ticket, missing in the model'),
     (dict(against=ConvNet(3)), "inputs that 'other' can take"),
     (dict(model=3), 'model=3: expected an nn.Module'), (dict(model={}), 'model={}'),
     (dict(model=random_ticket(mlp(), 50)), 'model=.*expected an nn.Module')])
@@ -438,7 +438,7 @@ def test_profile_of_a_file(tmp_path):
     with pytest.raises(FileNotFoundError): profile_ticket(tmp_path/'no', net, digits())
     (tmp_path/'bad').write_bytes(b'bad')
     with pytest.raises(TicketError): profile_ticket(tmp_path/'bad', net, digits())
-    with pytest.raises(ValueError, match='another model'): profile_ticket(file, ConvNet(), batch()[0])
+    with pytest.raises(ValueError, match='in the ticket, missing in the model'): profile_ticket(file, ConvNet(), batch()[0])
     with pytest.raises(TypeError, match="model='mlp'"): profile_ticket(file, 'mlp', digits())
 
 def test_wrapped_networks():
