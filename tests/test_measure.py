@@ -438,7 +438,7 @@ def test_profile_of_a_file(tmp_path):
     with pytest.raises(FileNotFoundError): profile_ticket(tmp_path/'no', net, digits())
     (tmp_path/'bad').write_bytes(b'bad')
     with pytest.raises(TicketError): profile_ticket(tmp_path/'bad', net, digits())
-    with pytest.raises(ValueError, match='in the ticket, missing in the model'): profile_ticket(file, ConvNet(), batch()[0])
+    with pytest.raises(ValueError, match='missing in the model'): profile_ticket(file, ConvNet(), batch()[0])
     with pytest.raises(TypeError, match="model='mlp'"): profile_ticket(file, 'mlp', digits())
 
 def test_wrapped_networks():
