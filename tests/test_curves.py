@@ -1,5 +1,5 @@
 "Curves of many seeds at once: every replicate against the same run as a plain loop, the masks, the faults"
-import json, os, random, subprocess, sys, warnings
+import json, random, warnings
 from pathlib import Path
 import numpy as np, pytest, torch
 import torch.nn.functional as F
@@ -397,17 +397,3 @@ def test_a_gpu_gives_the_same_curve(model):
     a,b = curve(model),curve(model, device='cuda')
     assert a.drop(columns='value').equals(b.drop(columns='value'))
     np.testing.assert_allclose(a.value[a['round']==0], b.value[b['round']==0], atol=2e-2)
-
-@pytest.mark.parametrize('name', ['replicates','peers'])
-def test_benchmarks_run(name, tmp_path):
-    "Quickly; what they measure is not judged here"
-    root = Path(__file__).resolve().parent.parent
-    args = [root/f'benchmarks/{name}.py', '--quick', '--json', tmp_path/'all.json', '--markdown', tmp_path/'all.md']
-    how = dict(cwd=tmp_path, env=os.environ | dict(OMP_NUM_THREADS='1'), stdin=subprocess.DEVNULL)
-    done = subprocess.run([sys.executable, *map(str, args)], **how, capture_output=True, text=True)
-    assert done.returncode==0, done.stdout + done.stderr
-    result,markdown = json.loads((tmp_path/'all.json').read_text()),(tmp_path/'all.md').read_text()
-    assert markdown.strip() in done.stdout and result['circumstances']['torch'] in markdown
-    assert len(result['rows'])>=2 and all(o['seconds']>0 for o in result['rows'])
-    if name=='replicates': assert abs(result['accuracy'][0]-result['accuracy'][1])<2
-    else: assert {round(o['sparsity'], 1) for o in result['rows']}=={36.}
