@@ -152,10 +152,13 @@ def align(table):
         if any(is_text(o) for o in column if o.name=='td'):
             for o in column: o['class'] = 'text'
 
-def clean_html(text):
-    "A table as the site draws it: without the styles and widths that came with it"
+def clean_html(text, uid):
+    "A table as the site draws it: without what came with it, but for the bars that pandas draws; `uid` is in its ids"
+    text = re.sub('T_[0-9a-f]{5,}', f'T_{uid}', text) # pandas takes the same ids for the same table
     soup = BeautifulSoup(text, 'html.parser')
-    for o in soup.select('style, progress'): o.decompose()
+    for o in soup.select('progress'): o.decompose()
+    for o in soup.select('style'):
+        if 'linear-gradient' not in o.text: o.decompose()
     for table in soup.select('table.dataframe, table.fastprogress, table[id^=T_]'): # others draw with their styles
         for o in [table, *table.select('[style]')]: del o['style'], o['border']
         align(table)
@@ -163,7 +166,7 @@ def clean_html(text):
 
 def outputs(cell):
     "What a cell has shown, each output in the one form that reads best"
-    for o in cell.get('outputs', []):
+    for i,o in enumerate(cell.get('outputs', [])):
         if o.output_type=='stream':
             yield nbformat.v4.new_output('stream', name='stdout', text=strip_ansi(''.join(o.text)))
         elif o.output_type=='error': raise ValueError(f'an error was left in the output of the cell\n{cell.source}')
@@ -172,7 +175,7 @@ def outputs(cell):
             kind = next((k for k in ('image/svg+xml','image/png','image/jpeg',
                                      'text/html','text/markdown','text/plain') if data.get(k)), None)
             if kind is None or data[kind].strip()=='<IPython.core.display.HTML object>': continue
-            clean = {'text/html': clean_html, 'text/plain': strip_ansi}
+            clean = {'text/html': lambda text: clean_html(text, f'{cell.id}{i}'), 'text/plain': strip_ansi}
             text = clean[kind](data[kind]) if kind in clean else data[kind]
             if text: yield nbformat.v4.new_output('display_data', data={kind: text})
 
