@@ -159,7 +159,9 @@ def option(
     return typer.Option(help=text, **(dict(show_default=default) if default else {}), **kwargs)
 
 # %% ../nbs/41_cli.ipynb #8ec24d93
-def example(line:str)->dict: return dict(epilog=f'Example: `lottery-nb {line}`')
+def example(line:str)->dict:
+    "The end of a command's help: how you'd call it"
+    return dict(epilog=f'Example: `lottery-nb {line}`')
 
 # %% ../nbs/41_cli.ipynb #4ea9d1ca
 def check_png(

@@ -133,10 +133,14 @@ class Macs:
 
 # %% ../nbs/31_measure.ipynb #be000034
 @patch(as_prop=True)
-def total(self:Macs)->int: return int(self.layers.macs.sum())
+def total(self:Macs)->int:
+    "All multiply-adds of the batch"
+    return int(self.layers.macs.sum())
 
 @patch(as_prop=True)
-def nonzero(self:Macs)->int: return int(self.layers.macs_nonzero.sum())
+def nonzero(self:Macs)->int:
+    "Those of them on weights that aren't zero"
+    return int(self.layers.macs_nonzero.sum())
 
 # %% ../nbs/31_measure.ipynb #be000036
 @patch

@@ -6,7 +6,7 @@ import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
 from models import ConvNet, batch, copied, differing, everything, mlp
 from safetensors.torch import save_model
-from torch import nn
+from torch import library, nn
 from torch.nn.utils import parametrize, prune
 
 from lottery_nb.data import digits_dls
@@ -183,7 +183,7 @@ def test_multiply_adds_are_those_that_torchvision_gives(name, recwarn):
     assert round(macs.total/1e9, 3)==pytest.approx(weights.meta['_ops'], abs=.0011) and not macs.uncounted
     assert not [w for w in recwarn if 'not counted' in str(w.message)]
 
-@torch.library.custom_op('test_measure::twice', mutates_args=())
+@library.custom_op('test_measure::twice', mutates_args=())
 def twice(x:torch.Tensor)->torch.Tensor: return 2*x
 
 @pytest.mark.parametrize('f,name',
