@@ -109,11 +109,17 @@ def before_fit(self:SparsifyCallback):
 # %% ../nbs/08_callback.ipynb #38aae0c8
 @patch
 def after_backward(self:SparsifyCallback):
-    "Prunes if it's time to and that needed a gradient"
-    if 'grad' not in self.criteria.needs or not self.is_due(): return
+    "Prunes if it's time to and that needed a gradient; the optimizer gets no gradient of a pruned weight"
+    if 'grad' in self.criteria.needs and self.is_due() and self._has_gradients() and self.prune():
+        raise CancelBatchException
+    self.sparsifier.drop_gradients()
+
+@patch
+def _has_gradients(self:SparsifyCallback):
+    "Are they numbers? In mixed precision a batch may be skipped, as its gradients overflow"
+    if not getattr(self.learn, 'scaler', None): return True
     grads = [self.sparsifier.weight(k).grad for k in self.sparsifier.layers]
-    if getattr(self.learn, 'scaler', None) and not all(g.isfinite().all() for g in grads if g is not None): return
-    if self.prune(): raise CancelBatchException
+    return all(g.isfinite().all() for g in grads if g is not None)
 
 # %% ../nbs/08_callback.ipynb #2da2cf5a
 @patch
@@ -299,7 +305,7 @@ def ticket(self:SparsifyCallback)->Ticket|None:
 
 # %% ../nbs/08_callback.ipynb #5a0d47cf
 class HoldMasks(Callback):
-    "Trains under the masks of `sparsifier` as they are: after every step the pruned weights are exactly 0 again"
+    "Trains under the masks of `sparsifier` as they are: pruned weights get no gradient, and are exactly 0 after every step"
     run_valid = False
     def __init__(self,
         sparsifier:Sparsifier # of the learner's model, with masks; `Ticket.apply_to` gives one
@@ -310,4 +316,5 @@ class HoldMasks(Callback):
             raise ArgumentError('sparsifier', self.sparsifier, "one of the learner's model, not of another model")
         self.sparsifier.apply()
 
+    def after_backward(self): self.sparsifier.drop_gradients()
     def after_step(self): self.sparsifier.apply()

@@ -304,8 +304,9 @@ class ChannelUnits(LayerUnits):
         if example is None: raise ArgumentError('example', None, "a batch as the model takes it, with 'group'")
         self.groups = _cuttable(channel_groups(model, example), layers)
         members = {parameter_name(n) for g in self.groups.values() for n in g.layers}
-        self.layers,self.names = {k: m for k,m in layers.items() if k in members},list(self.groups)
-        self.by_layer = {k: filters_of(m) for k,m in self.layers.items()}
+        super().__init__(model, {k: w for k,w in layers.items() if k in members}, 'weight')
+        self.names = list(self.groups)
+        self.by_layer = {k: filters_of(w) for k,w in self.layers.items()}
         self.followers = {k: o for k,o in followers(model, example).items() if k in members}
 
     def makers(self, name):

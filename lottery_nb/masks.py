@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Masks', 'shape_differences', 'unwrap', 'int_dtype', 'keep_bits', 'zero_pruned_', 'zero_once_', 'check_weight',
-           'parameter_name', 'named_tensors']
+           'parameter_name', 'named_tensors', 'copy_model']
 
 # %% ../nbs/02_masks.ipynb #354aefb5
-import hashlib
+import copy, hashlib
 from collections.abc import Mapping
 import numpy as np, pandas as pd, torch
 import matplotlib.pyplot as plt
@@ -264,3 +264,16 @@ def named_tensors(
     "Every parameter and every buffer of `model`, by name"
     model = unwrap(model)
     return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+
+# %% ../nbs/02_masks.ipynb #a1e0b201
+def copy_model(
+    model:nn.Module # wrappers are copied too; the model stays as it is
+)->nn.Module:
+    "A deep copy of `model`, also of one that keeps results of its last forward pass, such as fastai's AWD_LSTM"
+    memo = {}
+    def cut_loose(o):
+        if isinstance(o, Tensor) and not o.is_leaf: memo[id(o)] = o.detach().clone()
+        if isinstance(o, (list,tuple,dict)):
+            for v in o.values() if isinstance(o, dict) else o: cut_loose(v)
+    for m in model.modules(): cut_loose({k: v for k,v in vars(m).items() if k!='_modules'})
+    return copy.deepcopy(model, memo)

@@ -15,7 +15,7 @@ import pandas as pd, torch
 from torch import nn, Tensor
 from .channels import as_inputs, run_model, tensors_in
 from .core import ArgumentError, check_number
-from .granularity import LayerUnits, network_granularities
+from .granularity import LayerUnits, named_axes, network_granularities
 from .masks import unwrap
 from .sparsifier import prunable_types
 
@@ -67,9 +67,9 @@ class NofMUnits(LayerUnits):
     "Single weights, of which n of every m in a row along the inputs stay"
     def __init__(self, model, layers, granularity, example=None):
         self.quota = n_of_m(granularity)
-        for k,m in layers.items():
-            if not isinstance(m, prunable_types):
-                raise ArgumentError('layers', k, f'conv and linear layers, e.g. layers=nn.Linear, with {granularity}')
+        for k,w in layers.items():
+            if 'in' not in named_axes(w)[1]:
+                raise ArgumentError('layers', k, f'layers with inputs, e.g. layers=nn.Linear, with {granularity}')
         super().__init__(model, layers, 'weight', example)
 
     @classmethod
@@ -77,18 +77,21 @@ class NofMUnits(LayerUnits):
         n,m = n_of_m(granularity)
         return 100*(m-n)/m
 
+    def _in(self, name): return named_axes(self.parts[name])[1]['in'][-1] # the axis of the inputs
+
     def least(self, name):
-        (n,m),(_,length,*_) = self.quota,self.by_layer[name].shape # the axis of the inputs is the second one
+        (n,m),length = self.quota,self.by_layer[name].shape[self._in(name)]
         return self.n(name)//length*(length//m*n + min(n, length%m))
 
     def spared(self, name, keys):
-        rows = keys.reshape(self.by_layer[name].shape).movedim(1, -1)
-        return n_highest(rows, *self.quota).movedim(-1, 1).flatten()
+        at = self._in(name)
+        rows = keys.reshape(self.by_layer[name].shape).movedim(at, -1)
+        return n_highest(rows, *self.quota).movedim(-1, at).flatten()
 
     def check(self, masks):
         n,m = self.quota
         for k,u in self.by_layer.items():
-            keep = u.kept(masks[k])
+            keep = u.kept(self.of(k, masks))
             if not keep[self.spared(k, keep.to(torch.int8))].all():
                 raise ArgumentError('masks', masks, f'{n} of every {m} kept, but {k} keeps fewer')
 

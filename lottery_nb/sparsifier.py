@@ -4,59 +4,191 @@
 
 # %% auto #0
 __all__ = ['prunable_types', 'rewind_opts', 'find_layers', 'sort_keys_', 'keep_highest', 'Sparsifier', 'follower_masks',
-           'check_sparsity', 'check_reach']
+           'check_sparsity', 'check_reach', 'Watch']
 
 # %% ../nbs/05_sparsifier.ipynb #f24bc775
-import copy, difflib, math, warnings
+import copy, difflib, math, warnings, weakref
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 import pandas as pd, torch
 from fastcore.basics import patch
 from torch import nn, Tensor
+from torch.nn.utils.parametrize import is_parametrized
+from torch.overrides import TorchFunctionMode
 from .core import ArgumentError, ArgumentTypeError, check_choice, check_percent, check_whole
 from .criteria import Criterion, WeightView, criteria as all_criteria, large_final, random_scores
-from .granularity import pruned_filters, units_class
-from .masks import (Masks, check_weight, int_dtype, keep_bits, named_tensors, parameter_name,
+from .granularity import (LayerWeight, all_granularities, default_types, granularities_of, layout_type,
+                                    layouts_of, plain_layout, pruned_filters, units_class)
+from .masks import (Masks, check_weight, copy_model, int_dtype, keep_bits, named_tensors, parameter_name,
                               shape_differences, unwrap, zero_once_, zero_pruned_)
 
 # %% ../nbs/05_sparsifier.ipynb #18852be8
 prunable_types = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
-                  nn.Linear)
+                  nn.Linear) # layers with channels
 
 # %% ../nbs/05_sparsifier.ipynb #a8219f0f
 def find_layers(
     model:nn.Module, # the network; wrappers (DDP, `torch.compile`) are looked through
-    layers=None # module types, names of layers, or a function (name, module) -> bool; None: every conv and linear layer
-)->dict: # parameter name -> module
-    "The layers to prune, by the name of their weight. Raises `ArgumentError` if there are none or they can't be pruned"
-    modules = {n:m for n,m in unwrap(model).named_modules() if 'weight' in m._parameters or hasattr(m, 'weight')}
-    choose,found,seen = _chooser(layers, list(modules)),{},set()
-    for n,m in modules.items():
-        if not choose(n, m): continue
-        w,name = m._parameters.get('weight'),parameter_name(n)
-        if w is None: warnings.warn(f"{name} is computed from other parameters and isn't pruned", stacklevel=3)
-        elif id(w) not in seen:
-            check_weight(name, w)
-            seen.add(id(w))
-            found[name] = m
-    if not found and layers is None: raise ArgumentError('model', model, 'one with prunable weights: conv or linear')
-    if not found: raise ArgumentError('layers', layers, 'a choice that matches layers of this model')
-    return found
+    layers=None # types, names, a function (name, module) -> bool, or several of these; None: 'default'
+)->dict: # parameter name -> `LayerWeight`
+    "The weights to prune, by name. Raises `ArgumentError` if there are none or they can't be pruned"
+    model = unwrap(model)
+    weights,found,seen = _all_weights(model),{},set()
+    asked = _asked_for(layers, weights, dict(model.named_modules()))
+    for k,w in weights.items():
+        if k not in asked or id(w.whole) in seen: continue
+        check_weight(k, w.whole)
+        if not w.whole.numel(): continue
+        w,why = _tried(w)
+        if why and asked[k]: raise ArgumentError('layers', k, f'a weight that can be pruned: {why}')
+        if why: continue
+        seen.add(id(w.whole))
+        found[k] = w
+    if any(w.whole.numel() for w in found.values()): return found
+    if layers is None or found: raise ArgumentError('model', type(model).__name__, _what_lacks(model, found))
+    raise ArgumentError('layers', layers, 'a choice that matches layers of this model')
 
 # %% ../nbs/05_sparsifier.ipynb #0789707c
-def _chooser(layers, names):
-    "A function (name, module) -> bool that says which layers `layers` means"
-    if layers is None: layers = prunable_types
-    if isinstance(layers, (str,type)): layers = [layers]
-    if isinstance(layers, (list,tuple,set)) and layers:
-        if all(isinstance(o, type) for o in layers): return lambda n,m: isinstance(m, tuple(layers))
-        if all(isinstance(o, str) for o in layers):
-            wanted = {o.removesuffix('.weight') for o in layers}
-            for o in sorted(wanted - set(names)):
-                near = difflib.get_close_matches(o, names, 3) or names[:3]
-                raise ArgumentError('layers', o, f'layers of this model: {", ".join(near)}, …')
-            return lambda n,m: n in wanted
-    elif callable(layers) and not isinstance(layers, nn.Module):
-        return lambda n,m: isinstance(m, prunable_types) and layers(n, m)
-    raise ArgumentTypeError('layers', layers, 'module types, names of layers, or a function of name and module')
+def _all_weights(model):
+    "Every parameter of `model` as a weight, by name: those with a layout first"
+    found,rest = {},{}
+    for n,m in model.named_modules():
+        for k,o in layouts_of(m).items():
+            if at := _behind(m, k): found[parameter_name(n, at[0])] = LayerWeight(m, o, k, *at[1:])
+        rest.update({parameter_name(n, k): LayerWeight(m, plain_layout(p), k) for k,p in m._parameters.items() if p is not None})
+    return {**found, **{k: w for k,w in rest.items() if k not in found}}
+
+# %% ../nbs/05_sparsifier.ipynb #a1e0b301
+def _behind(m, name):
+    "Where the numbers of `m.name` are a parameter: its path from `m`, its own name and its owner; None if they aren't"
+    if m._parameters.get(name) is not None: return name, None, None
+    if is_parametrized(m, name): owner,path,names = m.parametrizations[name],f'parametrizations.{name}.',None
+    else: owner,path,names = m,'',(f'{name}_orig', f'{name}_v') # of PyTorch's older weight_norm, spectral_norm and prune
+    own = {k: p for k,p in owner._parameters.items() if p is not None and (names is None or k in names)}
+    if not own: return None
+    k = max(own, key=lambda k: own[k].numel())
+    return path+k, k, owner
+
+# %% ../nbs/05_sparsifier.ipynb #a1e0b302
+def _is_default(w): return w.name in layouts_of(w.layer) and layout_type(w.layer) in default_types
+
+def _of_these(names, weights):
+    "What of the parameters of some layers is meant: the default ones, else matrices, else what is called weight"
+    kinds = [_is_default, lambda w: w.whole.dim()>1, lambda w: w.name=='weight']
+    return next((o for is_it in kinds if (o := [k for k in names if is_it(weights[k])])), [])
+
+def _asked_for(layers, weights, modules):
+    "Name of a weight -> was it asked for in particular?"
+    several = [layers] if layers is None or not isinstance(layers, (list,tuple,set)) else layers
+    names,found = {m: n for n,m in reversed(modules.items())},{}
+    for o in several or [None, ()]:
+        if o is None or o=='default': chosen = [k for k,w in weights.items() if _is_default(w)]
+        elif isinstance(o, str): chosen = _named(o, weights, modules)
+        elif isinstance(o, type): chosen = _of_these([k for k,w in weights.items() if isinstance(w.layer, o)], weights)
+        elif callable(o) and not isinstance(o, nn.Module):
+            chosen = [k for k,w in weights.items() if _is_default(w) and o(names[w.layer], w.layer)]
+        else: raise ArgumentTypeError('layers', layers, 'types of layers, names, or a function of name and module')
+        found.update({k: isinstance(o, str|type) and o!='default' or found.get(k, False) for k in chosen})
+    return found
+
+# %% ../nbs/05_sparsifier.ipynb #a1e0b303
+def _named(name, weights, modules):
+    "The weights that a name means: a parameter, or all in a layer"
+    if name in weights: return [name]
+    if found := _of_these([k for k in weights if k.startswith(f'{name}.')], weights): return found
+    known = [*dict.fromkeys(k.rpartition('.')[0] or k for k in weights if weights[k].whole.dim()>1)]
+    near = difflib.get_close_matches(name, [*known, *weights], 3) or known[:3]
+    raise ArgumentError('layers', name, f'layers of this model: {", ".join(near)}, …')
+
+# %% ../nbs/05_sparsifier.ipynb #a1e0b30a
+def _what_lacks(model, asked):
+    "What a model would need to be pruned, as text"
+    if asked: return f'one with prunable weights: {", ".join(asked)} has none, or none that can be pruned'
+    if any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()): return 'a model before it is scripted: prune, then script'
+    if any('quantized' in type(m).__module__ for m in model.modules()): return 'a model before it is quantized: prune, then convert'
+    return 'one with prunable weights: conv, linear, recurrent or attention layers'
+
+# %% ../nbs/05_sparsifier.ipynb #a1e0b306
+class _Used(Exception): "Has the weight that a layer multiplies with"
+
+class _LookForWeight(TorchFunctionMode):
+    "Ends a forward pass at the first convolution or matrix product with a weight of this shape"
+    def __init__(self, shape):
+        super().__init__()
+        self.shape = shape
+
+    def __torch_function__(self, fn, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        w = kwargs.get('weight', args[1] if len(args)>1 else None)
+        looks = getattr(fn, '__name__', '').startswith(('conv','linear'))
+        if looks and isinstance(w, Tensor) and w.shape==self.shape: raise _Used(w)
+        return fn(*args, **kwargs)
+
+# %% ../nbs/05_sparsifier.ipynb #a1e0b307
+def _used_weight(m, w):
+    "The tensor that the layer `m` multiplies with in the place of `w`; None if it can't be seen"
+    if w.owner is not None:
+        for hook in m._forward_pre_hooks.values(): hook(m, ()) # the older weight_norm and its like
+        return getattr(m, w.name)
+    m._forward_pre_hooks.clear()
+    n_in,shape = getattr(m, 'in_channels', None) or m.in_features,w.whole.shape
+    try:
+        with _LookForWeight(shape): m(torch.zeros(1, n_in, *[64]*(len(shape)-2)))
+    except _Used as e: return e.args[0]
+    except Exception: return None # an input that it can't take, say
+
+def _goes_own_ways(m):
+    "Does a conv or linear layer have a forward pass of its own?"
+    kind = layout_type(m)
+    if kind not in prunable_types: return False
+    return any(getattr(type(m), k, None) is not getattr(kind, k, None) for k in ('forward','_conv_forward'))
+
+# %% ../nbs/05_sparsifier.ipynb #a1e0b308
+@torch.no_grad()
+def _tried(w):
+    "The weight, with `spare_rows` where it's needed, and why it can't be pruned: empty if it can"
+    if w.owner is None and not _goes_own_ways(w.layer): return w, ''
+    m = copy_model(w.layer).cpu().float().eval()
+    copied = replace(w, layer=m, owner=w.owner and (m if w.owner is w.layer else m.parametrizations[w.name]))
+    p,g = copied.whole,torch.Generator().manual_seed(0)
+    p.copy_(torch.rand(p.shape, generator=g)+.5)
+    gone = torch.rand(p.shape, generator=g)<.3
+    p[gone] = 0
+    used = _used_weight(m, copied)
+    if used is None: return w, ''
+    if used.shape!=p.shape or used[gone].any(): return w, "where it's 0, what the layer multiplies with isn't"
+    p[0] = 0
+    return replace(w, spare_rows=bool(_used_weight(m, copied).isnan().any())), ''
+
+# %% ../nbs/05_sparsifier.ipynb #a1e0b312
+def _with_granularity(weights, granularity):
+    "Those of the weights that have a granularity of single layers; all, if none has it"
+    if granularity not in all_granularities(): return weights
+    return {k: w for k,w in weights.items() if granularity in granularities_of(w)} or weights
+
+def _why_left_out(w, granularity):
+    "Why a weight isn't pruned, and what `layers` takes to prune it; the latter None if it can't be pruned"
+    if why := _tried(w)[1]: return why, None
+    if _is_default(w) and granularity not in granularities_of(w): return f'it has no {granularity}', None
+    if w.name not in layouts_of(w.layer): return '', None
+    return '', ('nn.'*type(w.layer).__module__.startswith('torch.nn')) + type(w.layer).__name__
+
+# %% ../nbs/05_sparsifier.ipynb #a1e0b313
+def _left_out(model, pruned, granularity):
+    "The last row of `report`: what isn't pruned though it's a matrix; None if there's nothing"
+    seen,told,more,n = {id(w.whole) for w in pruned.values()},[],[],0
+    for k,w in _all_weights(model).items():
+        if id(w.whole) in seen or sum(s!=1 for s in w.whole.shape)<2 or not w.whole.numel(): continue
+        seen.add(id(w.whole))
+        why,takes = _why_left_out(w, granularity)
+        told.append(f'{k} ({why})' if why else k)
+        if not why: more.append(takes or repr(k))
+        n += w.whole.numel()
+    if not told: return None
+    more,share = list(dict.fromkeys(more)),100*n/sum(p.numel() for p in model.parameters())
+    return dict(layer=', '.join(told[:3]) + f' and {len(told)-3} more'*(len(told)>3), type=f'not pruned: {share:.3g} % of all',
+                shape=f"layers=['default', {', '.join(more)}]" if more else '', weights=n, kept=n, sparsity=0., units=0, units_kept=0)
 
 # %% ../nbs/05_sparsifier.ipynb #8cb9b201
 _chunk = 1<<22
@@ -122,19 +254,27 @@ class Sparsifier:
         granularity:str='weight', # what goes together: `weight`, … (`all_granularities()`), `group`, or n of m: '2:4'
         method:str='global', # `local`: every layer loses the same share; `global`: all layers compete in one ranking
         criteria:Criterion|str=large_final, # how a weight is scored; the lowest go
-        layers=None, # module types, names, or a function (name, module) -> bool; None: every conv and linear layer
+        layers=None, # types, names, a function (name, module) -> bool, or several of these; None: 'default'
         allow_collapse:bool=False, # may a layer lose all its weights?
         example=None # a batch as the model takes it; for `group`, and for `filter` to take bias and norm along
     ):
         self.criterion = check_choice('criteria', criteria, all_criteria, Criterion)
         self.method = check_choice('method', method, ('local','global'))
-        self.units = units_class(granularity)(model, find_layers(model, layers), granularity, example)
+        found = find_layers(model, layers)
+        if layers is None: found = _with_granularity(found, granularity)
+        self.units = units_class(granularity)(model, found, granularity, example)
         self.layers,self.followers = self.units.layers,self.units.followers
         self.model,self.granularity,self.allow_collapse = model,granularity,allow_collapse
         self.asked = 0. # percent: what the last `sparsify` was asked for, or the sparsity of the masks that were put on
-        self._masks,self._held,self._bits,self._snapshot,self._warned = None,{},{},None,set()
+        self._masks,self._bits,self._snapshot,self._warned = None,{},None,set()
+        self.held,self.watches,self.dense = {},[],False # all masks, those of followers too; who holds them
         # what the criterion needs: 'init' or 'previous' -> name -> tensor
         self.remembered = {need: self._clone_weights() for need in self.criterion.needs if need!='grad'}
+        self.left_out = _left_out(unwrap(model), self.layers, granularity) # the last row of `report`, or None
+        if layers is None and self.left_out:
+            warnings.warn('{layer}: {type} weights. {shape} prunes what can be'.format(**self.left_out), stacklevel=2)
+
+    def __getstate__(self): return {**vars(self), 'watches': []} # a copy is watched by nobody
 
 # %% ../nbs/05_sparsifier.ipynb #fc28843d
 @patch
@@ -142,7 +282,7 @@ def weight(self:Sparsifier,
     name:str # a parameter's name, one of `layers`
 )->nn.Parameter:
     "The weight of that name, as the model has it now"
-    return self.layers[name]._parameters['weight']
+    return self.layers[name].whole
 
 # %% ../nbs/05_sparsifier.ipynb #878a80b4
 @patch
@@ -173,13 +313,16 @@ def put_on(self:Sparsifier,
         raise ArgumentError('masks', masks, f'masks of this model: {diff}')
     self.units.check(masks)
     held = {**masks, **follower_masks(self.model, masks, self.followers)}
-    self._masks,self._held,self._bits,self.asked = masks,held,{},masks.sparsity
-    for k,m in held.items(): zero_once_(self._parameter(k), m)
+    self._masks,self.held,self._bits,self.asked = masks,held,{},masks.sparsity
+    for k,m in held.items(): zero_once_(self.parameter(k), m)
+    for o in self.watches: o.drop_state()
 
 # %% ../nbs/05_sparsifier.ipynb #16f39a8f
 @patch
-def _parameter(self:Sparsifier, name):
-    "The parameter of that name, a weight or a follower of one"
+def parameter(self:Sparsifier,
+    name:str # of a weight, or of a bias or norm that follows one
+)->nn.Parameter:
+    "The parameter of that name, as the model has it now"
     return self.weight(name) if name in self.layers else unwrap(self.model).get_parameter(name)
 
 # %% ../nbs/05_sparsifier.ipynb #34a4c064
@@ -205,20 +348,27 @@ def follower_masks(
 @torch.no_grad()
 def apply(self:Sparsifier):
     "Makes every pruned weight exactly 0. Costs next to nothing, so call it after every step, or let `watch` do it"
-    for k,m in self._held.items():
-        w,bits = self._parameter(k),self._bits.get(k)
-        if bits is None or bits.device!=w.device or bits.element_size()!=w.element_size():
-            bits = self._bits[k] = keep_bits(m, w)
-        zero_pruned_(w, bits)
+    for k in self.held:
+        w = self.parameter(k)
+        zero_pruned_(w, self._bits_for(k, w))
+
+@patch
+def _bits_for(self:Sparsifier, name, t):
+    "The mask of a parameter as bits, for a tensor like it"
+    bits = self._bits.get(name)
+    if bits is None or bits.device!=t.device or bits.element_size()!=t.element_size():
+        bits = self._bits[name] = keep_bits(self.held[name], t)
+    return bits
 
 # %% ../nbs/05_sparsifier.ipynb #98f5c0b2
 @patch
 def _weight_scores(self:Sparsifier, name, criterion):
-    "The score of every weight of a layer"
-    w = self.weight(name)
-    kept = {need: at[name] for need,at in self.remembered.items()}
-    _check_finite(name, w.detach(), 'the weight holds')
-    return criterion.scores(WeightView(name, w.detach(), grad=w.grad, **kept))
+    "The score of every weight of that name"
+    w = self.units.parts[name]
+    kept = {need: self.units.of(name, at) for need,at in self.remembered.items()}
+    final,grad = w.weight.detach(),None if w.whole.grad is None else w.of(w.whole.grad)
+    _check_finite(name, final, 'the weight holds')
+    return criterion.scores(WeightView(name, final, grad=grad, **kept))
 
 # %% ../nbs/05_sparsifier.ipynb #be2240cd
 @patch
@@ -385,15 +535,79 @@ def check_reach(
 @patch
 def watch(self:Sparsifier,
     opt:torch.optim.Optimizer # an optimizer of the model's parameters. Raises `ArgumentError` for anything else
-): # handle, with a method `remove`
-    "From now on every `opt.step()` leaves the pruned weights at exactly 0"
+)->'Watch': # until its `remove()`
+    "From now on pruned weights get no gradient, and every `opt.step()` leaves them at exactly 0"
     inner = _unwrapped(opt)
     if not isinstance(inner, torch.optim.Optimizer):
         raise ArgumentTypeError('opt', opt, 'a torch.optim.Optimizer (in a fastai Learner use SparsifyCallback)')
     has = {id(p) for group in inner.param_groups for p in group['params']}
     if not any(id(self.weight(k)) in has for k in self.layers):
         raise ArgumentError('opt', type(opt).__name__, 'an optimizer of this model: it has none of the pruned weights')
-    return inner.register_step_post_hook(lambda *args: self.apply())
+    return Watch(self, inner)
+
+# %% ../nbs/05_sparsifier.ipynb #a1e0b315
+class Watch:
+    "Holds a sparsifier's masks while `opt` trains, until `remove()` or the end of `opt`"
+    def __init__(self, sp, opt):
+        inside = [getattr(opt, k, None) for k in ('optimizer','base_optimizer')] # of Lookahead, of SAM
+        opts = [opt, *(o for o in inside if isinstance(o, torch.optim.Optimizer))]
+        self.opts,self.sp = [weakref.ref(o) for o in opts],sp
+        self.handles = [o.register_step_post_hook(lambda *args: sp.apply()) for o in opts]
+        me,here = weakref.ref(sp),self.opts[0] # a parameter keeps neither of them alive
+        for k in sp.layers.keys() | {o for at in sp.followers.values() for o in at}:
+            self.handles.append(_after_backward(sp.parameter(k), partial(_drop_gradient_of, me, here, k)))
+        sp.watches.append(self)
+        self.drop_state()
+
+    def drop_state(self):
+        "Makes what the optimizers remember of pruned weights 0"
+        for state in [o().state for o in self.opts if o() is not None]:
+            for k,m in self.sp.held.items():
+                for t in state.get(self.sp.parameter(k), {}).values():
+                    if isinstance(t, Tensor) and t.shape==m.shape and int_dtype(t.dtype): zero_once_(t, m)
+
+    def remove(self):
+        for o in self.handles: o.remove()
+        if self in self.sp.watches: self.sp.watches.remove(self)
+
+# %% ../nbs/05_sparsifier.ipynb #a1e0b316
+def _after_backward(p, fn):
+    "Has `fn(p)` called whenever a gradient has arrived at `p`, also if it's frozen now"
+    frozen = not p.requires_grad
+    if frozen: p.requires_grad_(True)
+    handle = p.register_post_accumulate_grad_hook(fn)
+    if frozen: p.requires_grad_(False)
+    return handle
+
+def _drop_gradient_of(sp, opt, name, p):
+    if sp() is not None and opt() is not None: sp().drop_gradient(name)
+
+# %% ../nbs/05_sparsifier.ipynb #a1e0b317
+@patch
+def drop_gradient(self:Sparsifier,
+    name:str # of a parameter
+):
+    "Makes the gradients of its pruned weights 0, unless they are asked for"
+    m,p = self.held.get(name),self.parameter(name)
+    if m is None or p.grad is None or self.dense: return
+    if not p.grad.is_sparse: zero_pruned_(p.grad, self._bits_for(name, p.grad))
+    else: # of an embedding: [rows that were looked up]
+        p.grad = p.grad.coalesce()
+        p.grad.values().masked_fill_(~m.to(p.device)[p.grad.indices()[0]], 0)
+
+@patch
+@torch.no_grad()
+def drop_gradients(self:Sparsifier):
+    "Makes the gradients of all pruned weights 0. `watch` does it as they arrive"
+    for k in self.held: self.drop_gradient(k)
+
+@patch
+@contextmanager
+def dense_gradients(self:Sparsifier):
+    "In this block pruned weights get their gradients: for criteria that look for weights to bring back"
+    before,self.dense = self.dense,True
+    try: yield
+    finally: self.dense = before
 
 # %% ../nbs/05_sparsifier.ipynb #22b111c7
 def _unwrapped(opt):
@@ -454,10 +668,11 @@ def rewind(self:Sparsifier,
         raise ValueError(f'rewind: the model has changed since save_weights(): {diff}')
     if inner is not None and how=='restore' and state is None:
         raise ArgumentError('rewind_opt', how, 'reset or keep: to restore the optimizer, call save_weights(opt) first')
+    if inner is not None: _rewind_optimizer(inner, how, state) # first, since it may refuse
     for k,t in weights.items(): now[k].copy_(t)
     self.apply()
     self._remember_previous()
-    if inner is not None: _rewind_optimizer(inner, how, state)
+    for o in self.watches: o.drop_state()
 
 # %% ../nbs/05_sparsifier.ipynb #47c2cd21
 @patch(as_prop=True)
@@ -468,14 +683,18 @@ def snapshot(self:Sparsifier)->dict|None:
 # %% ../nbs/05_sparsifier.ipynb #3b0b4be9
 @patch
 def report(self:Sparsifier)->pd.DataFrame: # layer, type, shape, weights, kept, sparsity (percent), units, units_kept
-    "A table of what is left of every layer"
-    df,masks,units = self.masks.table(),self.masks,self.units.by_layer
-    df.insert(1, 'type', [type(m).__name__ for m in self.layers.values()])
-    kept = [int(units[k].kept(m).sum()) for k,m in masks.items()]
-    return df.assign(units=[units[k].n for k in masks], units_kept=kept)
+    "A table of what is left of every weight, and in the last row what isn't pruned though it's a matrix"
+    masks,u,rows = self.masks,self.units,[]
+    for k,units in u.by_layer.items():
+        w,m = u.parts[k],u.of(k, masks)
+        n,kept = m.numel(),int(m.count_nonzero())
+        rows.append(dict(layer=k, type=type(w.layer).__name__, shape=tuple(m.shape), weights=n, kept=kept,
+                         sparsity=100*(1-kept/max(n, 1)), units=units.n, units_kept=int(units.kept(m).sum())))
+    return pd.DataFrame(rows + [self.left_out]*bool(self.left_out))
 
 # %% ../nbs/05_sparsifier.ipynb #f66dfd3f
 @patch
 def __repr__(self:Sparsifier):
-    return (f'Sparsifier({len(self.layers)} layers, {self.granularity}, {self.method}, {self.criterion}: '
-            f'asked for {self.asked:.2f} %, reached {self.masks.sparsity:.2f} % of {self.masks.n_weights:,} weights)')
+    n,n_all = self.masks.n_weights,sum(p.numel() for p in self.model.parameters())
+    return (f'Sparsifier({len(self.layers)} layers, {self.granularity}, {self.method}, {self.criterion}: asked for {self.asked:.2f} %, '
+            f'reached {self.masks.sparsity:.2f} % of {n:,} weights, {100*(n-self.masks.n_kept)/n_all:.2f} % of all parameters)')

@@ -28,18 +28,20 @@ def conv_table(n):
 def together(layer, name):
     if isinstance(layer, nn.Linear): return dict(weight='', row='i', column='o', layer='oi')[name]
     if hasattr(layer, 'kernel_size'): return conv_table(len(layer.kernel_size))[name]
+    if isinstance(layer, nn.Embedding): return dict(weight='', row='i', column='o', layer='oi')[name]
     return dict(weight='', layer='*')[name]
 
 def unit_labels(layer, name):
     "For each weight, in order, the label of its unit"
     free, w, labels = together(layer, name), layer.weight, []
     for idx in itertools.product(*map(range, w.shape)):
-        if not hasattr(layer, 'kernel_size') and not isinstance(layer, nn.Linear):
+        if not hasattr(layer, 'kernel_size') and not isinstance(layer, nn.Linear|nn.Embedding):
             labels.append('all' if free else idx); continue
         first, second, *inner = idx
         if getattr(layer, 'transposed', False): # [in, out/groups, …]: input i of all belongs to group i // (in/groups)
             per_group = layer.in_channels//layer.groups
             out, inp = first//per_group*w.shape[1] + second, first%per_group
+        elif isinstance(layer, nn.Embedding): inp, out = first, second
         else: out, inp = first, second
         parts = dict(o=out, i=inp, **dict(zip(SPATIAL.get(len(inner), []), inner)))
         labels.append(tuple(v for k,v in parts.items() if k not in free))
@@ -111,7 +113,7 @@ def test_against_the_slow_oracle(case, seed):
 def test_names(layer):
     names = granularities_of(layer)
     assert len(names)==len(set(names)) and set(names) <= set(all_granularities())
-    if isinstance(layer, nn.Linear): assert set(names)=={'weight','row','column','layer'}
+    if isinstance(layer, nn.Linear|nn.Embedding): assert set(names)=={'weight','row','column','layer'}
     elif hasattr(layer, 'kernel_size'): assert set(names)==set(conv_table(len(layer.kernel_size)))
     else: assert names==['weight', 'layer']
     for name in set(all_granularities())-set(names):

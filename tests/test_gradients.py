@@ -1,0 +1,139 @@
+"Pruned weights get no gradient: a training under masks is the training of the sparse network alone"
+import copy, gc
+import pytest, torch
+from fastai.callback.training import GradientClip
+from models import batch, bits, mlp
+from torch import nn
+from torch.nn.utils import prune
+
+from lottery_nb.sparsifier import Sparsifier
+
+class SAM(torch.optim.Optimizer):
+    "Sharpness-aware minimization (Foret et al. 2021): climbs, and goes down with the gradient from there"
+    def __init__(self, params, rho=.05, **kwargs):
+        super().__init__(params, dict(rho=rho, **kwargs))
+        self.base_optimizer = torch.optim.SGD(self.param_groups, **kwargs)
+        self.param_groups = self.base_optimizer.param_groups
+
+    def each(self): return [p for g in self.param_groups for p in g['params']]
+
+    @torch.no_grad()
+    def first_step(self):
+        norm = torch.stack([p.grad.norm() for p in self.each()]).norm()
+        for p in self.each():
+            self.state[p]['up'] = p.grad*self.param_groups[0]['rho']/norm
+            p.add_(self.state[p]['up'])
+
+    @torch.no_grad()
+    def second_step(self):
+        for p in self.each(): p.sub_(self.state[p]['up'])
+        self.base_optimizer.step()
+
+    @torch.no_grad()
+    def step(self, closure):
+        closure = torch.enable_grad()(closure)
+        closure()
+        self.first_step()
+        closure()
+        self.second_step()
+
+class Lookahead(torch.optim.Optimizer):
+    "k steps forward, 1 step back (Zhang et al. 2019)"
+    def __init__(self, params, **kwargs):
+        super().__init__(params, kwargs)
+        self.optimizer,self.n = torch.optim.SGD(self.param_groups, **kwargs),0
+        self.slow = {p: p.detach().clone() for g in self.param_groups for p in g['params']}
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        self.optimizer.step(closure and torch.enable_grad()(closure))
+        self.n += 1
+        if self.n%3: return
+        for p,slow in self.slow.items(): p.copy_(slow.lerp_(p, .5))
+
+class ScheduleFree(torch.optim.Optimizer):
+    "SGD that needs no schedule (Defazio et al. 2024): trains at y, and is evaluated at the mean x"
+    def __init__(self, params, lr=.1, beta=.9):
+        super().__init__(params, dict(lr=lr, beta=beta, k=0, mode='y'))
+
+    def _move(self, mode, amount):
+        for g in self.param_groups:
+            if g['mode']==mode: continue
+            for p in g['params']:
+                if 'z' in self.state[p]: p.data.lerp_(self.state[p]['z'], amount(g['beta']))
+            g['mode'] = mode
+    def eval(self): self._move('x', lambda beta: 1-1/beta)
+    def train(self): self._move('y', lambda beta: 1-beta)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for g in self.param_groups:
+            g['k'] += 1
+            c = 1/g['k']
+            for p in g['params']:
+                z = self.state[p].setdefault('z', p.detach().clone())
+                p.lerp_(z, c).add_(p.grad, alpha=g['lr']*(g['beta']*(1-c)-1))
+                z.sub_(p.grad, alpha=g['lr'])
+
+optimizers = dict(
+    sgd=lambda p: torch.optim.SGD(p, .1, momentum=.9, weight_decay=1e-3),
+    adamw=lambda p: torch.optim.AdamW(p, 1e-2, weight_decay=.1),
+    adafactor=lambda p: torch.optim.Adafactor(p),
+    lbfgs=lambda p: torch.optim.LBFGS(p, .1, max_iter=3),
+    sam=lambda p: SAM(p, lr=.1, momentum=.9, weight_decay=1e-3),
+    lookahead=lambda p: Lookahead(p, lr=.1, momentum=.9),
+    schedule_free=lambda p: ScheduleFree(p))
+if hasattr(torch.optim, 'Muon'): # since PyTorch 2.9; it takes matrices alone
+    optimizers['muon'] = lambda p: torch.optim.Muon([o for o in p if o.dim()==2], .02)
+
+def train(net, opt, clip, n):
+    for i in range(n):
+        x,y = batch(size=8, seed=i)
+        def closure():
+            opt.zero_grad()
+            loss = nn.functional.cross_entropy(net(x.double()), y)
+            loss.backward()
+            if clip: nn.utils.clip_grad_norm_(net.parameters(), clip)
+            return loss
+        opt.step(closure) if isinstance(opt, SAM|torch.optim.LBFGS) else (closure(), opt.step())
+
+def pruned_twice(sparsity=90, dense_steps=0, make=None):
+    "A network under a sparsifier's masks, and the same under those of `torch.nn.utils.prune`"
+    torch.manual_seed(0)
+    ours = mlp().double()
+    sp = Sparsifier(ours)
+    sp.sparsify(sparsity)
+    theirs = copy.deepcopy(ours)
+    for n,m in theirs.named_modules():
+        if f'{n}.weight' in sp.masks: prune.custom_from_mask(m, 'weight', sp.masks[f'{n}.weight'])
+    return ours, sp, theirs
+
+@pytest.mark.parametrize('clip', [None,.1])
+@pytest.mark.parametrize('name', optimizers)
+def test_training_under_masks_is_the_training_of_the_sparse_network_alone(name, clip):
+    ours,sp,theirs = pruned_twice()
+    opt = optimizers[name](ours.parameters())
+    sp.watch(opt)
+    train(ours, opt, clip, 12)
+    train(theirs, optimizers[name](theirs.parameters()), clip, 12)
+    theirs(batch(size=8)[0].double()) # prune's weight is made in the forward pass
+    for k in sp.masks:
+        torch.testing.assert_close(sp.weight(k), theirs.get_submodule(k.removesuffix('.weight')).weight, rtol=1e-6, atol=1e-8)
+
+@pytest.mark.parametrize('name', optimizers)
+def test_whatever_the_optimizer_remembers_of_before_the_masks_pruned_weights_stay_0(name):
+    torch.manual_seed(0)
+    net = mlp().double()
+    sp,opt = Sparsifier(net),optimizers[name](net.parameters())
+    sp.watch(opt)
+    train(net, opt, None, 4)
+    sp.sparsify(80)
+    def pruned(): return sum(int(bits(sp.weight(k)[~m]).count_nonzero()) for k,m in sp.masks.items())
+    for _ in range(3):
+        train(net, opt, None, 1)
+        assert not pruned()
+        if name=='schedule_free':
+            opt.eval()
+            assert not pruned()
+            opt.train()
+            assert not pruned()

@@ -1,0 +1,233 @@
+"What people bring: layers of all kinds, weights that are computed, and models that change while they are looked at"
+import copy, warnings
+import pytest, torch
+from models import everything, differing, nonzero_pruned
+from torch import nn
+from torch.nn.utils import parametrizations as P, parametrize, prune, spectral_norm, weight_norm
+
+import lottery_nb.channels, lottery_nb.n_of_m # they add granularities
+from lottery_nb.arms import arms, random_ticket
+from lottery_nb.criteria import criteria
+from lottery_nb.granularity import layout, layouts
+from lottery_nb.masks import copy_model
+from lottery_nb.sparsifier import Sparsifier, find_layers
+from lottery_nb.ticket import Ticket
+
+class Texts(nn.Module):
+    "An embedding, a recurrent layer, a head"
+    def __init__(self, cell=nn.LSTM, **kwargs):
+        super().__init__()
+        self.embed,self.rnn = nn.Embedding(50,8),cell(8, 12, batch_first=True, **kwargs)
+        self.head = nn.Linear(kwargs.get('proj_size') or 12, 4)
+    def forward(self, x): return self.head(self.rnn(self.embed(x))[0][:,-1])
+
+class Cell(nn.Module):
+    def __init__(self, cell):
+        super().__init__()
+        self.cell,self.head = cell(8,12),nn.Linear(12,4)
+    def forward(self, x):
+        h = self.cell(x)
+        return self.head(h[0] if isinstance(h, tuple) else h)
+
+class Attention(nn.Module):
+    "Attends with a width of its own for keys and values, if `kdim` says so"
+    def __init__(self, **kwargs):
+        super().__init__()
+        self.attn,self.head = nn.MultiheadAttention(8, 2, batch_first=True, **kwargs),nn.Linear(8,4)
+        self.kv = kwargs.get('kdim', 8)
+    def forward(self, x):
+        kv = x.repeat(1,1,self.kv//8)
+        return self.head(self.attn(x, kv, kv)[0][:,0])
+
+class Bilinear(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.two = nn.Bilinear(8,8,4)
+    def forward(self, x): return self.two(x, x)
+
+class Encoder(nn.Module):
+    "A transformer with positions, which are a matrix that no layer owns"
+    def __init__(self):
+        super().__init__()
+        self.place = nn.Parameter(torch.randn(1,5,8))
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.)
+        self.encoder,self.head = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False),nn.Linear(8,4)
+    def forward(self, x): return self.head(self.encoder(x+self.place)[:,0])
+
+words,vectors,rows = torch.arange(15).view(3,5),torch.randn(3,5,8, generator=torch.Generator().manual_seed(0)),torch.ones(3,8)
+networks = dict(rnn=(lambda: Texts(nn.RNN), words), lstm=(lambda: Texts(num_layers=2, bidirectional=False), words),
+                projected=(lambda: Texts(proj_size=6), words), gru=(lambda: Texts(nn.GRU), words),
+                lstm_cell=(lambda: Cell(nn.LSTMCell), rows), gru_cell=(lambda: Cell(nn.GRUCell), rows),
+                rnn_cell=(lambda: Cell(nn.RNNCell), rows), attention=(Attention, vectors),
+                keys_of_their_own=(lambda: Attention(kdim=16, vdim=16), vectors), bilinear=(Bilinear, rows),
+                encoder=(Encoder, vectors))
+quiet = pytest.mark.filterwarnings('ignore:.*not pruned.*', 'ignore:layer collapse.*')
+
+def made(name):
+    torch.manual_seed(0)
+    return networks[name][0]()
+
+def matrices(net):
+    "The parameters that are matrices and more, embeddings and positions aside"
+    return {k for k,p in net.named_parameters() if p.squeeze().dim()>1 and not k.startswith(('embed','place'))}
+
+@quiet
+@pytest.mark.parametrize('name', networks)
+def test_every_matrix_of_every_layer_is_pruned_to_the_weight(name):
+    net = made(name)
+    n = sum(net.get_parameter(k).numel() for k in matrices(net))
+    for method in ('global','local'):
+        sp = Sparsifier(copy.deepcopy(net), method=method)
+        masks = sp.sparsify(50)
+        assert {*masks}==matrices(net) and masks.n_weights==n and not nonzero_pruned(sp)
+        for m in masks.values() if method=='local' else [None]:
+            if m is None: assert masks.n_kept==n-round(.5*n)
+            else: assert abs(m.float().mean()-.5)<.05
+
+@quiet
+@pytest.mark.parametrize('name', networks)
+@pytest.mark.parametrize('granularity', ['row','column','2:4','layer'])
+def test_matrices_have_the_granularities_of_matrices(name, granularity):
+    sp = Sparsifier(made(name), granularity)
+    sp.sparsify(40)
+    for k,u in sp.units.by_layer.items():
+        w = sp.units.parts[k].weight.detach()
+        if w.dim()!=2: continue
+        if granularity=='row': assert int((w==0).all(1).sum())==int((w==0).sum())//w.shape[1]
+        if granularity=='column': assert int((w==0).all(0).sum())==int((w==0).sum())//w.shape[0]
+        if granularity=='2:4' and w.shape[1]%4==0: assert (w.unflatten(1, (-1,4))!=0).sum(2).ge(2).all()
+
+@quiet
+@pytest.mark.parametrize('name', networks)
+def test_every_criterion_and_every_arm_takes_them_and_a_rewind_gives_every_bit_back(name, tmp_path):
+    net,x = made(name),networks[name][1]
+    sp = Sparsifier(net, criteria='movement')
+    sp.save_weights()
+    start = everything(net)
+    for p in net.parameters(): p.data.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(1)), alpha=.1)
+    masks = sp.sparsify(60)
+    sp.rewind()
+    assert not differing(everything(net), {k: t.masked_fill(~masks[k], 0) if k in masks else t for k,t in start.items()})
+    ticket = Ticket(masks, start, full={k: start[k] for k in masks})
+    assert not differing(Ticket.load(ticket.save(tmp_path/'t.safetensors', full=True)).full, ticket.full)
+    for arm in arms.values():
+        new = networks[name][0]()
+        begun = arm.begin(ticket, 3, networks[name][0])
+        begun.apply_to(new)
+        assert torch.isfinite(new(x)).all() and {*begun.masks}=={*masks}
+    for c in criteria.values():
+        if 'grad' in c.needs: net(x).sum().backward()
+        assert Sparsifier(net, criteria=c).sparsify(70).n_kept==masks.n_weights-round(.7*masks.n_weights)
+    assert random_ticket(net, 50).masks.n_kept==masks.n_weights-round(.5*masks.n_weights)
+
+def told(fn):
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter('always')
+        fn()
+    return [str(o.message) for o in found]
+
+def test_what_is_left_out_is_said_once_with_its_share_and_the_call_that_takes_it():
+    net = Texts()
+    share = 100*400/sum(p.numel() for p in net.parameters())
+    line, = told(lambda: Sparsifier(net))
+    assert f"embed.weight: not pruned: {share:.3g} % of all weights" in line and "layers=['default', nn.Embedding]" in line
+    assert Sparsifier(net, layers=['default', nn.Embedding]).masks.n_weights==Sparsifier(net, layers=['default','embed']).masks.n_weights
+    assert not told(lambda: Sparsifier(net, layers=['default', nn.Embedding]))
+    line, = told(lambda: Sparsifier(Encoder()))
+    assert "layers=['default', 'place']" in line
+    assert 'place' in find_layers(Encoder(), ['default','place'])
+    last = Sparsifier(net, layers=nn.LSTM).report().iloc[-1]
+    assert 'embed.weight' in last.layer and 'not pruned' in last.type
+
+@pytest.mark.parametrize('layers,expected', [
+    (nn.LSTM, {'rnn.weight_ih_l0','rnn.weight_hh_l0'}), ('rnn', {'rnn.weight_ih_l0','rnn.weight_hh_l0'}),
+    ('rnn.weight_hh_l0', {'rnn.weight_hh_l0'}), (['head', nn.Embedding], {'head.weight','embed.weight'}),
+    (lambda name,m: name!='rnn', {'head.weight'})])
+def test_layers_are_chosen_by_type_name_and_function(layers, expected): assert {*find_layers(Texts(), layers)}==expected
+
+def test_the_name_of_what_has_layers_in_it_means_them_all():
+    assert len(find_layers(Encoder(), 'encoder.layers.0'))==4
+    assert {*find_layers(Attention(), 'attn')}=={'attn.in_proj_weight','attn.out_proj.weight'}
+
+def test_a_parameter_of_ones_own_takes_two_lines():
+    class Mixer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mix = nn.Parameter(torch.randn(4,6))
+    @layout(Mixer)
+    def mixer(m): return {'mix': 'in out'}
+    assert Sparsifier(Mixer(), 'row').sparsify(50)['mix'].all(0).sum()==3
+    del layouts[Mixer]
+
+# Weights that are computed from parameters
+
+class Standardized(nn.Conv2d):
+    def forward(self, x):
+        w = self.weight - self.weight.mean((1,2,3), keepdim=True)
+        return nn.functional.conv2d(x, w/w.std((1,2,3), keepdim=True), self.bias)
+
+class Halved(nn.Linear):
+    def forward(self, x): return nn.functional.linear(x, self.weight/2, self.bias)
+
+class LoRA(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a,self.b = nn.Parameter(torch.randn(8,2)),nn.Parameter(torch.randn(2,6))
+    def forward(self, w): return w + self.a@self.b
+
+class FakeQuantized(nn.Module):
+    def forward(self, w): return torch.fake_quantize_per_tensor_affine(w, .01, 0, -128, 127)
+
+def with_parametrization(layer, m):
+    parametrize.register_parametrization(layer, 'weight', m)
+    return layer
+
+def used(layer):
+    "The weight that a layer multiplies with, from what it answers"
+    layer = copy_model(layer).eval()
+    layer(torch.zeros(1,6))
+    return layer.weight.detach()
+
+survive = dict(plain=lambda: nn.Linear(6,8), halved=lambda: Halved(6,8), spectral=lambda: P.spectral_norm(nn.Linear(6,8)),
+               weight=lambda: P.weight_norm(nn.Linear(6,8)), old_spectral=lambda: spectral_norm(nn.Linear(6,8)),
+               old_weight=lambda: weight_norm(nn.Linear(6,8)), pruned=lambda: prune.identity(nn.Linear(6,8), 'weight'),
+               fake_quantized=lambda: with_parametrization(nn.Linear(6,8), FakeQuantized()))
+lost = dict(standardized=lambda: Standardized(2,4,3), lora=lambda: with_parametrization(nn.Linear(6,8), LoRA()),
+            orthogonal=lambda: P.orthogonal(nn.Linear(6,8)))
+
+@pytest.mark.filterwarnings('ignore:.*weight_norm.*')
+@pytest.mark.parametrize('name', survive)
+@pytest.mark.parametrize('sparsity', [50,90])
+def test_a_parameter_behind_a_weight_is_pruned_where_its_zeros_survive(name, sparsity):
+    torch.manual_seed(0)
+    net = nn.Sequential(survive[name](), nn.Linear(8,3)).train()
+    before = everything(net)
+    sp = Sparsifier(net)
+    assert not differing(before, everything(net)), 'looking at it has changed it'
+    masks = sp.sparsify(sparsity)
+    m = masks[next(iter(masks))]
+    w = used(net[0])
+    assert masks.n_weights==48+24 and torch.isfinite(net(torch.randn(2,6))).all()
+    assert name=='halved' or not w[~m].any() and torch.isfinite(w).all()
+    sp.report()
+    net.eval()
+    repr(sp)
+
+@pytest.mark.parametrize('name', lost)
+def test_where_its_zeros_do_not_survive_it_is_left_out_and_named(name):
+    torch.manual_seed(0)
+    layer = lost[name]()
+    net = nn.Sequential(layer, nn.Flatten(), nn.Linear(8,3)) # is not run
+    sp,line = None,told(lambda: Sparsifier(net))
+    assert any('where it' in o and '0.' in o for o in line)
+    assert [*find_layers(net)]==['2.weight']
+    with pytest.raises(ValueError, match="a weight that can be pruned: where it's 0"): find_layers(net, '0')
+    with pytest.raises(ValueError, match='can be pruned'): find_layers(net, type(layer).__mro__[1] if name!='standardized' else Standardized)
+
+@pytest.mark.parametrize('make,word', [
+    (lambda: torch.jit.script(nn.Sequential(nn.Linear(3,2))), 'before it is scripted'),
+    (lambda: nn.Sequential(nn.Linear(0,3)), 'has none'),
+    (lambda: nn.Sequential(nn.ReLU()), 'conv, linear, recurrent or attention')])
+@pytest.mark.filterwarnings('ignore')
+def test_a_model_without_prunable_weights_gets_a_true_word(make, word):
+    with pytest.raises(ValueError, match=word): Sparsifier(make())
