@@ -45,8 +45,8 @@ def find_layers(
         if why: continue
         seen.add(id(w.whole))
         found[k] = w
-    if any(w.whole.numel() for w in found.values()): return found
-    if layers is None or found: raise ArgumentError('model', type(model).__name__, _what_lacks(model, found))
+    if found: return found
+    if layers is None or asked: raise ArgumentError('model', type(model).__name__, _what_lacks(model, asked))
     raise ArgumentError('layers', layers, 'a choice that matches layers of this model')
 
 # %% ../nbs/05_sparsifier.ipynb #0789707c
