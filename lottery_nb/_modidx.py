@@ -839,6 +839,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'lottery_nb.sparsifier._is_default': ('sparsifier.html#_is_default', 'lottery_nb/sparsifier.py'),
                                        'lottery_nb.sparsifier._last_best': ('sparsifier.html#_last_best', 'lottery_nb/sparsifier.py'),
                                        'lottery_nb.sparsifier._left_out': ('sparsifier.html#_left_out', 'lottery_nb/sparsifier.py'),
+                                       'lottery_nb.sparsifier._may_go': ('sparsifier.html#_may_go', 'lottery_nb/sparsifier.py'),
                                        'lottery_nb.sparsifier._named': ('sparsifier.html#_named', 'lottery_nb/sparsifier.py'),
                                        'lottery_nb.sparsifier._of_these': ('sparsifier.html#_of_these', 'lottery_nb/sparsifier.py'),
                                        'lottery_nb.sparsifier._optimizer': ('sparsifier.html#_optimizer', 'lottery_nb/sparsifier.py'),

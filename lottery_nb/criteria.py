@@ -80,6 +80,7 @@ def grad(self:WeightView)->Tensor:
 class Criterion(Rule):
     "A scoring function `fn(w)` with its parameters, and what of a weight has to be kept for it"
     needs: tuple = () # what it reads besides `final`: any of 'init', 'previous', 'grad'
+    of_units: bool = False # does it score whole units, whatever weights they have? Then `w` has an entry a unit
 
 # %% ../nbs/03_criteria.ipynb #6cbeb44d
 @patch
@@ -107,15 +108,16 @@ criteria:dict[str,Criterion] = {} # every criterion by name
 # %% ../nbs/03_criteria.ipynb #5ebf83e8
 def criterion(
     fn=None, # scoring function: a `WeightView` -> tensor of its shape, parameters keyword-only
-    *, needs:str|tuple[str,...]=() # what it reads besides `final`: 'init', 'previous', 'grad' or several of them
+    *, needs:str|tuple[str,...]=(), # what it reads besides `final`: 'init', 'previous', 'grad' or several of them
+    of_units:bool=False # does it score whole units, whatever weights they have? Then the `WeightView` has an entry a unit
 )->Criterion:
     "Makes a scoring function a `Criterion`, under its own name in `criteria`. Raises `ArgumentError` for another need"
     needs = (needs,) if isinstance(needs, str) else tuple(needs)
     for n in needs: check_choice('needs', n, _missing)
-    if fn is None: return lambda fn: criterion(fn, needs=needs)
+    if fn is None: return lambda fn: criterion(fn, needs=needs, of_units=of_units)
     if not callable(fn):
         raise ArgumentTypeError('fn', fn, "a function; say what it needs by name, @criterion(needs='init')")
-    rule = criteria[fn.__name__] = make_rule(fn, Criterion, needs=needs)
+    rule = criteria[fn.__name__] = make_rule(fn, Criterion, needs=needs, of_units=of_units)
     return rule
 
 # %% ../nbs/03_criteria.ipynb #3c040236
@@ -217,9 +219,9 @@ def taylor(w:WeightView)->Tensor:
     return (w.grad * w.final).abs()
 
 # %% ../nbs/03_criteria.ipynb #36b4f1ae
-@criterion
+@criterion(of_units=True)
 def random_scores(w:WeightView, *, seed:int=0)->Tensor:
-    "Random numbers from 0 to 1, the same for the same `seed` and weight name everywhere; called 'random' as well"
+    "Random numbers from 0 to 1, one for each unit, the same for the same `seed` and weight name everywhere; called 'random' as well"
     seed = check_whole('seed', seed)
     g = torch.Generator().manual_seed(zlib.crc32(f'{seed} {w.name}'.encode()))
     return torch.rand(w.shape, generator=g).to(w.device)

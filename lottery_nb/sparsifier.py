@@ -229,22 +229,28 @@ def _threshold(keys, sizes, budget):
 
 # %% ../nbs/05_sparsifier.ipynb #687b911a
 def keep_highest(
-    keys:list, # a flat integer tensor a layer, an entry a unit: the higher, the more important
+    keys:list, # a flat integer tensor a layer, an entry a unit: the higher, the more important; the highest integer stays
     sizes:list, # how many weights a unit of each layer has
     budget:int # how many weights may go
 )->list: # a flat bool tensor a layer, True = kept
-    "The units that stay when the lowest go, as many whole ones as fit into the budget; ties by position"
-    line,left = _threshold(keys, sizes, budget)
-    if line is None: return [torch.zeros_like(k, dtype=torch.bool) for k in keys]
-    kept = [k>=line for k in keys]
-    for k,size,keep in zip(keys, sizes, kept):
+    "The units that stay when the lowest go, each that still fits into the budget; ties by position"
+    kept,left = [torch.ones_like(k, dtype=torch.bool) for k in keys],budget
+    at = [_may_go(k, o) if len(k) and k.max()==torch.iinfo(k.dtype).max else slice(None) for k,o in zip(keys, kept)]
+    while fit := [i for i,size in enumerate(sizes) if size<=left and len(keys[i][at[i]])]:
+        line,left = _threshold([keys[i][at[i]] for i in fit], [sizes[i] for i in fit], left)
+        for i in fit:
+            k = keys[i][at[i]]
+            goes = torch.ones_like(k, dtype=torch.bool) if line is None else k<line
+            if line is not None and left>=sizes[i]:
+                tied = (k==line).nonzero()[:left//sizes[i],0]
+                goes[tied] = True
+                left -= len(tied)*sizes[i]
+            kept[i][at[i]] = ~goes
         if not left: break
-        tied = (k==line).nonzero()[:,0]
-        n = min(left//size, len(tied))
-        keep[tied[:n]] = False
-        left -= n*size
-        if n<len(tied): break
+        for i in fit: at[i] = _may_go(keys[i], kept[i])
     return kept
+
+def _may_go(keys, kept): return (kept & (keys<torch.iinfo(keys.dtype).max)).nonzero()[:,0]
 
 # %% ../nbs/05_sparsifier.ipynb #0f96a851
 class Sparsifier:
@@ -374,6 +380,9 @@ def _weight_scores(self:Sparsifier, name, criterion):
 @patch
 def _unit_scores(self:Sparsifier, name, criterion):
     "The score of every unit of that name, flat"
+    if criterion.of_units:
+        on = self.weight(next(iter(self.layers))).device
+        return criterion.scores(WeightView(name, torch.empty(self.units.n(name), device=on)))
     scores = self.units.scores(name, lambda layer: self._weight_scores(layer, criterion))
     _check_finite(name, scores, f'its scores by {criterion} hold')
     return scores

@@ -231,3 +231,20 @@ def test_where_its_zeros_do_not_survive_it_is_left_out_and_named(name):
 @pytest.mark.filterwarnings('ignore')
 def test_a_model_without_prunable_weights_gets_a_true_word(make, word):
     with pytest.raises(ValueError, match=word): Sparsifier(make())
+
+# Units of many sizes
+
+@quiet
+def test_a_random_criterion_draws_once_for_each_unit_so_that_small_and_large_ones_go_as_often():
+    net,rates = nn.ModuleList([nn.Conv2d(3,64,3), nn.Conv2d(128,64,3)]),[]
+    for seed in range(60):
+        masks = Sparsifier(copy.deepcopy(net), 'filter', criteria=criteria['random'](seed=seed)).sparsify(10)
+        rates.append([float((~m.flatten(1).any(1)).float().mean()) for m in masks.values()])
+    small,large = torch.tensor(rates).mean(0).tolist()
+    assert abs(small-.1)<.02 and abs(large-.1)<.02
+
+def test_a_unit_that_no_longer_fits_does_not_end_the_ranking():
+    net = nn.ModuleList([nn.Linear(3000,4), nn.Linear(4,1500)])
+    net[0].weight.data.mul_(.01)
+    masks = Sparsifier(net, 'row').sparsify(45)
+    assert masks.n_weights-masks.n_kept==6*1000+4*525
