@@ -21,10 +21,10 @@ quiet = pytest.mark.filterwarnings('ignore:layer collapse')
 # The oracle: exact fractions, Python's stable sort, and one unit after the other
 
 def lowest_first(scores, sizes, budget):
-    "Positions (layer, unit) of what goes: the lowest in a stable sort, until one does not fit"
+    "Positions (layer, unit) of what goes: the lowest in a stable sort, each that still fits"
     gone = set()
     for _,i,u in sorted((s, i, u) for i,layer in enumerate(scores) for u,s in enumerate(layer)):
-        if sizes[i]>budget: break
+        if sizes[i]>budget: continue
         budget -= sizes[i]
         gone.add((i, u))
     return gone
