@@ -11,9 +11,9 @@ from torch.nn.utils import parametrize, prune
 
 from lottery_nb.data import digits_dls
 from lottery_nb.masks import Masks, named_tensors
-from lottery_nb.measure import Profile, as_call, count_macs, interleaved_times, n_nonzero, profile, profile_ticket
+from lottery_nb.measure import Profile, as_call, count_macs, interleaved_times, n_nonzero, profile
 from lottery_nb.sparsifier import Sparsifier
-from lottery_nb.ticket import Ticket, TicketError
+from lottery_nb.ticket import Ticket
 from lottery_nb.arms import random_ticket
 
 class Clock:
@@ -428,18 +428,13 @@ def test_profile_of_a_file(tmp_path):
     net = mlp()
     ticket = random_ticket(net, 95)
     file = ticket.save(tmp_path/'t.safetensors', full=True)
-    other = mlp()
-    with torch.no_grad(): other[1].weight[:] = 0 # the dense weights are the ticket's
-    before = everything(other)
-    p = profile_ticket(file, other, digits(), repeats=1, timer=Clock(.01))
-    assert list(p.table.index)==['dense','ticket'] and not differing(before, everything(other))
+    ticket = Ticket.load(file)
+    ticket.dense().apply_to(net:=mlp())
+    before = everything(net)
+    p = quick({'dense': net}, digits(), ticket)
+    assert list(p.table.index)==['dense','ticket'] and not differing(before, everything(net))
     assert p.table.loc['dense','nonzero']==50_610
     assert p.table.loc['ticket','macs_nonzero']==16*ticket.masks.n_kept
-    with pytest.raises(FileNotFoundError): profile_ticket(tmp_path/'no', net, digits())
-    (tmp_path/'bad').write_bytes(b'bad')
-    with pytest.raises(TicketError): profile_ticket(tmp_path/'bad', net, digits())
-    with pytest.raises(ValueError, match='missing in the model'): profile_ticket(file, ConvNet(), batch()[0])
-    with pytest.raises(TypeError, match="model='mlp'"): profile_ticket(file, 'mlp', digits())
 
 def test_wrapped_networks():
     net = mlp()
