@@ -382,7 +382,7 @@ def test_compiled(two):
     assert a==b and len(set(a['seen']))==3
 
 def test_only_rank_0_speaks(two):
-    assert two.out[1]==''
+    assert not [o for o in two.out[1].splitlines() if not o.startswith('[Gloo]')] # which PyTorch 2.8 writes there
     for line in ('Pruning of weight until a sparsity of 80%', 'Sparsity at the end of epoch 2: 80.00%',
                  'Final Sparsity: 80.00'):
         assert two.out[0].count(line)==1
