@@ -163,17 +163,15 @@ def check_same(self:Ranks,
     tensors # name -> tensor
 ):
     "Raises `RankError` on every rank, about who differs in which tensor first, unless all bits are the same everywhere"
-    mine = {k: hashlib.sha256(to_bytes({k: t.detach().cpu().contiguous()})).hexdigest() for k,t in tensors.items()}
-    told = self.gather(hashlib.sha256(repr(mine).encode()).hexdigest())
-    others,usual = _who_differs(told)
-    if not others: return
-    told,lines = self.gather(mine),[]
+    def digest(t): return hashlib.sha256(to_bytes({'': t.detach().cpu().contiguous()})).hexdigest()
+    told,lines = self.gather({k: digest(t) for k,t in tensors.items()}),[]
+    others,usual = _who_differs([frozenset(o.items()) for o in told])
     for r in others:
         a,b = told[usual],told[r]
         names = [k for k in {**a, **b} if a.get(k)!=b.get(k)]
-        where = f'first in {names[0]} (in {len(names)} of {len(a)} tensors)' if names else 'in the order of its tensors'
-        lines.append(f'{what}: rank {r} differs from rank {usual}, {where}')
-    raise RankError('; '.join(lines))
+        lines.append(f'{what}: rank {r} differs from rank {usual}, first in {names[0]} '
+                     f'(in {len(names)} of {len(a)} tensors)')
+    if lines: raise RankError('; '.join(lines))
 
 # %% ../nbs/40_distributed.ipynb #8924d358
 @patch
