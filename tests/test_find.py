@@ -126,11 +126,6 @@ def test_units_add_up_over_the_rounds():
     for _ in range(6): asked.append(asked[-1]-round(.2*asked[-1]))
     assert kept==[math.ceil(o/36) for o in asked] and kept[-1]<4
 
-def test_pruned_stays_pruned():
-    tickets = search(rounds=4, criteria='movement').tickets
-    for a,b in zip(tickets, tickets[1:]):
-        for k in a.masks: assert not (b.masks[k] & ~a.masks[k]).any()
-
 # Where the weights go back to
 
 @pytest.mark.parametrize('rewind, step',
@@ -159,12 +154,6 @@ def test_learning_rate_rewinding_keeps_the_weights():
     assert now.state['seen']==3*2*32
     assert len({tuple(w.lrs) for w in seen})==1 and not any(w.opt_state for w in seen)
 
-def test_a_rewind_point_beyond_the_run():
-    fit_, seen = watched()
-    with pytest.raises(ArgumentError, match="rewind='8it': expected a point of the first fit, which has only 8 steps"):
-        search(fit=fit_, rewind='8it')
-    assert not seen[0].began # nothing was trained
-
 def test_a_rewind_point_that_is_never_reached():
     class Stop(Callback):
         def after_epoch(self): raise CancelFitException
@@ -192,6 +181,7 @@ def test_the_lowest_scores_go(criterion, rewind):
     tickets = search(fit=fit_, criteria=criterion, rewind=rewind, prune=30).tickets
     for r in range(3):
         scores = scored(criterion, r, tickets, seen[0].began[0])
+        assert not any((m & ~tickets[r].masks[k]).any() for k,m in tickets[r+1].masks.items())
         left = torch.cat([s[tickets[r].masks[k] & tickets[r+1].masks[k]] for k,s in scores.items()])
         gone = torch.cat([s[tickets[r].masks[k] & ~tickets[r+1].masks[k]] for k,s in scores.items()])
         assert gone.max()<=left.min() and len(gone)==round(.3*tickets[r].masks.n_kept)
@@ -355,7 +345,6 @@ def test_killed_at_20_random_moments(tmp_path):
         assert files(folder)==files(tmp_path/'never')
 
 def test_killed_while_a_file_is_written(tmp_path):
-    "Half written files of a process that is gone are swept away by the next"
     search(rounds=1, dir=tmp_path/'d')
     for name in ('round_02.safetensors', 'round_01.reinit.safetensors', 'settings.json', 'table.csv'):
         (tmp_path/'d'/f'.{name}.{"0"*16}').write_bytes(b'half')
@@ -655,7 +644,6 @@ kinds = dict(fp16=(lambda: learner().to_fp16(), fit),
 @pytest.mark.parametrize('kind', kinds)
 @pytest.mark.filterwarnings('ignore:.*(CUDA|autocast|GradScaler|lr_scheduler)')
 def test_learners_of_all_kinds(kind, tmp_path):
-    "Exact masks, exact rewinds, and the same bits after a stop, whatever else happens in a training of two epochs"
     make, train_it = kinds[kind]
     found = search(make, train_it, rounds=2, rewind='3it')
     search(make, train_it, rounds=1, rewind='3it', dir=tmp_path)
