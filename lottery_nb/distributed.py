@@ -12,10 +12,11 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial, wraps
 from types import SimpleNamespace
-import numpy as np, torch
+import torch
 import torch.distributed as dist
 from fastai.learner import Learner
 from fastcore.basics import noop, patch
+from safetensors.torch import save as to_bytes
 from torch import nn
 from .callback import HoldMasks, SparsifyCallback, data_origin
 from .core import ArgumentError, get_random_state, set_random_state
@@ -38,12 +39,6 @@ class RankError(RuntimeError):
     "Something that differs between ranks and must not, or what went wrong on another one"
 
 # %% ../nbs/40_distributed.ipynb #f0c86f85
-@cache # once a process
-def _leave_at_exit():
-    def leave():
-        if dist.is_initialized() and 'gloo' in dist.get_backend_config(): dist.destroy_process_group()
-    atexit.register(leave)
-
 _sharded = ('FullyShardedDataParallel','FSDPModule','DTensor','DeepSpeedEngine')
 
 def ranks_of(
@@ -57,23 +52,23 @@ def ranks_of(
     while not isinstance(model, nn.parallel.DistributedDataParallel):
         model = getattr(model, '_orig_mod', None)
         if not isinstance(model, nn.Module): return Ranks()
-    _leave_at_exit(), mended_fastai()
+    mended_fastai()
     return Ranks(dist.get_world_size(model.process_group), dist.get_rank(model.process_group), model.process_group)
 
 # %% ../nbs/40_distributed.ipynb #197d4e24
 def all_ranks()->Ranks:
     "All processes of this launch, connected if they weren't. Raises `ImportError` if there are any and no Accelerate"
-    if not (dist.is_available() and dist.is_initialized()):
-        if int(os.environ.get('WORLD_SIZE', 1))<2: return Ranks()
-        mended_fastai()
+    connected = dist.is_available() and dist.is_initialized()
+    if not connected and int(os.environ.get('WORLD_SIZE', 1))<2: return Ranks()
+    mended_fastai()
+    if not connected:
         from accelerate import PartialState
         on_cpu = os.environ.get('ACCELERATE_USE_CPU', '').lower() in ('1','true','yes')
         PartialState(cpu=on_cpu or not torch.cuda.is_available())
-    _leave_at_exit(), mended_fastai()
     return Ranks(dist.get_world_size(), dist.get_rank())
 
 # %% ../nbs/40_distributed.ipynb #e18d4393
-@cache
+@cache # once a process
 def mended_fastai():
     "fastai's module for several processes. Raises `ImportError` without Accelerate"
     try: import accelerate # noqa: F401, fastai's module wants it
@@ -90,6 +85,9 @@ def mended_fastai():
     def __len__(self):
         return math.ceil(self.dl.n/self.world_size)//self.bs if self.drop_last and self.dl.n else length(self)
     cls._broadcast,cls.__len__ = _broadcast,__len__
+    def leave():
+        if dist.is_initialized() and 'gloo' in dist.get_backend_config(): dist.destroy_process_group()
+    atexit.register(leave)
     return distributed
 
 if not hasattr(Learner, 'distrib_ctx'):
@@ -128,16 +126,10 @@ def share_(self:Ranks,
     tensors:dict # name -> tensor, changed in place on all ranks but 0; the same names and shapes on every rank
 )->dict: # `tensors`
     "Makes the tensors what they are on rank 0, bit for bit"
-    if self.n==1: return tensors
     told = self.first({k: t.detach().cpu() for k,t in tensors.items()} if not self.rank else None)
     if self.rank:
         for k,t in tensors.items(): t.copy_(told[k])
     return tensors
-
-# %% ../nbs/40_distributed.ipynb #b46a4977
-def _sendable(error):
-    try: return pickle.loads(pickle.dumps(error)) and error
-    except Exception: return RankError(f'{type(error).__name__}: {error}') # it can't go to another process as it is
 
 # %% ../nbs/40_distributed.ipynb #65a46ef4
 @patch
@@ -145,11 +137,12 @@ def together(self:Ranks,
     fn # function without arguments that talks to no other rank
 ):
     "What `fn()` gives here, once it has worked everywhere. An `Exception` on one rank is raised on all of them"
-    if self.n==1: return fn()
-    result,error = None,None
+    result,error,told = None,None,None
     try: result = fn()
-    except Exception as e: error = e
-    errors = self.gather(error and _sendable(error))
+    except Exception as e: error = told = e
+    try: pickle.loads(pickle.dumps(told))
+    except Exception: told = RankError(f'{type(error).__name__}: {error}') # it can't go to another process as it is
+    errors = self.gather(told)
     if error: raise error
     for r,e in enumerate(errors):
         if e is None: continue
@@ -157,20 +150,7 @@ def together(self:Ranks,
         raise e
     return result
 
-# %% ../nbs/40_distributed.ipynb #b9dc3547
-@patch
-def on_first(self:Ranks,
-    fn # function without arguments that talks to no other rank
-):
-    "Calls `fn()` on rank 0 alone, and gives what came out on every rank. An `Exception` there is raised on all of them"
-    return self.first(self.together(lambda: None if self.rank else fn()))
-
 # %% ../nbs/40_distributed.ipynb #9393c6e0
-def _digest(t):
-    t = t.detach().cpu().contiguous()
-    bits = np.packbits(t.numpy()) if t.dtype==torch.bool else t.flatten().view(torch.uint8).numpy()
-    return hashlib.sha256(f'{t.dtype} {tuple(t.shape)}\n'.encode() + bits.tobytes()).hexdigest()
-
 def _who_differs(told):
     "The ranks whose value isn't the usual one, and the first rank whose value is"
     usual = Counter(told).most_common(1)[0][0]
@@ -183,18 +163,15 @@ def check_same(self:Ranks,
     tensors # name -> tensor
 ):
     "Raises `RankError` on every rank, about who differs in which tensor first, unless all bits are the same everywhere"
-    if self.n==1: return
-    mine = {k: _digest(t) for k,t in tensors.items()}
-    told = self.gather(hashlib.sha256(repr(mine).encode()).hexdigest())
-    others,usual = _who_differs(told)
-    if not others: return
-    told,lines = self.gather(mine),[]
+    def digest(t): return hashlib.sha256(to_bytes({'': t.detach().cpu().contiguous()})).hexdigest()
+    told,lines = self.gather({k: digest(t) for k,t in tensors.items()}),[]
+    others,usual = _who_differs([frozenset(o.items()) for o in told])
     for r in others:
         a,b = told[usual],told[r]
         names = [k for k in {**a, **b} if a.get(k)!=b.get(k)]
-        where = f'first in {names[0]} (in {len(names)} of {len(a)} tensors)' if names else 'in the order of its tensors'
-        lines.append(f'{what}: rank {r} differs from rank {usual}, {where}')
-    raise RankError('; '.join(lines))
+        lines.append(f'{what}: rank {r} differs from rank {usual}, first in {names[0]} '
+                     f'(in {len(names)} of {len(a)} tensors)')
+    if lines: raise RankError('; '.join(lines))
 
 # %% ../nbs/40_distributed.ipynb #8924d358
 @patch
@@ -203,7 +180,6 @@ def check_equal(self:Ranks,
     settings:dict # name -> anything with a `repr`
 ):
     "Raises `RankError` on every rank, about who differs in which setting, unless they're the same everywhere"
-    if self.n==1: return
     told = self.gather({k: repr(v) for k,v in settings.items()})
     for k in told[0]:
         values = [o.get(k) for o in told]
@@ -219,7 +195,6 @@ def agree_(self:Ranks,
     model:nn.Module # the network that they are of
 ):
     "Gives every rank the buffers of rank 0. Raises `RankError` on every rank if the parameters differ"
-    if self.n==1: return
     buffers = dict(unwrap(model).named_buffers(remove_duplicate=False))
     self.share_({k: t for k,t in tensors.items() if k in buffers})
     self.check_same(what, tensors)
@@ -229,7 +204,6 @@ def agree_(self:Ranks,
 @contextmanager
 def as_first(self:Ranks):
     "Lets every rank draw the random numbers of rank 0, and only rank 0 warn; gives the others theirs back on exit"
-    if self.n==1: return (yield)
     gpu = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None # of the GPU that this rank uses
     before,(told,first_gpu) = get_random_state(),self.first((get_random_state(), gpu))
     if not self.rank: return (yield)
@@ -348,7 +322,7 @@ class _FolderAgreements:
             search.add(ranks.first(t and Ticket(t.masks, t.state, t.trained, t.meta)))
         return search
 
-    def save(self, ranks, alone, search, ticket): ranks.on_first(alone)
+    def save(self, ranks, alone, search, ticket): ranks.together(lambda: None if ranks.rank else alone())
 
 let_agree(SearchPlan, _PlanAgreements, lambda plan: all_ranks())
 let_agree(SearchFolder, _FolderAgreements, lambda folder: all_ranks())

@@ -1,6 +1,11 @@
-"What all tests share: the same examples in every run, pictures without a window, one thread; the longest files first"
-import matplotlib, torch
+"What all tests share: the same numbers in every run, pictures without a window, one thread; the longest files first"
+import matplotlib, pytest, torch
 from hypothesis import HealthCheck, settings
+
+from lottery_nb.arms import arms
+from lottery_nb.criteria import criteria
+from lottery_nb.granularity import granularities
+from lottery_nb.schedules import schedules
 
 matplotlib.use('Agg')
 torch.set_num_threads(1) # tensors here are small: a second thread costs more than it brings
@@ -13,3 +18,14 @@ LONGEST = ['test_tutorials','test_notebooks','test_distributed']
 def pytest_collection_modifyitems(items):
     "Side by side, files are begun in this order: what is left for the end is short"
     items.sort(key=lambda o: LONGEST.index(o.path.stem) if o.path.stem in LONGEST else len(LONGEST))
+
+@pytest.fixture(autouse=True)
+def apart():
+    "Each test begins with the same random numbers, and what it registers is forgotten"
+    torch.manual_seed(0)
+    registries = arms, criteria, granularities, schedules
+    before = [{k: dict(v) if isinstance(v, dict) else v for k,v in o.items()} for o in registries]
+    yield
+    for o,was in zip(registries, before):
+        o.clear()
+        o.update(was)

@@ -1,5 +1,9 @@
 "Networks to prune, random ones too, and what to compare tensors with: their bits"
-import torch
+import numpy as np, torch
+from PIL import Image
+from fastai.callback.progress import ProgressCallback
+from fastai.data.core import DataLoaders
+from fastai.data.load import DataLoader
 from hypothesis import strategies as st
 from torch import nn
 
@@ -56,9 +60,32 @@ def train_step(model, opt, x, y):
     opt.zero_grad()
     return loss.item()
 
+def make_photos(folder, **counts):
+    "Noise as photos: a folder for each class, of so many for training and for validation, PNG and JPEG in turn"
+    rng = np.random.default_rng(0)
+    for name,ns in counts.items():
+        for part,n in zip(('train','val'), ns):
+            (folder/part/name).mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.integers(0, 255, (*rng.integers(20, 60, 2), 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder/part/name/(f'{i}.JPEG' if i%2 else f'{i}.png'))
+
 def batch(n=8, size=6, n_in=1, seed=0):
     g = torch.Generator().manual_seed(seed)
     return torch.randn(n, n_in, size, size, generator=g), torch.randint(0, 10, (n,), generator=g)
+
+def few_batches(n=4, bs=8, n_in=1):
+    "Random images, `n` batches an epoch, always the same"
+    g = torch.Generator().manual_seed(1)
+    items = [(torch.randn(n_in,8,8, generator=g), torch.randint(0, 10, (), generator=g)) for _ in range(n*bs)]
+    return DataLoaders(DataLoader(items, bs=bs), DataLoader(items[:bs], bs=bs))
+
+def quiet(learn):
+    "Keeps its table for itself"
+    learn.remove_cb(ProgressCallback)
+    learn.rows = []
+    learn.logger = learn.rows.append
+    return learn
 
 # Random networks, to be pruned and not to be run: layers beside each other, with some between that are never pruned
 

@@ -5,8 +5,7 @@ import pytest, torch, torchvision
 from hypothesis import given, strategies as st
 from torch import nn
 
-from lottery_nb.arms import Arm, arm, arms, check_arms, fresh_weights, random_masks, random_ticket, shuffle_masks
-from lottery_nb.core import ArgumentError
+from lottery_nb.arms import arm, arms, check_arms, fresh_weights, random_masks, random_ticket, shuffle_masks
 from lottery_nb.criteria import random_scores
 from lottery_nb.masks import Masks
 from lottery_nb.sparsifier import Sparsifier
@@ -33,20 +32,7 @@ def kept(masks): return [int(m.sum()) for m in masks.values()]
 def types(tensors): return [(t.dtype, t.shape) for t in tensors.values()]
 def rest(ticket): return {k: t for k,t in ticket.state.items() if k not in ticket.masks}
 
-@pytest.fixture
-def registry():
-    "What a test registers is forgotten"
-    before = dict(arms)
-    yield arms
-    arms.clear()
-    arms.update(before)
-
 # All of them
-
-def test_the_registry():
-    assert list(arms)==['dense','ticket','reinit','shuffle','random','signs','constant']
-    assert all(isinstance(o, Arm) for o in arms.values())
-    assert len({o.label for o in arms.values()})==7
 
 @given(tickets(), seeds)
 @pytest.mark.filterwarnings('ignore:no reset_parameters')
@@ -69,13 +55,6 @@ def test_other_seeds_give_others():
         a,b = (o.begin(ticket, seed, mlp) for seed in (1, 2))
         assert (a.masks==b.masks and not differing(a.state, b.state))==(name in ('dense','ticket','constant'))
 
-def test_calls_of_a_ticket():
-    ticket = mlp_ticket(seed=4)
-    calls = dict(reinit=ticket.reinit(mlp, 3), signs=ticket.signs(mlp, 3), shuffle=ticket.shuffle(3),
-                 random=ticket.random(3))
-    assert all(o==arms[k].begin(ticket, 3, mlp) for k,o in calls.items())
-    assert ticket.dense()==arms['dense'].begin(ticket, 4) and ticket.constant()==arms['constant'].begin(ticket, 4)
-
 def test_arms_of_arms():
     "The meta says what was done, in turn, and from which seeds"
     ticket = mlp_ticket(arm='ticket', seed=7, seeds=dict(data=3))
@@ -97,7 +76,6 @@ def test_ticket_and_dense(made, seed):
 
 @given(tickets(), seeds)
 def test_shuffle_and_random(made, seed):
-    "As many weights in each layer, or in all of them; W_t at the new places"
     ticket = made[1]
     for a in (ticket.shuffle(seed), ticket.random(seed)):
         assert a.masks.n_kept==ticket.masks.n_kept and a.masks.shapes()==ticket.masks.shapes()
@@ -171,7 +149,6 @@ def test_reinit_names_exactly_what_nobody_drew():
 
 @given(tickets(), seeds)
 def test_signs(made, seed):
-    "The signs of W_t, the magnitudes of `reinit` with this seed, all else W_t"
     net,ticket = made
     a,fresh = ticket.signs(net, seed),fresh_weights(ticket, net, seed)
     assert a.masks==ticket.masks and a.full is None and not differing(rest(a), rest(ticket))
@@ -200,29 +177,20 @@ def test_the_sign_of_a_kept_zero():
 
 # An arm of one's own
 
-def test_an_own_arm(registry):
+def test_an_own_arm():
     @arm(label='half as large')
     def scaled(ticket, seed, model, *, by=.5): return Ticket(ticket.masks, {k: by*t for k,t in ticket.state.items()})
     ticket = mlp_ticket(arm='ticket')
     a = scaled(by=.25).begin(ticket, 3)
     assert torch.equal(a.state['1.weight'], ticket.state['1.weight']/4) and a.meta['arm']=='scaled(by=0.25)'
-    assert arms['scaled'].label=='half as large'
     assert check_arms(['scaled', scaled, scaled(by=2)])==[scaled, scaled(by=2)]
     @arm
     def plain(ticket, seed, model): return 3
-    assert plain.label=='plain'
     with pytest.raises(TypeError, match='arm plain=3: expected a function that gives a Ticket'): plain.begin(ticket)
     with pytest.raises(TypeError, match="arm='half': expected a function"): arm('half')
 
 def test_arms_can_be_sent_to_other_processes():
     assert all(pickle.loads(pickle.dumps(o))==o for o in arms.values())
-
-def test_check_arms():
-    assert check_arms('reinit')==[arms['reinit']] and check_arms(arms['reinit'])==[arms['reinit']]
-    assert check_arms([])==[]
-    assert check_arms(['signs', arms['dense'], 'signs'])==[arms['signs'], arms['dense']]
-    with pytest.raises(ArgumentError, match="arms='tickets': expected one of dense, ticket, reinit, shuffle"):
-        check_arms(['dense','tickets'])
 
 # Without a search
 
@@ -254,17 +222,13 @@ def ignorant(t): return Ticket(t.masks, t.state)
 def of_filters(t): return Ticket(t.masks, t.state, meta=dict(granularity='filter'), full=t.full)
 
 @pytest.mark.parametrize('call, error, match', [
-    *[(lambda t,s=s,f=f: f(t, s), e, f'seed={s!r}: expected ')
-      for s,e in ((-1, ValueError), (1.5, TypeError), ('1', TypeError), (True, TypeError))
+    *[(lambda t,f=f: f(t, -1), ValueError, 'seed=-1: expected ')
       for f in (lambda t,s: t.reinit(mlp, s), lambda t,s: t.shuffle(s), lambda t,s: random_ticket(mlp(), 50, s))],
     *[(lambda t,f=f: f(ignorant(t)), ValueError, 'ticket=.*expected one that knows its pruned weights')
-      for f in (lambda t: t.shuffle(), lambda t: t.random(), lambda t: t.dense())],
-    *[(lambda t,f=f: f(of_filters(t)), ValueError, "granularity='filter': expected a ticket of single weights")
-      for f in (lambda t: t.shuffle(), lambda t: t.random())],
-    *[(lambda t,f=f: f(t), ValueError, "model=.*expected a model of the ticket's architecture") for f in
-      (lambda t: t.reinit(ConvNet()), lambda t: t.reinit(ConvNet), lambda t: t.signs(ConvNet),
-       lambda t: t.reinit(nn.Linear(2,2)))],
-    (lambda t: t.reinit(None), TypeError, 'model=None: expected a function that makes a model, or a module'),
+      for f in (lambda t: t.random(), lambda t: t.dense())],
+    (lambda t: of_filters(t).shuffle(), ValueError, "granularity='filter': expected a ticket of single weights"),
+    *[(lambda t,f=f: f(t), ValueError, "model=.*expected a model of the ticket's architecture")
+      for f in (lambda t: t.reinit(ConvNet), lambda t: t.signs(ConvNet))],
     (lambda t: t.signs({}), TypeError, 'model={}'),
     (lambda t: t.reinit(mlp().to('meta')), ValueError, 'on the meta device'),
     (lambda t: arms['reinit'].begin(t.masks, 0, mlp), TypeError, 'ticket=Masks'),

@@ -1,12 +1,11 @@
 "The command `lottery-nb`: what it says, where it says it, its exit status, and the files it leaves"
-import json, os, re, shlex, shutil, signal, subprocess, sys, sysconfig, time
-from contextlib import suppress
+import json, os, re, shlex, shutil, signal, subprocess, sysconfig, time
 from importlib.metadata import version
 from pathlib import Path
-import numpy as np, pandas as pd, pytest, torch
+import pandas as pd, pytest, torch
 from PIL import Image
 from typer.testing import CliRunner
-from models import differing
+from models import differing, make_photos
 from lottery_nb.arms import random_ticket
 from lottery_nb.cli import app, recipe, train_arm
 from lottery_nb.core import table_columns
@@ -66,14 +65,6 @@ def digits_ticket(sparsity=80, **meta):
     t = random_ticket(digits_mlp(), sparsity, 0)
     return Ticket(t.masks, t.state, meta={**t.meta, **meta}, full=t.full)
 
-def png(path, seed, size=24):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (size,size,3), dtype=np.uint8)).save(path)
-
-def make_photos(folder):
-    for i,(part,name) in enumerate((p,c) for p in ('train','val') for c in ('cat','dog')):
-        for j in range(4 if part=='train' else 2): png(folder/part/name/f'{j}.png', 10*i+j)
-
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
     "A folder with what a short `find` leaves, and what its process said"
@@ -95,15 +86,6 @@ def test_help_and_version(tmp_path):
     listed = ok(tmp_path, '--help')
     for name in ('demo', 'find', 'show', 'check', 'compare', 'train', 'sweep', 'profile'): assert name in listed
 
-def test_the_command_is_light():
-    "Help waits for no PyTorch, nor does a wrong option"
-    code = ('import sys; from typer.testing import CliRunner; from lottery_nb.cli import app\n'
-            'for line in ("--help", "find --help", "demo --seeds 0", "show nowhere", "--version"): '
-            'CliRunner().invoke(app, line.split())\n'
-            'print(*{"torch","fastai","pandas","numpy","matplotlib"} & set(sys.modules))')
-    told = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert (told.returncode, told.stdout.strip(), told.stderr)==(0, '', '')
-
 def test_examples_of_the_help_are_true(tmp_path):
     "Each with few epochs, in the order in which one follows from another"
     small = dict(demo='--rounds 1 --steps 30 --seeds 1 --quiet', find='--epochs 3 --prune 10 --quiet',
@@ -121,21 +103,12 @@ def test_examples_of_the_help_are_true(tmp_path):
 
 wrong = '''
 find digitz | DATA | digits, imagenette, or
-find digits --arch resnet18 | --arch | expected digits_mlp
 find digits --arch resnet19 | --arch | resnet18
 find digits --size 64 | --size | 8 by 8
 find digits --prune 0 | --prune | 100 percent
-find digits --prune 100 | --prune | 100 percent
-find digits --prune nan | --prune | 0 to 100
 find digits --rounds 0 | --rounds | at least 1
-find digits --rewind soon | --rewind | '100it'
-find digits --rewind 8 | --rewind | only 8 epochs
 find digits --rewind 176it | --rewind | only 176 steps
-find digits --epochs 0 | --epochs | at least 1
-find digits --lr 0 | --lr | greater than 0
-find digits --lr nan | --lr | greater than 0
 find digits --lr inf | --lr | greater than 0
-find digits --bs 0 | --bs | at least 1
 find digits --bs 5000 | --bs | 1437
 find digits --seed -1 | --seed | at least 0
 find digits --granularity wheel | --granularity | weight
@@ -148,23 +121,14 @@ find digits --lr 1e30 --epochs 2 -q | --lr | 1e+30: expected a lower one
 train t --data digits --lr 1e30 -q | --lr | 1e+30: expected a lower one
 show nowhere | TICKET | does not exist
 show t --png t | --png | ends in .png
-show t --png new.pdf | --png | ends in .png
 train t --arm lucky | --data | doesn't say
 train t --data digits --arm lucky | --arm | dense, ticket, reinit, shuffle, random, signs, constant
 train t --data digits --epochs 0 | --epochs | at least 1
-train t --data digits --seed -1 | --seed | at least 0
-train t --data moon | --data | digits
 train t --data digits --out file | --out | --force
-train bare --data digits --arm shuffle | TICKET | pruned weights
 train filters --data digits --arm shuffle | TICKET | single weights
 compare t small |  | the same model
-profile t --data digits --threads 0 | --threads | at least 1
-profile t --data digits --seconds 0 | --seconds | greater than 0
 profile t --data digits --seconds nan | --seconds | greater than 0
-profile t --data digits --bs 0 | --bs | at least 1
-profile t --data digits --size 9 | --size | 8 by 8
 profile t --data digits --arch resnet18 | --arch | digits_mlp
-profile t | --data | doesn't say
 profile t --png p | --png | ends in .png
 demo --rounds 0 | --rounds | 1
 demo --out file | --out | file
@@ -178,11 +142,10 @@ def things(tmp_path_factory):
     folder = tmp_path_factory.mktemp('things')
     t = digits_ticket()
     t.save(folder/'t', full=True)
-    Ticket(t.masks, t.state).save(folder/'bare')
     digits_ticket(granularity='filter').save(folder/'filters', full=True)
     random_ticket(torch.nn.Linear(3, 2), 50).save(folder/'small')
     (folder/'empty').mkdir(), (folder/'file').touch(), (folder/'rates.toml').write_text("function = 'lottery_curve'")
-    for part in ('train','val'): png(folder/'one'/part/'cat'/'0.png', 1)
+    make_photos(folder/'one', cat=(1,1))
     return folder
 
 @pytest.mark.parametrize('line,option,says', [o.split(' | ') for o in wrong.strip().split('\n')])
@@ -195,7 +158,6 @@ def test_wrong_use(line, option, says, things):
     assert there()==before and not list(things.glob('runs/*/round*'))
 
 def test_ctrl_c_and_going_on(tmp_path):
-    "Exit status 130, a line, the finished rounds; the same command ends with what an undisturbed one finds"
     line = 'find digits --rounds {} --prune 10 --epochs 2 --out {}'
     args = [command, *shlex.split(line.format(40, 'd'))]
     running = subprocess.Popen(args, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -219,7 +181,6 @@ def test_ctrl_c_and_going_on(tmp_path):
 # --- find
 
 def test_find(made):
-    "The table and what was saved on the output, nothing else anywhere"
     told,folder = made
     assert (told.returncode, told.stderr)==(0, '')
     for words in ('round   density', ' 25 ', 'Matching: ', '3 rounds in runs/digits'): assert words in told.stdout
@@ -229,7 +190,6 @@ def test_find(made):
                                                          *(f'round_0{r}.safetensors' for r in range(3))}
 
 def test_find_is_find_ticket(made):
-    "The same bits as the function with the same learner"
     found = find_ticket(lambda: learner_by_name('digits', 'digits_mlp', lr=3e-3), lambda learn: learn.fit(2),
                         rounds=2, prune=50., progress=False)
     for a,b in zip(found.tickets, Search.load(made[1]/'runs/digits').tickets, strict=True):
@@ -257,7 +217,7 @@ def test_find_goes_on_and_refuses_other_settings(here):
 
 def test_find_in_photos(tmp_path):
     "Another network, another size, other words; trained again from another place; other photos are another search"
-    make_photos(tmp_path/'photos')
+    make_photos(tmp_path/'photos', cat=(4,2), dog=(4,2))
     line = ('find photos --arch squeezenet1_1 --size 32 --bs 2 --epochs 1 --rounds 1 --prune 30 --rewind 1it '
             '--method local --workers 0 --out d -q')
     facts = as_json(tmp_path, line)
@@ -267,28 +227,13 @@ def test_find_in_photos(tmp_path):
     for name in ('photos/', './photos', str(tmp_path/'photos')): ok(tmp_path, line.replace(' photos', f' {name}'))
     for arm in ('ticket', 'dense'):
         assert as_json(tmp_path/'photos', f'train ../d/round_01.safetensors --arm {arm} --workers 0 -q')['arm']==arm
-    png(tmp_path/'photos/train/cat/9.png', 9)
+    shutil.copy(tmp_path/'photos/train/cat/0.png', tmp_path/'photos/train/cat/9.png')
     fails(tmp_path, line, 'data')
-
-def test_photos_that_are_none(tmp_path, monkeypatch):
-    "A broken image; and Imagenette without a network"
-    make_photos(tmp_path/'photos')
-    (tmp_path/'photos/train/cat/0.png').write_bytes(b'nothing')
-    told = invoke(tmp_path,
-                  'find photos --size 32 --bs 8 --rounds 1 --epochs 1 --workers 0 --arch squeezenet1_1 --out d')
-    assert told.exit_code==1 and not told.stdout and 'lottery-nb find: ' in told.stderr
-    assert 'Traceback' not in told.stderr
-    def offline(*args, **kwargs): raise OSError('no network')
-    monkeypatch.setattr('lottery_nb.data.untar_data', offline)
-    fails(tmp_path, 'find imagenette', 'imagenette2-160')
 
 # --- show, check, compare
 
 def test_show(here):
-    told = ok(here, 'show d/round_02.safetensors --png some/layers.png')
-    for words in ('75.00 % sparse, 12,550 of 50,200', '(300, 64)', '1.weight',
-                  'Holds: masks, weights, trained weights.',
-                  'Trained on: data digits, arch digits_mlp, bs 64, epochs 2'): assert words in told
+    ok(here, 'show d/round_02.safetensors --png some/layers.png')
     assert (here/'some/layers.png').read_bytes().startswith(b'\x89PNG')
     facts,ticket = as_json(here, 'show d/round_02.safetensors'),Ticket.load(here/'d/round_02.safetensors')
     assert facts['kept']==ticket.masks.n_kept and facts['meta']==ticket.meta
@@ -308,7 +253,6 @@ def test_show_prints_no_signs_of_others(tmp_path):
     assert as_json(tmp_path, 'show t')['meta']['seed'] is None
 
 def test_damaged_files(here):
-    "What isn't a whole ticket is a line for every command; a search with one says which"
     data = (here/'d/round_02.safetensors').read_bytes()
     damaged = dict(flipped=data[:-1]+bytes([data[-1]^1]), short=data[:-9], empty=b'', text=b'hello, I am not a ticket')
     for name,bad in damaged.items():
@@ -326,8 +270,6 @@ def test_damaged_files(here):
 
 def test_compare(here):
     a,b = (f'd/round_0{r}.safetensors' for r in (1, 2))
-    told = ok(here, f'compare {a} {b}')
-    for words in ('share 50.0 % of the weights', 'random masks would', 'round: 1 → 2'): assert words in told
     facts,tickets = as_json(here, f'compare {a} {b}'),[Ticket.load(here/o) for o in (a, b)]
     df = tickets[0].overlap(tickets[1])
     assert facts['all']['iou']==df.iou.iloc[-1]==.5 and [o['chance'] for o in facts['layers']]==df.chance.tolist()[:-1]
@@ -340,8 +282,7 @@ def test_compare(here):
 
 def test_train_gives_the_round_again(here):
     "With the seed of its search a ticket comes out bit for bit, and its arms as in `find_ticket`; another seed differs"
-    told = ok(here, 'train d/round_02.safetensors --out trained')
-    assert ' epoch   accuracy' in told and 'Saved: trained' in told
+    assert 'Saved: trained' in ok(here, 'train d/round_02.safetensors --out trained')
     before,after = (Ticket.load(here/o) for o in ('d/round_02.safetensors', 'trained'))
     assert after.masks==before.masks and not differing(after.state, before.state)
     assert not differing(after.trained, before.trained)
@@ -371,15 +312,6 @@ def test_train_arms(here):
         assert not differing(Ticket.load(here/'again').trained, trained.trained)
     assert as_json(here, 'train t --data digits --arm dense --epochs 1 -q')['arm']=='random+dense'
 
-def test_take_away_stands_alone(tmp_path):
-    "The ticket.safetensors of find and demo have all that every arm needs"
-    facts = as_json(tmp_path, 'find digits --rounds 1 --prune 10 --epochs 3 --out d -q')
-    if facts['matching'] is None: pytest.fail('choose settings that give a matching ticket')
-    ok(tmp_path, 'demo --seeds 1 --rounds 1 --steps 30 -q')
-    for name,path in dict(find='d', demo='runs/demo').items():
-        shutil.copy(tmp_path/path/'ticket.safetensors', tmp_path/name)
-        for arm in ('ticket','reinit','shuffle','dense'): ok(tmp_path, f'train {name} --arm {arm} --epochs 1 -q')
-
 strange = dict(bs='x'), dict(lr='much'), dict(data=3), dict(data=['a']), dict(arch=5), dict(epochs=.5), dict(seed=-1)
 
 @pytest.mark.parametrize('setup', ['digits', *(dict(data='digits') | o for o in strange)], ids=str)
@@ -398,7 +330,6 @@ def test_cannot_write(here):
 # --- sweep, profile
 
 def test_sweep(tmp_path):
-    "Cells in processes of their own; asked again nothing is run; a failure is status 1 and its reason"
     text = ("file = 'rates.db'\nfunction = 'find_ticket'\ngrid = {lr = %s}\n"
             "settings = {rounds = 1, n_epoch = 1, prune = 50}\n")
     (tmp_path/'rates.toml').write_text(text % '[1e-3, 3e-3]')
@@ -413,18 +344,13 @@ def test_sweep(tmp_path):
 def profiled(folder, line): return as_json(folder, f'profile {line} --threads 1 --seconds .05')
 
 def test_profile(here):
-    "Counts are those of the ticket; a table, a picture, and nothing on the error stream"
-    told = ok(here, 'profile d/round_02.safetensors --threads 1 --seconds .05 --png p.png')
-    for words in ('multiply-adds', 'time of a pass', 'ticket file', '0.25×', 'quartiles of the ratio',
-                  '64 × 1 × 8 × 8 on cpu, 1 CPU thread'): assert words in told
+    assert '0.25×' in ok(here, 'profile d/round_02.safetensors --threads 1 --seconds .05 --png p.png')
     with Image.open(here/'p.png') as image: assert min(image.size)>300 and len(image.getcolors(10**6))>10
     facts,n = profiled(here, 'd/round_02.safetensors --bs 16'),Ticket.load(here/'d/round_02.safetensors').masks.n_kept
     dense,sparse,*_ = facts['networks'] # and perhaps a third: a hidden unit that no weight is left of is gone
     assert [dense['network'], sparse['network']]==['dense', 'ticket'] and facts['facts']['example']==[[16,1,8,8]]
     assert facts['setup']['bs']==16
     assert dense['macs']==sparse['macs']==16*50_200 and sparse['macs_nonzero']==16*n and sparse['nonzero']==n+410
-    random_ticket(torch.nn.Linear(3, 2), 50).save(here/'other')
-    assert invoke(here, 'profile other --data digits').exit_code!=0
 
 @pytest.mark.parametrize('granularity,cut', [('row',True), ('weight',False)])
 def test_profile_cuts_what_can_be_cut(granularity, cut, tmp_path):
@@ -439,37 +365,10 @@ def test_profile_cuts_what_can_be_cut(granularity, cut, tmp_path):
     assert [o['network'] for o in rows]==['dense','ticket','shrunk'][:2+cut] and rows[0]['nonzero']==50_200
     if cut: assert rows[2]['macs']==8*(64*150+150*50+50*10)<rows[1]['macs']==count_macs(net, torch.zeros(8,1,8,8)).total
 
-def test_profile_of_photos(tmp_path):
-    "Convs, and how many pixels"
-    from torchvision.models import squeezenet1_1
-    make_photos(tmp_path/'photos')
-    random_ticket(squeezenet1_1(num_classes=2), 50, 0).save(tmp_path/'t')
-    small,large = (profiled(tmp_path, f't --data photos --arch squeezenet1_1 --bs 2 --size {n}') for n in (32,64))
-    assert [o['facts']['example'] for o in (small,large)]==[[[2,3,32,32]], [[2,3,64,64]]]
-    assert large['networks'][0]['macs']>3*small['networks'][0]['macs']
-
 # --- demo
 
-def in_terminal(folder, line):
-    "Exit status, and what a process writes to an error stream that is a terminal, and to an output that is none"
-    pty = pytest.importorskip('pty')
-    master,slave = pty.openpty()
-    env = {k: v for k,v in os.environ.items() if k!='NO_COLOR'} | dict(TERM='xterm-256color', COLUMNS='100')
-    with open(folder/'stdout', 'wb') as out:
-        running = subprocess.Popen([command, *shlex.split(line)], cwd=folder, env=env, stdout=out, stderr=slave,
-                                   stdin=slave)
-    os.close(slave)
-    told = b''
-    with suppress(OSError): # so it ends on Linux
-        while piece:=os.read(master, 4096): told += piece
-    os.close(master)
-    return running.wait(60), re.sub(r'\x1b\[[0-9;?]*[A-Za-z]', '', told.decode()), (folder/'stdout').read_text()
-
 def test_demo(tmp_path):
-    "Numbers, files, findings; a bar for a terminal on the error stream; the same settings give the same numbers"
-    code,bar,out = in_terminal(tmp_path, f'{tiny} --json')
-    assert code==0 and 'round 2' in bar and '64.3 % kept' in bar and 'Warning' not in bar
-    first,facts = tmp_path/'runs/demo',strictly(out)
+    first,facts = tmp_path/'runs/demo',as_json(tmp_path, tiny)
     assert {o.name for o in first.iterdir()}=={'results.csv', 'results.json', 'demo.png', 'ticket.safetensors'}
     df = pd.read_csv(first/'results.csv')
     assert list(df)==table_columns and set(df.seed)=={100,101}
@@ -487,8 +386,3 @@ def test_demo(tmp_path):
                   'Saved: here/results.csv'):
         assert words in told.stdout
     for sign in ('█', '\x1b', '\r', 'nan'): assert sign not in told.stdout
-
-def test_one_seed_claims_nothing(tmp_path):
-    told = ok(tmp_path, 'demo --seeds 1 --rounds 1 --steps 30 -q')
-    assert '1 seed cannot tell' in told and ' beat ' not in told and 'nan' not in told
-    strictly((tmp_path/'runs/demo/results.json').read_text())

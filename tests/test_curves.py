@@ -9,7 +9,7 @@ from torch import nn
 
 from lottery_nb.arms import arm, arms
 from lottery_nb.core import seed_of, seeded, table_columns
-from lottery_nb.curves import Curve, lottery_curve, lr_schedules
+from lottery_nb.curves import lottery_curve, lr_schedules
 from lottery_nb.data import digits_dls
 from models import ConvNet, differing, everything
 
@@ -107,8 +107,7 @@ def test_an_arm_of_your_own():
     @arm
     def twice(ticket, seed, model, *, times=2.):
         return type(ticket)(ticket.masks, {k: times*t for k,t in ticket.state.items()})
-    try: df,tickets = curve(seeds=[1], rounds=1, arms=['ticket', twice, twice(times=3.)], lr=2e-3, keep='tickets')
-    finally: del arms['twice']
+    df,tickets = curve(seeds=[1], rounds=1, arms=['ticket', twice, twice(times=3.)], lr=2e-3, keep='tickets')
     assert list(df.arm.unique())==['dense','ticket','twice','twice(times=3.0)']
     for name,o in (('twice',twice), ('twice(times=3.0)',twice(times=3.))):
         loss = train_plainly(mlp, o.begin(tickets[1,1]), 1, 1, 12)[1]
@@ -248,15 +247,6 @@ def test_other_losses():
     last = df[df.arm=='dense'].groupby('seed').value.agg(['first','last'])
     assert (last['last']<last['first']).all()
 
-def test_dense_networks_alone(): assert set(curve(rounds=1, arms=[]).arm)=={'dense'}
-
-def test_progress_is_told():
-    told = []
-    curve(seeds=2, progress=lambda *o: told.append(o))
-    done,totals,comments = zip(*told)
-    assert list(done)==sorted(done) and set(totals)=={2*12*(1+2*4)}=={done[-1]}
-    assert any('round 2 of 2, random, 49 % kept' in o for o in comments)
-
 # --- Faults
 
 def spoiled(model, seeds, value=torch.nan, what='init'):
@@ -340,28 +330,22 @@ def tied():
 
 @pytest.mark.parametrize('args, told', [
     *[(dict([o]), f'{o[0]}={o[1]!r}') for o in [
-        ('seeds',0), ('seeds',1.5), ('seeds',True), ('seeds','all'), ('rounds',0), ('prune',0), ('prune',100), ('bs',0),
-        ('n_step',0), ('opt','lion'), ('opt',3), ('lr',0), ('lr',float('nan')), ('lr','big'), ('wd',-1), ('momentum',1),
-        ('lr_schedule','zigzag'), ('rewind','12it'), ('rewind','lr'), ('rewind',-1), ('method','both'), ('loss','mse'),
+        ('seeds',0), ('seeds',1.5), ('seeds','all'), ('rounds',0), ('prune',100), ('bs',0), ('n_step',0),
+        ('opt','lion'), ('lr',0), ('lr',float('nan')), ('wd',-1), ('momentum',1),
+        ('lr_schedule','zigzag'), ('rewind','12it'), ('rewind',-1), ('method','both'), ('loss','mse'),
         ('criteria','biggest'), ('layers','7'), ('eval_every',0), ('device','tpu'), ('batch_seeds',0), ('keep','all')]],
     (dict(seeds=[1,1]), 'each once'), (dict(seeds=[]), 'at least one'), (dict(seeds=[.5]), 'seeds=0.5'),
-    (dict(prune=[50,40], rounds=None), 'rise'), (dict(prune=[50], rounds=2), 'rounds=2'),
-    (dict(arms=['tickets']), "arms='tickets'"),
     (dict(arms=[3]), 'arms=3'), (dict(bs=1438), 'bs=1438: expected at most 1437'),
     (dict(lr_schedule=lambda t: -1), r'lr_schedule\(0\)'),
     (dict(rewind=1), 'rewind=1: expected a point of 12 steps, 71 an epoch'),
-    (dict(final_layer_rate=10), "expected method='local'"),
     (dict(data=(((255*X).long(),Y),((255*VX).long(),VY))), r'batches of \[20, 1, 8, 8\], torch.int64'),
-    (dict(data=((X,Y[1:]),(VX,VY))), r'data=\[\[1437, 1, 8, 8\], \[1436\].*as many targets'),
     (dict(data=((X[:0],Y[:0]),(VX,VY))), 'as many targets'), (dict(data=((X,Y),(VX[:,:,:4],VY))), 'of one shape'),
-    (dict(data=(X,Y)), 'data=tuple: expected numbers as'),
     (dict(data=(('a','b'),(VX,VY))), 'data=tuple: expected numbers as'),
     (dict(data=((X,Y+5),(VX,VY))), 'Target 14 is out of bounds'),
     (dict(data=((X,Y),(VX,VY-1))), 'Target -1 is out of bounds'),
     (dict(data=((X*float('nan'),Y),(VX,VY))), 'NaN'),
     (dict(data=DataLoaders(DataLoader([1]),DataLoader([1]))), 'DataLoaders of WholeDL'),
-    (dict(model=mlp()), 'model=Sequential'), (dict(model=lambda: 3), r'model\(\)=3'),
-    (dict(model=seq(nn.Dropout(.1))), 'stacked.*random'),
+    (dict(model=lambda: 3), r'model\(\)=3'), (dict(model=seq(nn.Dropout(.1))), 'stacked.*random'),
     (dict(model=ends(Noisy, 64, 10)), 'stacked.*random'), (dict(model=ends(Branching, 64, 10)), 'can be stacked'),
     (dict(model=tied), 'can be stacked'), (dict(model=seq(nn.BatchNorm1d(64, momentum=None))), 'can be stacked'),
     (dict(model=seq(nn.RReLU())), 'can be stacked'), (dict(model=ends(nn.ReLU)), 'prunable weights'),
@@ -385,11 +369,6 @@ def test_a_model_that_makes_the_same_weights_for_every_seed_is_told():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         curve(mlp)
-
-def test_a_curve_says_what_it_is_before_it_is_trained():
-    asked = Curve(mlp, digits_dls(), seeds=[4], rewind='3it', n_step=50, progress=False)
-    assert asked.settings['rewind']=='3it' and asked.settings['eval_every']==2
-    assert asked.run().equals(lottery_curve(mlp, digits_dls(), seeds=[4], rewind='3it', n_step=50, progress=False))
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU here')
 @pytest.mark.parametrize('model', [mlp, conv], ids=lambda o: o.__name__)

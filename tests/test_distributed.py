@@ -126,22 +126,15 @@ def _iterative(n):
     return iterative(n_steps=n)
 
 def again(ranks, tmp):
-    "A second fit goes on with the masks, HoldMasks holds them, and the callback can be copied and stored"
-    import copy, pickle
+    "A second fit goes on with the masks, and HoldMasks holds them"
     from lottery_nb.callback import HoldMasks
     sp_cb,learn = _callback(50, 'one_shot'),_learner()
     _shared_fit(learn, 1, sp_cb)
     found = sp_cb.masks.digest()
     _shared_fit(learn, 1, sp_cb)
     _shared_fit(learn, 1, HoldMasks(sp_cb.sparsifier))
-    sp_cb.learn = None
-    again = [o.masks.digest() for o in (sp_cb, copy.deepcopy(sp_cb), pickle.loads(pickle.dumps(sp_cb)))]
-    return dict(found=[found, *again], zero=int(learn.model[1].weight[~sp_cb.masks['1.weight']].count_nonzero()))
-
-def compiled(ranks, tmp):
-    each,sp_cb = Each(),_callback(50, 'iterative', lth=True)
-    _shared_fit(_learner(lambda: torch.compile(mlp(), backend='eager')), 3, sp_cb, each.cb())
-    return dict(seen=each.seen, ticket=_ticket(sp_cb.ticket))
+    return dict(found=[found, sp_cb.masks.digest()],
+                zero=int(learn.model[1].weight[~sp_cb.masks['1.weight']].count_nonzero()))
 
 def _error(fn):
     try: fn()
@@ -236,18 +229,10 @@ def search_errors(ranks, tmp):
 def _files(folder): return sorted(o for o in os.listdir(folder) if o!='.lock')
 
 def killed(ranks, tmp):
+    "Killed in the third round, if it isn't called again: then it goes on with the same search"
     count = []
     def dies(cb):
         if len(count)==3 and cb.epoch==1: os.kill(os.getpid(), signal.SIGKILL)
-    def fit(learn):
-        count.append(1)
-        learn.add_cb(_watcher(after_batch=dies))
-        _search_fit(learn)
-    _find(tmp/'killed', fit=fit)
-
-def resumed(ranks, tmp): # by a `fit` of the same words
-    def dies(cb): pass
-    count = []
     def fit(learn):
         count.append(1)
         learn.add_cb(_watcher(after_batch=dies))
@@ -256,9 +241,8 @@ def resumed(ranks, tmp): # by a `fit` of the same words
 
 def uncaught(ranks, tmp): _shared_fit(_learner(), 2, _callback(50, 'one_shot', start_epoch=1), _meddle(ranks))
 
-def _plain(ticket):
+def _without_search(told):
     "Of a ticket all but which search it is of: another `fit` is another search"
-    told = _ticket(ticket)
     return told | dict(meta={k: v for k,v in told['meta'].items() if k!='search'})
 
 def single(ranks, tmp):
@@ -274,7 +258,7 @@ def single(ranks, tmp):
     from lottery_nb.find import find_ticket
     found = [find_ticket(lambda: _learner(ConvNet), fit, rounds=1, progress=False)
              for fit in (lambda learn: learn.fit(2), _search_fit)]
-    return [train(False), train(True), *[[_plain(t) for t in o.tickets] for o in found]]
+    return [train(False), train(True), *[[_without_search(_ticket(t)) for t in o.tickets] for o in found]]
 
 def main(rank, n, tmp, *scenarios):
     "Runs the scenarios in this process, and stores what each gives"
@@ -317,7 +301,7 @@ def launch(tmp, n, *scenarios, seconds=400):
 
 def results(tmp, name, n=2): return [json.loads((tmp/f'{name}.{r}.json').read_text()) for r in range(n)]
 
-trainings = ('gradual','expected','lucky','gradients','rewinding','own_statistics','again','compiled','collapses')
+trainings = ('gradual','expected','lucky','gradients','rewinding','own_statistics','again','collapses')
 refusals = ('differs','other_settings','other_masks','one_fails','too_few')
 found_by = ('search','searches','search_errors')
 
@@ -337,8 +321,8 @@ def after_kill(tmp_path_factory):
     tmp = tmp_path_factory.mktemp('killed')
     first = launch(tmp, 2, 'killed')
     files = _files(tmp/'killed')
-    return SimpleNamespace(first=first, files=files, then=launch(tmp, 2, 'resumed'),
-                           found=results(tmp, 'resumed'), now=_files(tmp/'killed'))
+    return SimpleNamespace(first=first, files=files, then=launch(tmp, 2, 'killed'),
+                           found=results(tmp, 'killed'), now=_files(tmp/'killed'))
 
 def test_masks_are_the_same_at_every_batch(two):
     a,b = two.get('gradual')
@@ -375,14 +359,10 @@ def test_the_ticket_has_the_statistics_of_rank_0(two):
 
 def test_a_second_fit_goes_on(two):
     a,b = two.get('again')
-    assert a==b and len(a['found'])==4 and len(set(a['found']))==1 and a['zero']==0
-
-def test_compiled(two):
-    a,b = two.get('compiled')
-    assert a==b and len(set(a['seen']))==3
+    assert a==b and len(set(a['found']))==1 and a['zero']==0
 
 def test_only_rank_0_speaks(two):
-    assert two.out[1]==''
+    assert not [o for o in two.out[1].splitlines() if not o.startswith('[Gloo]')] # which PyTorch 2.8 writes there
     for line in ('Pruning of weight until a sparsity of 80%', 'Sparsity at the end of epoch 2: 80.00%',
                  'Final Sparsity: 80.00'):
         assert two.out[0].count(line)==1
@@ -442,7 +422,7 @@ def test_a_killed_search_goes_on(two, after_kill):
     assert [o for o in after_kill.files if o.endswith('.safetensors')]==['round_00.safetensors', 'round_01.safetensors']
     a,b = after_kill.found
     assert after_kill.then.codes==[0,0] and a==b and a['trained']==1
-    def known(tickets): return [t | dict(meta={k: v for k,v in t['meta'].items() if k!='search'}) for t in tickets]
+    def known(tickets): return [_without_search(t) for t in tickets]
     assert known(a['found']['tickets'])==known(two.get('search')[0]['found']['tickets'])[:3]
     assert after_kill.now==['round_00.safetensors', 'round_01.safetensors',
                             'round_02.safetensors', 'settings.json', 'table.csv']

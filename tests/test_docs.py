@@ -28,9 +28,6 @@ def on_each_page(faults, names=written):
 
 # Read
 
-def test_there_are_pages():
-    assert {'index.html', 'background.html', 'changelog.html', 'callback.html', tutorial} <= set(pages)
-
 def dead_links(name):
     for o in re.findall(r'<(?:a|link|script|img)\b[^>]*?\s(?:href|src)="([^"]*)"', text(name)):
         target = unquote(o)
@@ -126,14 +123,3 @@ def errors(tab, name):
 @needs_browser
 def test_every_page_opens_without_an_error_and_shows_its_pictures(tab):
     assert not on_each_page(lambda name: errors(tab, name), pages)
-
-@needs_browser
-def test_search_finds_the_callback_and_leads_to_it(tab):
-    open_page(tab, 'index.html')
-    tab.fill('.sidebar-search', 'SparsifyCallback')
-    tab.press('.sidebar-search', 'Enter')
-    tab.wait_for_selector('#search-results li a')
-    tab.click('#search-results li a >> nth=0')
-    tab.wait_for_url('**/callback.html*')
-    assert tab.evaluate('location.hash')=='#lottery_nb.callback.SparsifyCallback'
-    assert tab.is_visible('[id="lottery_nb.callback.SparsifyCallback"]') and not tab.wrong

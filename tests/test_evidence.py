@@ -1,8 +1,8 @@
 "What is said of a table: intervals, differences seed by seed, findings and figures, whatever made the table"
 import numpy as np, pandas as pd, pytest
-from lottery_nb.arms import arm, arms
+from lottery_nb.arms import arm
 from lottery_nb.core import as_table
-from lottery_nb.evidence import early_stop, mean_interval, plot_curve, plot_learning, summarise
+from lottery_nb.evidence import early_stop, plot_curve, plot_learning, summarise
 
 def by_hand(values, metrics=('accuracy','valid_loss')):
     "arm, round -> value of each seed, at two steps"
@@ -60,14 +60,8 @@ def test_arms_that_nobody_registered_go_along_under_their_name():
 def test_an_arm_that_is_registered_goes_under_its_label():
     @arm(label='half of the seeds')
     def half(ticket, seed, model): return ticket
-    try:
-        t = summarise(by_hand({('ticket',1): [.9,.91,.92], ('half',1): [.1,.12,.11]}))
-        assert 'tickets beat half of the seeds by' in t.finding[1]
-    finally: del arms['half']
-
-def test_every_arm_of_the_registry_looks_different():
-    lines = plot_curve(by_hand({(o,int(o!='dense')): [.9,.8] for o in arms}), 'accuracy').axes[0].lines[1:]
-    for look in ('get_color','get_marker'): assert len({getattr(o, look)() for o in lines})==len(arms)-1
+    t = summarise(by_hand({('ticket',1): [.9,.91,.92], ('half',1): [.1,.12,.11]}))
+    assert 'tickets beat half of the seeds by' in t.finding[1]
 
 def test_tables_of_one_learner():
     "One seed, other metrics, no dense networks, steps that go on from round to round"
@@ -105,30 +99,20 @@ def test_what_is_not_in_the_table():
     for wrong in (dict(metric='early_stop'), dict(step='early_stop')):
         with pytest.raises(ValueError, match='valid_loss|expected one of accuracy$'): summarise(df, **wrong)
     with pytest.raises(ValueError, match="step='end': expected one of early_stop"): summarise(df, step='end')
-    with pytest.raises(ValueError, match="step=3: expected one that was measured: 0, 10"): summarise(df, step=3)
-    with pytest.raises(ValueError, match="arms='dance'"): plot_curve(df, arms=['dance'])
     with pytest.raises(ValueError, match='metric=12'): plot_curve(df, ('accuracy',12))
-    with pytest.raises(ValueError, match="metric='f1'"): plot_learning(df, 0, 'f1')
 
 def test_early_stop_is_the_first_of_the_lowest():
     df = by_hand({('dense',0): [.9]})
     df.loc[df.metric=='valid_loss','value'] = .5
     assert early_stop(df).step.tolist()==[0]
 
-def test_mean_interval_covers():
-    g = np.random.default_rng(0)
-    hit = [abs(m)<=h for m,h in (mean_interval(g.normal(size=5)) for _ in range(2000))]
-    assert .93<np.mean(hit)<.97
-
 def test_pictures_show_the_table():
     g = np.random.default_rng(0)
     df = by_hand({('dense',0): g.random(3),
                   **{(a,r): g.random(3) for a in ('ticket','reinit','random') for r in (1,2)}})
-    fig = plot_curve(df, ['accuracy', ('accuracy','early_stop'), ('valid_loss',0), 'early_stop'],
-                     arms=['ticket','reinit'])
+    fig = plot_curve(df, 'accuracy', arms=['ticket','reinit'])
     table = summarise(df)
     for i,name in enumerate(['ticket','reinit'], 1):
         rows = pd.concat([table[table.arm=='dense'], table[table.arm==name]])
         np.testing.assert_allclose(fig.axes[0].lines[i].get_ydata(), 100*rows['mean'])
         np.testing.assert_allclose(fig.axes[0].lines[i].get_xdata(), rows.density)
-    assert len(plot_learning(df, 2).axes[0].lines)==4 and fig.axes[0].get_xlim()[0]>fig.axes[0].get_xlim()[1]

@@ -65,7 +65,6 @@ def forked(fn):
 
 @pytest.mark.parametrize('n', [1, 4, 6])
 def test_killed_and_resumed(tmp_path, n):
-    "A process that is killed leaves whole cells; the next one does the rest, and only that"
     def killing(x, seed):
         note(tmp_path, f'{x}/{seed}')
         if len(begun(tmp_path))==n and not (tmp_path/'killed').exists():
@@ -92,7 +91,6 @@ os.kill(os.getpid(), signal.SIGKILL)'''
     assert exp.counts()==dict(done=3, failed=0, missing=0) and len(exp.results())==12
 
 def test_interrupted(tmp_path):
-    "Ctrl-C leaves what is finished, and the next run does the rest"
     stop = [True]
     def f(x):
         if x==2 and stop: raise KeyboardInterrupt
@@ -113,14 +111,6 @@ def test_a_key_depends_on_settings_source_and_version():
     values = [2, [1], '1', None, nn.ReLU, digits_mlp, partial(nn.Linear, 3), partial(nn.Linear, 4), torch.relu]
     others = [key(seed=1), key(other), key(version='1'), key(version='2'), key(partial(draw, seed=2))]
     assert len({same, *others, *(key(x=o) for o in values)})==15
-
-def test_other_code_runs_anew_and_the_old_results_stay(tmp_path):
-    def f(x): return dict(y=x)
-    old = asked(tmp_path/'a.db', f).run(progress=False)
-    def f(x): return dict(y=-x) # noqa: F811
-    new = asked(tmp_path/'a.db', f)
-    assert new.counts()['missing']==3
-    assert new.run(progress=False).results().y.tolist()==[-1,-2,-3] and old.results().y.tolist()==[1,2,3]
 
 def keys_of_ours():
     exps = [asked('a.db', draw, seeds=2), asked('a.db', find_by_name, dict(lr=[.1,.2]), seeds=2),
@@ -244,7 +234,6 @@ def test_a_file_that_another_program_holds(tmp_path, monkeypatch):
     exp.run(progress=False)
 
 def test_two_runs_on_one_file(tmp_path):
-    "The second is told so, and each cell runs once"
     def slow(x):
         note(tmp_path, x)
         while not (tmp_path/'go').exists(): time.sleep(.02)
@@ -268,13 +257,6 @@ def test_the_file_holds_texts_and_numbers_only(tmp_path):
         assert json.loads(db.execute("select settings from cells").fetchone()[0]).keys()=={'x','seed'}
 
 # ---- in words, and in a file
-
-def test_a_search_in_words(tmp_path):
-    exp = asked(tmp_path/'a.db', find_by_name, dict(lr=[1e-3,3e-3]), seeds=1, n_epoch=1, rounds=1, prune=50, bs=256)
-    exp.run(progress=False)
-    df = exp.results().query('metric=="accuracy"')
-    assert exp.counts()['done']==2 and df.groupby('lr')['round'].unique().map(list).tolist()==[[0,1]]*2
-    assert df.density.tolist()==[100,50]*2
 
 def test_toml_is_the_same_as_python(tmp_path):
     (tmp_path/'a.toml').write_text('''
@@ -303,12 +285,6 @@ def test_toml_that_cannot_be_right(tmp_path, text, error, says):
 def curves(path):
     grid = dict(lr=[1e-3,1e-2], seeds=[[0],[1]])
     return asked(path, lottery_curve, grid, model='digits_mlp', data='digits', rounds=2, n_step=20, prune=40)
-
-def test_a_pool_gives_the_same_bits(tmp_path):
-    here,there = curves(tmp_path/'a.db').run(progress=False),curves(tmp_path/'b.db')
-    with multiprocessing.get_context('fork').Pool(2) as pool: there.run(pool, progress=False)
-    pd.testing.assert_frame_equal(here.results(), there.results(), check_exact=True)
-    assert there.counts()['done']==4
 
 def test_threads_are_refused(tmp_path):
     with ThreadPool(2) as pool, pytest.raises(ArgumentError, match='threads share'): asked(tmp_path/'a.db').run(pool)

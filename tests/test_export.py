@@ -37,8 +37,7 @@ def test_sparse_is_what_dense_is(n_in, n_out, density, bias, dtype, batch, seed)
 
 def test_inputs_in_any_memory_layout():
     dense = half_zero(nn.Linear(6, 5))
-    swapped,strided = (torch.randn(6, 3).t(), torch.randn(3, 4, 6).transpose(0, 1)),torch.randn(3, 12)[:,::2]
-    for x in (*swapped, strided, torch.randn(1, 6).expand(3, 6)):
+    for x in (torch.randn(3, 4, 6).transpose(0, 1), torch.randn(3, 12)[:,::2], torch.randn(1, 6).expand(3, 6)):
         torch.testing.assert_close(SparseLinear(dense)(x), dense(x).detach())
 
 def test_gradients_go_through_to_the_inputs():
@@ -66,11 +65,6 @@ def test_what_is_no_matrix_is_not_loaded(key, change):
     state[key] = change(state[key])
     with pytest.raises(RuntimeError, match='no CSR matrix'): layer.load_state_dict(state)
     assert all(same_bits(t, before[k]) for k,t in everything(layer).items())
-
-def test_a_state_of_other_zeros_is_not_loaded():
-    a,b = SparseLinear(half_zero(nn.Linear(9, 7), 1)),SparseLinear(half_zero(nn.Linear(9, 7), 2))
-    with pytest.raises(RuntimeError, match='size mismatch'): b.load_state_dict(a.state_dict())
-    with pytest.raises(RuntimeError, match='Missing key'): b.load_state_dict(nn.Linear(9, 7).state_dict())
 
 def test_no_inputs_that_it_cannot_take():
     layer = SparseLinear(half_zero(nn.Linear(8, 4)))
@@ -212,10 +206,8 @@ def test_without_the_packages_it_says_how_to_get_them(tmp_path, monkeypatch):
     (dict(example=3), TypeError, 'example=3'),
     (dict(example=(torch.ones(2,8), torch.ones(3,8))), ArgumentError, 'as many items'),
     (dict(example=torch.ones(0,8)), ArgumentError, 'at least 1'),
-    (dict(example=torch.tensor(1.)), ArgumentError, 'as many items'),
     (dict(model=3), TypeError, 'nn.Module'),
     (dict(model=nn.Linear(8,4).bfloat16()), ArgumentError, 'weight in bfloat16'),
-    (dict(model=SparseLinear(nn.Linear(8,4))), ArgumentError, 'the dense model that it was made from'),
     (dict(path=3), TypeError, 'int'), (dict(tol=-1), ArgumentError, 'tol=-1'),
     (dict(model=nn.Linear(1<<16, 1<<15, device='meta')), ArgumentError, 'at most 2 GB')])
 def test_bad_arguments_of_an_export(kwargs, error, match, tmp_path):

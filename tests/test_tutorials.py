@@ -45,7 +45,6 @@ def test_every_training_has_its_record():
 
 @pytest.mark.parametrize('path', records, ids=lambda o: o.stem)
 def test_a_record_is_of_the_cell_that_is_shown(path):
-    "The code of a record stands in the tutorial, and the training table below it has the record's figures"
     run = json.loads(path.read_text())
     [cell] = [c for c in cells(folder/'01_imagenette.ipynb') if c.source==run['code']]
     html = ''.join(o.data.get('text/html', '') for o in cell.outputs if 'data' in o)
