@@ -80,7 +80,7 @@ def grad(self:WeightView)->Tensor:
 class Criterion(Rule):
     "A scoring function `fn(w)` with its parameters, and what of a weight has to be kept for it"
     needs: tuple = () # what it reads besides `final`: any of 'init', 'previous', 'grad'
-    of_units: bool = False # does it score whole units, whatever weights they have? Then `w` has an entry a unit
+    of_units: bool = False # does it score units and not weights? Then `w` has an entry a unit, the mean of its weights
 
 # %% ../nbs/03_criteria.ipynb #6cbeb44d
 @patch
@@ -109,7 +109,7 @@ criteria:dict[str,Criterion] = {} # every criterion by name
 def criterion(
     fn=None, # scoring function: a `WeightView` -> tensor of its shape, parameters keyword-only
     *, needs:str|tuple[str,...]=(), # what it reads besides `final`: 'init', 'previous', 'grad' or several of them
-    of_units:bool=False # does it score whole units, whatever weights they have? Then the `WeightView` has an entry a unit
+    of_units:bool=False # does it score units and not weights? Then the `WeightView` has an entry a unit
 )->Criterion:
     "Makes a scoring function a `Criterion`, under its own name in `criteria`. Raises `ArgumentError` for another need"
     needs = (needs,) if isinstance(needs, str) else tuple(needs)

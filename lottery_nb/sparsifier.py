@@ -170,7 +170,7 @@ def _with_granularity(weights, granularity):
 def _why_left_out(w, granularity):
     "Why a weight isn't pruned, and what `layers` takes to prune it; the latter None if it can't be pruned"
     if why := _tried(w)[1]: return why, None
-    if _is_default(w) and granularity not in granularities_of(w): return f'it has no {granularity}', None
+    if _is_default(w): return f'it has no {granularity}' if granularity in all_granularities() else 'it has to stay', None
     if w.name not in layouts_of(w.layer): return '', None
     return '', ('nn.'*type(w.layer).__module__.startswith('torch.nn')) + type(w.layer).__name__
 
@@ -189,6 +189,8 @@ def _left_out(model, pruned, granularity):
     more,share = list(dict.fromkeys(more)),100*n/sum(p.numel() for p in model.parameters())
     return dict(layer=', '.join(told[:3]) + f' and {len(told)-3} more'*(len(told)>3), type=f'not pruned: {share:.3g} % of all',
                 shape=f"layers=['default', {', '.join(more)}]" if more else '', weights=n, kept=n, sparsity=0., units=0, units_kept=0)
+
+def _told(row): return f"{row['layer']}: {row['type']} weights" + f"; {row['shape']} takes what can be"*bool(row['shape'])
 
 # %% ../nbs/05_sparsifier.ipynb #8cb9b201
 _chunk = 1<<22
@@ -277,8 +279,7 @@ class Sparsifier:
         # what the criterion needs: 'init' or 'previous' -> name -> tensor
         self.remembered = {need: self._clone_weights() for need in self.criterion.needs if need!='grad'}
         self.left_out = _left_out(unwrap(model), self.layers, granularity) # the last row of `report`, or None
-        if layers is None and self.left_out:
-            warnings.warn('{layer}: {type} weights. {shape} prunes what can be'.format(**self.left_out), stacklevel=2)
+        if layers is None and self.left_out: warnings.warn(_told(self.left_out), stacklevel=2)
 
     def __getstate__(self): return {**vars(self), 'watches': []} # a copy is watched by nobody
 
@@ -374,16 +375,14 @@ def _weight_scores(self:Sparsifier, name, criterion):
     kept = {need: self.units.of(name, at) for need,at in self.remembered.items()}
     final,grad = w.weight.detach(),None if w.whole.grad is None else w.of(w.whole.grad)
     _check_finite(name, final, 'the weight holds')
-    return criterion.scores(WeightView(name, final, grad=grad, **kept))
+    return final if criterion.of_units else criterion.scores(WeightView(name, final, grad=grad, **kept))
 
 # %% ../nbs/05_sparsifier.ipynb #be2240cd
 @patch
 def _unit_scores(self:Sparsifier, name, criterion):
     "The score of every unit of that name, flat"
-    if criterion.of_units:
-        on = self.weight(next(iter(self.layers))).device
-        return criterion.scores(WeightView(name, torch.empty(self.units.n(name), device=on)))
     scores = self.units.scores(name, lambda layer: self._weight_scores(layer, criterion))
+    if criterion.of_units: scores = criterion.scores(WeightView(name, scores))
     _check_finite(name, scores, f'its scores by {criterion} hold')
     return scores
 

@@ -271,7 +271,7 @@ def best_groups(sp, method, sparsity):
     for part in ([[u for u in units if u[1]==i] for i in range(len(sp.units.groups))] if method=='local' else [units]):
         left = round(sparsity/100*sum(u[3] for u in part))
         for u in sorted(part, key=lambda u: (float(u[0]), u[1], u[2])):
-            if u[3]>left: break
+            if u[3]>left: continue
             left -= u[3]
             gone.add(u[1:3])
     return gone

@@ -41,7 +41,7 @@ def exact_units(layer, granularity):
 def slow_masks(sp, sparsity):
     masks, together = {}, [[k] for k in sp.layers] if sp.method=='local' else [list(sp.layers)]
     for ks in together:
-        units = [exact_units(sp.layers[k], sp.granularity) for k in ks]
+        units = [exact_units(sp.layers[k].layer, sp.granularity) for k in ks]
         sizes = [len(which)//len(means) for which,means in units]
         gone = lowest_first([means for _,means in units], sizes,
                             round(sparsity/100*sum(len(which) for which,_ in units)))
@@ -51,7 +51,7 @@ def slow_masks(sp, sparsity):
 
 def kept_units(sp, k):
     "Which units of a layer are kept, by the oracle's count. A unit that is kept in part is an error"
-    which, means = exact_units(sp.layers[k], sp.granularity)
+    which, means = exact_units(sp.layers[k].layer, sp.granularity)
     kept = {}
     for u,o in zip(which, sp.masks[k].flatten().tolist()): kept.setdefault(u, set()).add(o)
     assert all(len(o)==1 for o in kept.values())
@@ -208,7 +208,7 @@ def test_no_layer_is_emptied(case, method, sparsity):
     free.sparsify(sparsity)
     empty = {k for k,m in free.masks.items() if not m.any()}
     sp = Sparsifier(net, granularity, method)
-    scores = {k: exact_units(m, granularity)[1] for k,m in sp.layers.items()}
+    scores = {k: exact_units(m.layer, granularity)[1] for k,m in sp.layers.items()}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         masks = sp.sparsify(sparsity)
@@ -265,7 +265,7 @@ def test_round_to(case, method, sparsity, m, collapse):
     granularity, net = case
     free = Sparsifier(copy.deepcopy(net), granularity, method, allow_collapse=collapse)
     sp = Sparsifier(net, granularity, method, allow_collapse=collapse)
-    scores = {k: exact_units(o, granularity)[1] for k,o in sp.layers.items()}
+    scores = {k: exact_units(o.layer, granularity)[1] for k,o in sp.layers.items()}
     plain, rounded = free.sparsify(sparsity), sp.sparsify(sparsity, round_to=m)
     for k in plain:
         assert not (plain[k] & ~rounded[k]).any() # never more than asked for
