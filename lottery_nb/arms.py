@@ -10,12 +10,12 @@ import warnings
 from copy import deepcopy
 from dataclasses import dataclass
 import torch
-from fastcore.basics import patch
+from fastcore.basics import listify, patch
 from torch import nn
-from .core import ArgumentError, ArgumentTypeError, Rule, check_choice, check_whole, make_rule
-from .core import seed_of, seeded, versions
+from .core import (ArgumentError, ArgumentTypeError, Rule, check_choice, check_whole, make_rule, seed_of,
+                             seeded, versions)
 from .criteria import random_scores
-from .masks import Masks, named_tensors, unwrap
+from .masks import Masks, named_tensors, shape_differences, unwrap
 from .sparsifier import Sparsifier, find_layers
 from .ticket import Ticket
 
@@ -51,6 +51,9 @@ def begin(self:Arm,
     seed = check_whole('seed', seed)
     new = self.fn(ticket, seed, model, **self.params)
     if not isinstance(new, Ticket): raise ArgumentTypeError(f'arm {self}', new, 'a function that gives a Ticket')
+    shapes = [{k: t.shape for k,t in o.state.items()} for o in (ticket, new)]
+    if diff := shape_differences(*shapes, 'the ticket', 'the new one'):
+        raise ArgumentError(f'arm {self}', new, f'a function that gives a ticket of the same architecture ({diff})')
     before,meta = ticket.meta.get('arm') or 'ticket',{k: v for k,v in ticket.meta.items() if k!='table'}
     name = before if self.name=='ticket' else repr(self) if before=='ticket' else f'{before}+{self}'
     meta |= dict(arm=name, seed=seed, seeds={**(meta.get('seeds') or {}), name: seed}, sparsity=new.sparsity)
@@ -61,8 +64,8 @@ def check_arms(
     given # names of arms or `Arm`s, one or several
 )->list: # `Arm`s, in this order, each once
     "The arms that are meant. Raises `ArgumentError` for a name that none has"
-    given = [check_choice('arms', o, arms, Arm) for o in ([given] if isinstance(given, (str,Arm)) else given)]
-    return list({repr(o): o for o in given}.values())
+    found = [check_choice('arms', o, arms, Arm) for o in listify(given)]
+    return list({repr(o): o for o in found}.values())
 
 # %% ../nbs/10_arms.ipynb #bef0a480
 @patch

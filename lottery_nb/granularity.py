@@ -207,34 +207,15 @@ class LayerUnits:
         "The masks that keep these units, for each name [n], bool"
         return Masks({k: self.by_layer[k].spread(o).reshape(self.layers[k].weight.shape) for k,o in kept.items()})
 
-# %% ../nbs/04_granularity.ipynb #d1c82082
-@patch
-def least(self:LayerUnits,
-    name:str # one of `names`
-)->int:
-    "How many of its units have to stay"
-    return 0
+    # a granularity with a quota says otherwise
+    def least(self, name)->int: return 0 # how many units of a name have to stay
+    def spared(self, name, keys)->Tensor|None: return None # which ones, [n], bool; `keys` [n], the highest matter most
+    def check(self, masks): "Raises `ArgumentError` if too little stays under these masks"
 
-@patch
-def spared(self:LayerUnits,
-    name:str, # one of `names`
-    keys:Tensor # [n], the higher the more important
-)->Tensor|None: # [n], bool; None: any unit may go
-    "The units that have to stay"
-    return None
-
-@patch
-def check(self:LayerUnits,
-    masks:Masks # of `layers`
-):
-    "Raises `ArgumentError` if too little stays under these masks"
-
-@patch(cls_method=True)
-def limit(cls:LayerUnits,
-    granularity:str # one of this class
-)->float: # percent
-    "The sparsity at which the granularity ends. Raises `ArgumentError` if its name can't be right"
-    return 100.
+    @classmethod
+    def limit(cls, granularity)->float:
+        "The sparsity in percent at which it ends. Raises `ArgumentError` if its name can't be right"
+        return 100.
 
 # %% ../nbs/04_granularity.ipynb #258f3c8e
 def units_class(

@@ -135,6 +135,9 @@ class Sparsifier:
         self._masks,self._held,self._bits,self._snapshot,self._warned = None,{},{},None,set()
         # what the criterion needs: 'init' or 'previous' -> name -> tensor
         self.remembered = {need: self._clone_weights() for need in self.criterion.needs if need!='grad'}
+        smallest = min(self.layers, key=lambda k: self.weight(k).numel())
+        w = self.weight(smallest).detach().clone()
+        self.criterion.scores(WeightView(smallest, w, **dict.fromkeys(self.criterion.needs, w))) # or an error, now
 
 # %% ../nbs/05_sparsifier.ipynb #fc28843d
 @patch
@@ -211,20 +214,15 @@ def apply(self:Sparsifier):
             bits = self._bits[k] = keep_bits(m, w)
         zero_pruned_(w, bits)
 
-# %% ../nbs/05_sparsifier.ipynb #98f5c0b2
-@patch
-def _weight_scores(self:Sparsifier, name, criterion):
-    "The score of every weight of a layer"
-    w = self.weight(name)
-    kept = {need: at[name] for need,at in self.remembered.items()}
-    _check_finite(name, w.detach(), 'the weight holds')
-    return criterion.scores(WeightView(name, w.detach(), grad=w.grad, **kept))
-
 # %% ../nbs/05_sparsifier.ipynb #be2240cd
 @patch
 def _unit_scores(self:Sparsifier, name, criterion):
     "The score of every unit of that name, flat"
-    scores = self.units.scores(name, lambda layer: self._weight_scores(layer, criterion))
+    def of_weights(layer):
+        w,kept = self.weight(layer),{need: at[layer] for need,at in self.remembered.items()}
+        _check_finite(layer, w.detach(), 'the weight holds')
+        return criterion.scores(WeightView(layer, w.detach(), grad=w.grad, **kept))
+    scores = self.units.scores(name, of_weights)
     _check_finite(name, scores, f'its scores by {criterion} hold')
     return scores
 
@@ -277,7 +275,8 @@ def select(self:Sparsifier,
     can_go = total - sum(self.units.least(k)*size for k,size in zip(names, sizes))
     keys = self._ranking(names, budget)
     may_empty = self.allow_collapse or self.granularity=='layer'
-    guarded = [] if may_empty else [i for i,k in enumerate(names) if not self._is_empty(k)]
+    before = [self._kept(k) for k in names]
+    guarded = [] if may_empty else [i for i,o in enumerate(before) if o is None or o.any()]
     while True:
         kept = keep_highest(keys, sizes, min(budget, can_go))
         empty = [i for i in guarded if not kept[i].count_nonzero()]
@@ -285,14 +284,9 @@ def select(self:Sparsifier,
         for i in empty:
             guarded.remove(i)
             can_go -= sizes[i]
-            keys[i][_last_best(keys[i])] = torch.iinfo(keys[i].dtype).max
+            best = len(keys[i])-1-keys[i].flip(0).argmax() # of equal ones the last, as ever
+            keys[i][best] = torch.iinfo(keys[i].dtype).max
             self._warn_collapse(names[i], sparsity)
-
-# %% ../nbs/05_sparsifier.ipynb #c32102ad
-def _last_best(keys): return len(keys)-1-keys.flip(0).argmax() # of equal ones the last, as ever
-
-@patch
-def _is_empty(self:Sparsifier, name): return self.has_pruned and not self._kept(name).count_nonzero()
 
 # %% ../nbs/05_sparsifier.ipynb #badbdbe3
 @patch
@@ -337,18 +331,10 @@ def make_masks(self:Sparsifier,
     kept,names = {},self.units.names
     for ks in [[k] for k in names] if self.method=='local' else [names]: kept.update(zip(ks, self.select(ks, sparsity)))
     if round_to: kept = {k: self._round_up(k, o, round_to) for k,o in kept.items()}
-    self.put_on(self.masks_of(kept))
+    self.put_on(self.units.masks(kept))
     self.asked = sparsity
     self._remember_previous()
     return self.masks
-
-# %% ../nbs/05_sparsifier.ipynb #4526501e
-@patch
-def masks_of(self:Sparsifier,
-    kept:dict # for each of `units.names` [n], bool: which units are kept
-)->Masks:
-    "The masks that keep these units"
-    return self.units.masks(kept)
 
 # %% ../nbs/05_sparsifier.ipynb #563572d2
 @patch
@@ -387,7 +373,7 @@ def watch(self:Sparsifier,
     opt:torch.optim.Optimizer # an optimizer of the model's parameters. Raises `ArgumentError` for anything else
 ): # handle, with a method `remove`
     "From now on every `opt.step()` leaves the pruned weights at exactly 0"
-    inner = _unwrapped(opt)
+    inner = _optimizer(opt)
     if not isinstance(inner, torch.optim.Optimizer):
         raise ArgumentTypeError('opt', opt, 'a torch.optim.Optimizer (in a fastai Learner use SparsifyCallback)')
     has = {id(p) for group in inner.param_groups for p in group['params']}
@@ -396,12 +382,13 @@ def watch(self:Sparsifier,
     return inner.register_step_post_hook(lambda *args: self.apply())
 
 # %% ../nbs/05_sparsifier.ipynb #22b111c7
-def _unwrapped(opt):
-    "The optimizer inside wrappers of fastai's or Accelerate's: PyTorch's, fastai's own, or None"
+def _optimizer(opt):
+    "The optimizer inside wrappers of fastai's or Accelerate's: PyTorch's or fastai's own. Raises `ArgumentTypeError`"
     inner = opt
     while not (isinstance(inner, torch.optim.Optimizer) and 'state' in vars(inner)): # Accelerate's wrapper is one too
         inner = getattr(inner, 'opt', None) or getattr(inner, 'optimizer', None)
-        if inner is None: return opt if hasattr(opt, 'clear_state') else None
+        if inner is None and hasattr(opt, 'clear_state'): return opt
+        if inner is None: raise ArgumentTypeError('opt', opt, "a torch.optim.Optimizer, or fastai's")
     return inner
 
 # %% ../nbs/05_sparsifier.ipynb #f9cdd56b
@@ -412,13 +399,6 @@ def save_weights(self:Sparsifier,
     "Remembers the whole model as it is now, as the point to `rewind` to"
     state = None if opt is None else copy.deepcopy(_optimizer(opt).state_dict())
     self._snapshot = {k: t.detach().clone() for k,t in named_tensors(self.model).items()},state
-
-# %% ../nbs/05_sparsifier.ipynb #f0cfaa42
-def _optimizer(opt):
-    "The optimizer inside `opt`. Raises `ArgumentTypeError` if there's none"
-    inner = _unwrapped(opt)
-    if inner is None: raise ArgumentTypeError('opt', opt, "an optimizer, PyTorch's or fastai's")
-    return inner
 
 # %% ../nbs/05_sparsifier.ipynb #5268658c
 rewind_opts = ('reset', 'restore', 'keep')
