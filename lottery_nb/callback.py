@@ -13,8 +13,7 @@ from fastai.callback.core import Callback, CancelBatchException
 from fastai.callback.tracker import SaveModelCallback, TrackerCallback
 from fastai.callback.training import GradientAccumulation
 from fastcore.basics import patch, store_attr
-from .core import (ArgumentError, as_table, check_choice, check_whole, get_random_state, json_safe,
-                             set_random_state, versions)
+from .core import ArgumentError, as_table, check_choice, check_whole, json_safe, seeded, versions
 from .criteria import Criterion, criteria as all_criteria
 from .granularity import check_granularity
 from .masks import Masks, named_tensors, unwrap
@@ -174,11 +173,10 @@ def first_batch(
     dls # `DataLoaders`
 )->tuple: # the inputs of a batch
     "What the model gets in a first batch of the training data. The random numbers are then as they were"
-    before,own = get_random_state(),{k: deepcopy(v) for k,v in vars(dls.train).items() if k in ('rng','epoch')}
-    try: return tuple(dls.one_batch()[:getattr(dls, 'n_inp', 1)])
-    finally:
-        set_random_state(before)
-        vars(dls.train).update(own)
+    own = {k: deepcopy(v) for k,v in vars(dls.train).items() if k in ('rng','epoch')}
+    with seeded('first batch'): batch = dls.one_batch()
+    vars(dls.train).update(own)
+    return tuple(batch[:getattr(dls, 'n_inp', 1)])
 
 # %% ../nbs/08_callback.ipynb #6b60a636
 def data_origin(

@@ -179,13 +179,10 @@ def rewind_point(
 )->RewindPoint:
     "What `rewind` means. Raises `ArgumentError` if that can't be said"
     expected = "the start of an epoch (0, 1, …), a step such as '100it', or 'lr'"
-    if isinstance(rewind, str):
-        if rewind=='lr': return RewindPoint('lr')
-        found = re.fullmatch(r'([0-9]{1,15})(it)?', rewind)
-        if not found: raise ArgumentError('rewind', rewind, expected)
-        return RewindPoint('step' if found[2] else 'epoch', int(found[1]))
-    try: return RewindPoint('epoch', check_whole('rewind', rewind))
-    except ArgumentError as e: raise type(e)('rewind', rewind, expected) from None
+    found = re.fullmatch('lr|([0-9]{1,15})(it)?', str(rewind))
+    if not found:
+        raise (ArgumentError if type(rewind) in (int,str) else ArgumentTypeError)('rewind', rewind, expected)
+    return RewindPoint('step' if found[2] else 'epoch', int(found[1])) if found[1] else RewindPoint('lr')
 
 # %% ../nbs/00_core.ipynb #7683742e
 table_columns = ['arm','seed','round','density','epoch','step','metric','value']

@@ -9,7 +9,6 @@ __all__ = ['mean_interval', 'early_stop', 'summarise', 'plot_curve', 'plot_learn
 import math
 import numpy as np, pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from scipy import stats
 from .arms import arms as all_arms
 from .core import ArgumentError, check_choice, check_whole, table_columns
@@ -168,9 +167,8 @@ def _density_axis(ax, densities):
     ticks = sorted(set(densities), reverse=True)
     ticks = [ticks[0], *[o for i,o in enumerate(ticks[1:], 1) if i%max(1, len(ticks)//6)==0]]
     ax.set(xscale='log', xlim=(max(densities)*1.04, min(densities)/1.04), xlabel='weights kept, percent')
-    ax.xaxis.set_major_locator(FixedLocator(ticks))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda v,_: f'{v:.3g}'))
+    ax.set_xticks(ticks, [f'{o:.3g}' for o in ticks])
+    ax.minorticks_off()
 
 # %% ../nbs/13_evidence.ipynb #885d6ea8
 def _axis_label(metric)->str:

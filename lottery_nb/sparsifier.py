@@ -233,12 +233,8 @@ def _check_finite(name, t, what):
     raise ValueError(f"{name}: {what} NaN or infinity, so it can't be ranked; nothing was pruned")
 
 # %% ../nbs/05_sparsifier.ipynb #325bedd8
-def _bound_(
-    keys, # flat integers, changed in place
-    keep, # flat bool
-    pick # `torch.minimum`: what isn't kept comes first; `torch.maximum`: what is kept comes last
-):
-    "Takes some keys to one end of the ranking, a chunk at a time"
+def _bound_(keys, keep, pick):
+    "Moves keys to an end of the ranking: with `torch.minimum` what isn't kept first, with `maximum` what is kept last"
     lowest = torch.iinfo(keys.dtype).min
     for k,o in zip(keys.split(_chunk), keep.split(_chunk)): pick(k, o.to(k.dtype).neg_().bitwise_xor_(lowest), out=k)
 
