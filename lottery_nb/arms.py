@@ -26,6 +26,7 @@ class Arm(Rule):
     label: str = '' # for legends and findings: what there are many of, such as 'fresh weights'
     fresh: bool = False # does it begin with new weights? They're trained from step 0 on, W_t from the rewind point on
 
+# %% ../nbs/10_arms.ipynb #6b0d549b
 arms:dict[str,Arm] = {} # every arm by name
 
 def arm(
@@ -105,12 +106,14 @@ def _all_weights(ticket):
     if ticket.full is None: raise ArgumentError('ticket', ticket, expected)
     return {**ticket.state, **ticket.full}
 
+# %% ../nbs/10_arms.ipynb #11e20b8f
 @arm(label='dense networks')
 def dense(ticket, seed, model):
     "W_t, nothing pruned"
     everywhere = Masks({k: torch.ones_like(m) for k,m in ticket.masks.items()})
     return Ticket(everywhere, _all_weights(ticket), full=ticket.full)
 
+# %% ../nbs/10_arms.ipynb #3d9c1724
 @arm(label='tickets')
 def ticket(ticket, seed, model):
     "m and W_t (Frankle & Carbin 2019)"
@@ -130,6 +133,7 @@ def fresh_weights(
         ticket.check_fits(new)
     return {k: t.detach().to(ticket.state[k]) for k,t in named_tensors(new).items()}
 
+# %% ../nbs/10_arms.ipynb #1738f7d9
 def _reset(ticket, model, seed):
     "A copy of `model` whose modules have drawn their parameters"
     new = deepcopy(unwrap(model))
@@ -158,6 +162,7 @@ def shuffle_masks(
     g = torch.Generator().manual_seed(seed_of('shuffle', seed))
     return Masks({k: m.cpu().flatten()[torch.randperm(m.numel(), generator=g)].view(m.shape) for k,m in masks.items()})
 
+# %% ../nbs/10_arms.ipynb #8d116ece
 def random_masks(
     masks:Masks, # on any device
     seed:int=0 # whole number of at least 0
@@ -178,11 +183,13 @@ def _elsewhere(ticket, draw, seed):
     if granularity!='weight': raise ArgumentError('granularity', granularity, "a ticket of single weights, 'weight'")
     return Ticket(draw(ticket.masks, seed), _all_weights(ticket), full=ticket.full)
 
+# %% ../nbs/10_arms.ipynb #6cad4a26
 @arm(label='shuffled masks')
 def shuffle(ticket, seed, model):
     "W_t at other places: every layer keeps as many weights, anywhere (Frankle et al. 2021)"
     return _elsewhere(ticket, shuffle_masks, seed)
 
+# %% ../nbs/10_arms.ipynb #0f21ddb6
 @arm(label='random masks')
 def random(ticket, seed, model):
     "W_t at other places: the network keeps as many weights, in any layer"
@@ -193,12 +200,14 @@ def _with_weights(ticket, fn):
     "The ticket, with `fn(name, weight)` in place of every prunable weight"
     return Ticket(ticket.masks, {k: fn(k, t) if k in ticket.masks else t for k,t in ticket.state.items()})
 
+# %% ../nbs/10_arms.ipynb #d3ac94af
 @arm(label='signs, fresh magnitudes', fresh=True)
 def signs(ticket, seed, model):
     "m and sign(w_t)·|w|, w fresh (Zhou et al. 2019, section 4)"
     fresh = fresh_weights(ticket, model, seed)
     return _with_weights(ticket, lambda k, w: w.sign()*fresh[k].abs())
 
+# %% ../nbs/10_arms.ipynb #90c192cf
 @arm(label='signs alone')
 def constant(ticket, seed, model):
     "m and sign(w_t)·a, a a layer's root mean square (Zhou et al. 2019, section 4, with another a)"

@@ -120,6 +120,7 @@ def after_validate(self:SparsifyCallback):
     "Writes the sparsity into its column"
     if hasattr(self.learn, 'recorder'): self.recorder.log.append(self.masks.sparsity)
 
+# %% ../nbs/08_callback.ipynb #0c5c7fd0
 @patch
 def after_epoch(self:SparsifyCallback):
     "Prints how sparse the network is, and adds what was measured to the table"
@@ -130,6 +131,7 @@ def after_epoch(self:SparsifyCallback):
     self.measurements += [{**row, 'metric': k, 'value': v} for k,v in self.measured().items()]
     if self.epoch==self.n_epoch-1: self.order = SaveModelCallback.order+10
 
+# %% ../nbs/08_callback.ipynb #128b2f33
 @patch
 def after_fit(self:SparsifyCallback):
     "Keeps the trained weights, and with `reset_end` gives the ticket back untrained"
@@ -146,11 +148,14 @@ def say(self:SparsifyCallback, line:str):
     "Prints a line, unless `verbose` is off"
     if self.verbose: print(line)
 
+# %% ../nbs/08_callback.ipynb #d23f0824
 @patch(as_prop=True)
 def goes_on(self:SparsifyCallback)->bool:
     "Has it pruned the learner's model before?"
     sp = self.sparsifier
     return sp is not None and sp.has_pruned and unwrap(sp.model) is unwrap(self.model)
+
+# %% ../nbs/08_callback.ipynb #892f902b
 @patch
 def check_fit(self:SparsifyCallback):
     "Raises `ArgumentError` if the fit and the callback don't go together"
@@ -188,6 +193,7 @@ def data_origin(
     return dict(data=dict(loader=type(dls.train).__name__, n_train=n_train, n_valid=n_valid),
                 seeds=dict(torch=torch.initial_seed(), data=seed if isinstance(seed, int) else None))
 
+# %% ../nbs/08_callback.ipynb #1818e811
 @patch
 def origin(self:SparsifyCallback)->dict:
     "What is known of the data and the seeds of this fit"
@@ -199,12 +205,14 @@ def phase(self:SparsifyCallback)->int:
     "How many batches the pruning phase has"
     return ((self.end_epoch or self.n_epoch) - self.start_epoch)*self.n_iter
 
+# %% ../nbs/08_callback.ipynb #5d9dc9f8
 @patch
 def position(self:SparsifyCallback)->float:
     "How much of the pruning phase has passed: negative before it, 0 at its first batch, 1 at its last and after"
     batch,n = (self.epoch-self.start_epoch)*self.n_iter + self.iter,self.phase()
     return 1. if batch>=n-1 else batch/n
 
+# %% ../nbs/08_callback.ipynb #9531985d
 @patch
 def target(self:SparsifyCallback)->float:
     "The sparsity that the schedule asks for now, percent"
@@ -226,11 +234,13 @@ def save_rewind_point(self:SparsifyCallback):
     if self.lth or self.reset_end: self.say(f'Saving Weights at epoch {self.epoch}')
     self.sparsifier.save_weights(self.opt)
 
+# %% ../nbs/08_callback.ipynb #0ed90475
 @patch
 def make_masks(self:SparsifyCallback, target:float): # percent, 0 to 100
     "Makes masks of this sparsity"
     self.sparsifier.make_masks(target, self.round_to)
 
+# %% ../nbs/08_callback.ipynb #e8e25d94
 @patch
 def prune(self:SparsifyCallback)->bool: # were the weights rewound?
     "Makes the masks that are due, and with `lth` rewinds"
@@ -244,6 +254,7 @@ def prune(self:SparsifyCallback)->bool: # were the weights rewound?
     if rewinds: self.rewind()
     return rewinds
 
+# %% ../nbs/08_callback.ipynb #81e74ef5
 @patch
 def rewind(self:SparsifyCallback):
     "Takes model and optimizer back to the rewind point, masks on, and drops gradients that were being accumulated"
@@ -259,6 +270,7 @@ def masks(self:SparsifyCallback)->Masks|None:
     "Which weights are kept; None before the first `fit`"
     return None if self.sparsifier is None else self.sparsifier.masks
 
+# %% ../nbs/08_callback.ipynb #36f675cc
 def recorded(
     learn # a `Learner`, at the end of an epoch
 )->dict: # name -> number; None for NaN and infinity
@@ -271,11 +283,13 @@ def recorded(
 @patch
 def measured(self:SparsifyCallback)->dict: return recorded(self.learn)
 
+# %% ../nbs/08_callback.ipynb #099950d8
 @patch(as_prop=True)
 def table(self:SparsifyCallback)->pd.DataFrame:
     "Every number measured, as `as_table` has it: round 0 is `dense`, then `ticket`, or `finetune` without `lth`"
     return as_table(self.measurements)
 
+# %% ../nbs/08_callback.ipynb #1600a35a
 @patch
 def keep_trained(self:SparsifyCallback):
     "Sets the trained weights aside, as `trained`"
@@ -288,6 +302,7 @@ def settings(self:SparsifyCallback)->dict:
     names = inspect.signature(SparsifyCallback).parameters
     return {k: json_safe(getattr(self, k)) for k in names if k not in ('layers','verbose')}
 
+# %% ../nbs/08_callback.ipynb #6f03675a
 @patch(as_prop=True)
 def ticket(self:SparsifyCallback)->Ticket|None:
     "What the search has found so far; None before the rewind point"

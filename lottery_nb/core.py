@@ -90,10 +90,10 @@ class ArgumentError(ValueError):
 
     @property
     def given(self)->str:
-        "The value as text: `repr` of what is short, a function's name, the type of anything else"
-        text = repr(self.value)
+        "The value as text: `repr` of what is short, the name of a function or class, the type of anything else"
+        text,v = repr(self.value),self.value
         if len(text)<=200 and not re.match('<|tensor', text): return text
-        return getattr(self.value, '__name__', type(self.value).__name__)
+        return v.__name__ if inspect.isroutine(v) or isinstance(v, type) else type(v).__name__
 
     def __str__(self): return f'{self.name}={self.given}: expected {self.expected}'
     def __reduce__(self): return type(self),(self.name, self.value, self.expected) # fastai puts a sentence into `args`

@@ -189,6 +189,7 @@ def _is_perceptron(net):
     hooked = any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
     return kinds[:1]==[nn.Flatten] and set(kinds[1:])<={nn.Linear,nn.ReLU,nn.Tanh} and not hooked
 
+# %% ../nbs/12_curves.ipynb #a170b338
 def _perceptrons(net, tensors, x)->Tensor: # [networks, items, units]
     "What networks like `net`, whose `tensors` are stacked, make of a batch each"
     h = x.flatten(2).mT
@@ -199,6 +200,7 @@ def _perceptrons(net, tensors, x)->Tensor: # [networks, items, units]
         elif i: h = h.relu_() if type(m) is nn.ReLU else h.tanh_()
     return h.mT
 
+# %% ../nbs/12_curves.ipynb #a09f76b5
 def _losses(loss, out, y)->Tensor: # [networks]
     "The mean loss of each network; the most common one without `vmap`, which takes longer"
     if loss is not F.cross_entropy or out.dim()>3 or y.is_floating_point(): return vmap(loss)(out, y)

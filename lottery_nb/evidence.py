@@ -152,6 +152,7 @@ def _line(ax, x, mean, half, arm, names, **style):
     ax.plot(x, mean, lw=1.5, label=_label(arm), **style)
     ax.fill_between(x, mean-half, mean+half, color=style['color'], alpha=.15, lw=0)
 
+# %% ../nbs/13_evidence.ipynb #953f48f1
 def _finish(fig, df):
     "The legend, and what the lines are"
     n = df.groupby(['arm','round']).seed.nunique()
@@ -175,6 +176,7 @@ def _axis_label(metric)->str:
     known = dict(accuracy='held-out accuracy', early_stop='step of the lowest loss', valid_loss='validation loss')
     return known.get(metric, metric.replace('_', ' ')) + (', percent' if _words(metric)[2]==100 else '')
 
+# %% ../nbs/13_evidence.ipynb #f29d0da9
 def _panel(ax, df, metric, step, arms):
     "One metric over density"
     table,names = summarise(df, metric, step),_in_order(df.arm)

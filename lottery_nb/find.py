@@ -283,12 +283,14 @@ def weights(self:SearchPlan, learn, what)->dict: # name -> tensor, on the CPU
     "A copy of every parameter and buffer; `what` they are is for errors"
     return _weights_of(learn.model)
 
+# %% ../nbs/11_find.ipynb #1fb17c23
 @patch
 def check_reaches(self:SearchPlan, n):
     "Raises `ArgumentError` if the rewind point is beyond a run of `n` epochs or steps"
     what = f"{n} {self.point.unit}{'s'*(n!=1)}"
     if self.point.at>=n: raise ArgumentError('rewind', self.rewind, f'a point of the first fit, which has only {what}')
 
+# %% ../nbs/11_find.ipynb #f28c105d
 @patch
 def check_fit(self:SearchPlan, learn, rewinds):
     "Raises `ArgumentError` if a fit that is about to begin can't be right"
@@ -465,6 +467,7 @@ def __repr__(self:Search):
 class SearchError(ValueError):
     "A folder that holds no whole search, or another one"
 
+# %% ../nbs/11_find.ipynb #39263059
 _format = 'lottery_nb search 2'
 
 class SearchFolder:

@@ -172,7 +172,7 @@ cases = [
     ('layers: no such name', ConvNet, lambda net: Sparsifier(net, layers='haed'), V, "layers='haed': .*head"),
     ('layers: one of two names', ConvNet, lambda net: Sparsifier(net, layers=['head', 'stem']), V, "layers='stem'"),
     ('layers: no such type', ConvNet, lambda net: Sparsifier(net, layers=nn.Conv3d),
-     V, 'layers=type: expected a choice that matches'),
+     V, 'layers=Conv3d: expected a choice that matches'),
     ('layers: nothing', ConvNet, lambda net: Sparsifier(net, layers=lambda n,m: False),
      V, 'layers=.*a choice that matches'),
     ('layers: empty', ConvNet, lambda net: Sparsifier(net, layers=[]), (V, T), r'layers=\[\]'),
