@@ -9,8 +9,7 @@ __all__ = ['find_ticket', 'n_pruned', 'check_prune', 'next_masks', 'check_final_
 # %% ../nbs/11_find.ipynb #8b197ab3
 import errno, json, math, os, random, re, warnings
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -19,10 +18,10 @@ import matplotlib.pyplot as plt
 from fastai.callback.core import Callback
 from fastai.callback.progress import ShowGraphCallback # its module gives `Learner` its `no_bar`, too
 from fastai.learner import Learner
-from fastcore.basics import noop, patch
+from fastcore.basics import noop, patch, store_attr
 from filelock import FileLock, Timeout
 from .arms import Arm, arms as all_arms, check_arms
-from .callback import HoldMasks, SparsifyCallback, data_origin, first_batch
+from .callback import HoldMasks, SparsifyCallback, data_origin, first_batch, recorded
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_number, check_whole,
                              json_safe, progress as progress_bar, rewind_point, seed_of, seeded, source_of, versions,
                              write_atomically)
@@ -113,7 +112,7 @@ def next_masks(
         rate = prune if final_layer_rate is None or group!=names[-1:] else final_layer_rate
         n = sum(sp.units.n_weights(k) for k in group)
         kept.update(zip(group, sp.select(group, 100*n_pruned(n, rate, r)/max(n, 1))))
-    return Masks({k: m.cpu() for k,m in sp.masks_of(kept).items()})
+    return Masks({k: m.cpu() for k,m in sp.units.masks(kept).items()})
 
 # %% ../nbs/11_find.ipynb #78799a43
 def check_final_layer_rate(
@@ -128,22 +127,14 @@ def check_final_layer_rate(
     return check_number('final_layer_rate', rate, 0, math.nextafter(100, 0), 'less than 100 percent, and at least 0')
 
 # %% ../nbs/11_find.ipynb #7a47cae5
-@dataclass
 class SearchPlan:
-    "What a search was asked for, and how it does one run. Raises `ArgumentError` for what can't be right"
-    learner:Callable # () -> `Learner`, a new one every time
-    fit:Callable # `Learner` -> anything: trains it
-    prune:float|list # percent, as `check_prune` gives it
-    rounds:int # at least 1
-    rewind:int|str # the start of an epoch, a step, or 'lr'
-    how:dict # granularity, method, criteria, layers and allow_collapse, as `Sparsifier` takes them
-    final_layer_rate:float|None=None # percent
-    arms:list=() # names or `Arm`s
-    seed:int=0
-    version:str=''
-    meta:dict|None=None
+    """What a search was asked for, and how it does one run. Raises `ArgumentError` for what can't be right.
 
-    def __post_init__(self):
+    `prune` and `rounds` are as `check_prune` gives them; `how` has granularity, method, criteria, layers and
+    allow_collapse, for the `Sparsifier`; all others are those of `find_ticket`"""
+    def __init__(self, learner, fit, prune, rounds, rewind, how, final_layer_rate=None, arms=(), seed=0, version='',
+                 meta=None):
+        store_attr()
         for k,what in dict(learner='that makes a new Learner every time, such as lambda: Learner(dls, model())',
                            fit='of a Learner that trains it, such as lambda learn: learn.fit(5)').items():
             if isinstance(o:=getattr(self, k), Learner) or not callable(o):
@@ -245,8 +236,10 @@ def begin(self:SearchPlan, search, learn, r)->Ticket: # not trained
 # %% ../nbs/11_find.ipynb #8356c3e2
 @patch
 def start(self:SearchPlan, arm:Arm, ticket:Ticket)->Ticket: # not trained
-    "What an arm begins with, beside the ticket of a round"
-    return arm.begin(ticket, self.seed, lambda: self.learner().model)
+    "What an arm begins with, beside the ticket of a round. The meta has the source of one of yours, as `code`"
+    begun = arm.begin(ticket, self.seed, lambda: self.learner().model)
+    if (code := source_of(arm))!=repr(arm): begun.meta['code'] = code
+    return begun
 
 # %% ../nbs/11_find.ipynb #312bd9cf
 class _FollowRun(Callback):
@@ -282,11 +275,7 @@ class _FollowRun(Callback):
 
 # %% ../nbs/11_find.ipynb #267b15df
 @patch
-def measured(self:SearchPlan, learn)->dict: # name -> number; None for NaN and infinity
-    "What the Recorder measured in the epoch that has ended"
-    if not hasattr(learn, 'recorder'): return {}
-    named = {k: json_safe(v) for k,v in zip(learn.recorder.metric_names[1:], learn.recorder.values[-1])}
-    return {k: v for k,v in named.items() if isinstance(v, int|float|None)}
+def measured(self:SearchPlan, learn)->dict: return recorded(learn)
 
 # %% ../nbs/11_find.ipynb #138de174
 @patch
@@ -294,12 +283,14 @@ def weights(self:SearchPlan, learn, what)->dict: # name -> tensor, on the CPU
     "A copy of every parameter and buffer; `what` they are is for errors"
     return _weights_of(learn.model)
 
+# %% ../nbs/11_find.ipynb #1fb17c23
 @patch
 def check_reaches(self:SearchPlan, n):
     "Raises `ArgumentError` if the rewind point is beyond a run of `n` epochs or steps"
     what = f"{n} {self.point.unit}{'s'*(n!=1)}"
     if self.point.at>=n: raise ArgumentError('rewind', self.rewind, f'a point of the first fit, which has only {what}')
 
+# %% ../nbs/11_find.ipynb #f28c105d
 @patch
 def check_fit(self:SearchPlan, learn, rewinds):
     "Raises `ArgumentError` if a fit that is about to begin can't be right"
@@ -342,7 +333,8 @@ def try_out(self:SearchPlan)->dict: # everything that the result depends on, as 
     for arm in self.arms: arm.begin(trial, self.seed, lambda: self.learner().model)
     functions = dict(learner=source_of(self.learner), fit=source_of(self.fit), version=self.version)
     apart = ('arm','round','sparsity','seeds','search','versions','followers')
-    return json_safe({**functions, **{k: v for k,v in trial.meta.items() if k not in apart}, 'prune': self.prune})
+    told = {k: v for k,v in trial.meta.items() if k not in apart}
+    return json_safe({**functions, **told, 'prune': self.prune, 'criteria': source_of(self.criterion)})
 
 # %% ../nbs/11_find.ipynb #00106cd6
 class Search:
@@ -475,6 +467,7 @@ def __repr__(self:Search):
 class SearchError(ValueError):
     "A folder that holds no whole search, or another one"
 
+# %% ../nbs/11_find.ipynb #39263059
 _format = 'lottery_nb search 2'
 
 class SearchFolder:
@@ -500,6 +493,7 @@ class SearchFolder:
         "Deletes a search and nothing else, later rounds first: a crash in the middle leaves a shorter search"
         files = [self.file(*o) for o in reversed(self.runs())]
         for o in [*files, self.init, self.table, self.settings]: o.unlink(missing_ok=True)
+
 
     def sweep(self):
         "Deletes what a killed process has left half written"
@@ -585,19 +579,23 @@ def open(self:SearchFolder, plan:SearchPlan, settings:dict, force:bool=False)->S
         self.lock = FileLock(self.path/'.lock', timeout=10)
         try: self.lock.acquire()
         except Timeout: raise SearchError(f'{self.path}: another search is running in this folder') from None
+        self.sweep()
         if force: self.clear()
     n = len(self.runs())
     old = self.read_settings() if n or self.settings.exists() else settings
     if not n: old = settings # nothing has come of those settings
     if lines:='\n  '.join(_changes(old, settings)):
         raise SearchError(f'{self.path}: holds {n} run{"s"*(n>1)} of a search with other settings (stored → asked):\n'
-                          f'  {lines}\nChoose another dir, or begin anew with force=True, which deletes them')
+                          f'  {lines}\nChoose another folder, or begin anew with force=True (in a shell: --force), '
+                          'which deletes them')
     search = self.read(old)
+    for arm in plan.arms:
+        codes = {t.meta.get('code', repr(arm)) for t in search.arms.get(repr(arm), {}).values()}
+        if codes - {source_of(arm)}:
+            raise SearchError(f'{self.path}: {arm} has another source since: rename it, or choose another folder')
     search.settings = max(old, settings, key=lambda o: len(o['prune']) if isinstance(o['prune'], list) else 0)
     if left: self.make_ready(plan, search)
-    with suppress(OSError), nullcontext() if left else FileLock(self.path/'.lock', timeout=0):
-        self.sweep()
-        self.save_table(search) # it's for reading elsewhere
+    with suppress(OSError): self.save_table(search) # it's for reading elsewhere
     return search
 
 # %% ../nbs/11_find.ipynb #b348dbca
@@ -628,7 +626,11 @@ def opened(self:SearchFolder, plan:SearchPlan, settings:dict, force:bool=False):
             e.add_note(f'{n} finished run{"s"*(n!=1)} of the search: in `search` of this exception{there}')
         raise
     finally:
-        if self.lock: self.lock.release()
+        if self.lock:
+            if search is not None and not self.runs(): # nothing came of it, and nothing stays
+                self.clear()
+                (self.path/'.lock').unlink(missing_ok=True)
+            self.lock.release()
 
 # %% ../nbs/11_find.ipynb #8f8bfe64
 def _tell(move, i, n, rounds, follow):

@@ -280,6 +280,9 @@ class Sparsifier:
         self.remembered = {need: self._clone_weights() for need in self.criterion.needs if need!='grad'}
         self.left_out = _left_out(unwrap(model), self.layers, granularity) # the last row of `report`, or None
         if layers is None and self.left_out: warnings.warn(_told(self.left_out), stacklevel=2)
+        smallest = min(self.layers, key=lambda k: self.weight(k).numel())
+        w = self.weight(smallest).detach().clone()
+        self.criterion.scores(WeightView(smallest, w, **dict.fromkeys(self.criterion.needs, w))) # or an error, now
 
     def __getstate__(self): return {**vars(self), 'watches': []} # a copy is watched by nobody
 
@@ -367,21 +370,16 @@ def _bits_for(self:Sparsifier, name, t):
         bits = self._bits[name] = keep_bits(self.held[name], t)
     return bits
 
-# %% ../nbs/05_sparsifier.ipynb #98f5c0b2
-@patch
-def _weight_scores(self:Sparsifier, name, criterion):
-    "The score of every weight of that name"
-    w = self.units.parts[name]
-    kept = {need: self.units.of(name, at) for need,at in self.remembered.items()}
-    final,grad = w.weight.detach(),None if w.whole.grad is None else w.of(w.whole.grad)
-    _check_finite(name, final, 'the weight holds')
-    return final if criterion.of_units else criterion.scores(WeightView(name, final, grad=grad, **kept))
-
 # %% ../nbs/05_sparsifier.ipynb #be2240cd
 @patch
 def _unit_scores(self:Sparsifier, name, criterion):
     "The score of every unit of that name, flat"
-    scores = self.units.scores(name, lambda layer: self._weight_scores(layer, criterion))
+    def of_weights(k):
+        w,kept = self.units.parts[k],{need: self.units.of(k, at) for need,at in self.remembered.items()}
+        final,grad = w.weight.detach(),None if w.whole.grad is None else w.of(w.whole.grad)
+        _check_finite(k, final, 'the weight holds')
+        return final if criterion.of_units else criterion.scores(WeightView(k, final, grad=grad, **kept))
+    scores = self.units.scores(name, of_weights)
     if criterion.of_units: scores = criterion.scores(WeightView(name, scores))
     _check_finite(name, scores, f'its scores by {criterion} hold')
     return scores
@@ -393,12 +391,8 @@ def _check_finite(name, t, what):
     raise ValueError(f"{name}: {what} NaN or infinity, so it can't be ranked; nothing was pruned")
 
 # %% ../nbs/05_sparsifier.ipynb #325bedd8
-def _bound_(
-    keys, # flat integers, changed in place
-    keep, # flat bool
-    pick # `torch.minimum`: what isn't kept comes first; `torch.maximum`: what is kept comes last
-):
-    "Takes some keys to one end of the ranking, a chunk at a time"
+def _bound_(keys, keep, pick):
+    "Moves keys to an end of the ranking: with `torch.minimum` what isn't kept first, with `maximum` what is kept last"
     lowest = torch.iinfo(keys.dtype).min
     for k,o in zip(keys.split(_chunk), keep.split(_chunk)): pick(k, o.to(k.dtype).neg_().bitwise_xor_(lowest), out=k)
 
@@ -435,7 +429,8 @@ def select(self:Sparsifier,
     can_go = total - sum(self.units.least(k)*size for k,size in zip(names, sizes))
     keys = self._ranking(names, budget)
     may_empty = self.allow_collapse or self.granularity=='layer'
-    guarded = [] if may_empty else [i for i,k in enumerate(names) if not self._is_empty(k)]
+    before = [self._kept(k) for k in names]
+    guarded = [] if may_empty else [i for i,o in enumerate(before) if o is None or o.any()]
     while True:
         kept = keep_highest(keys, sizes, min(budget, can_go))
         empty = [i for i in guarded if not kept[i].count_nonzero()]
@@ -443,14 +438,9 @@ def select(self:Sparsifier,
         for i in empty:
             guarded.remove(i)
             can_go -= sizes[i]
-            keys[i][_last_best(keys[i])] = torch.iinfo(keys[i].dtype).max
+            best = len(keys[i])-1-keys[i].flip(0).argmax() # of equal ones the last, as ever
+            keys[i][best] = torch.iinfo(keys[i].dtype).max
             self._warn_collapse(names[i], sparsity)
-
-# %% ../nbs/05_sparsifier.ipynb #c32102ad
-def _last_best(keys): return len(keys)-1-keys.flip(0).argmax() # of equal ones the last, as ever
-
-@patch
-def _is_empty(self:Sparsifier, name): return self.has_pruned and not self._kept(name).count_nonzero()
 
 # %% ../nbs/05_sparsifier.ipynb #badbdbe3
 @patch
@@ -495,18 +485,10 @@ def make_masks(self:Sparsifier,
     kept,names = {},self.units.names
     for ks in [[k] for k in names] if self.method=='local' else [names]: kept.update(zip(ks, self.select(ks, sparsity)))
     if round_to: kept = {k: self._round_up(k, o, round_to) for k,o in kept.items()}
-    self.put_on(self.masks_of(kept))
+    self.put_on(self.units.masks(kept))
     self.asked = sparsity
     self._remember_previous()
     return self.masks
-
-# %% ../nbs/05_sparsifier.ipynb #4526501e
-@patch
-def masks_of(self:Sparsifier,
-    kept:dict # for each of `units.names` [n], bool: which units are kept
-)->Masks:
-    "The masks that keep these units"
-    return self.units.masks(kept)
 
 # %% ../nbs/05_sparsifier.ipynb #563572d2
 @patch
@@ -545,7 +527,7 @@ def watch(self:Sparsifier,
     opt:torch.optim.Optimizer # an optimizer of the model's parameters. Raises `ArgumentError` for anything else
 )->'Watch': # until its `remove()`
     "From now on pruned weights get no gradient, and every `opt.step()` leaves them at exactly 0"
-    inner = _unwrapped(opt)
+    inner = _optimizer(opt)
     if not isinstance(inner, torch.optim.Optimizer):
         raise ArgumentTypeError('opt', opt, 'a torch.optim.Optimizer (in a fastai Learner use SparsifyCallback)')
     has = {id(p) for group in inner.param_groups for p in group['params']}
@@ -618,12 +600,13 @@ def dense_gradients(self:Sparsifier):
     finally: self.dense = before
 
 # %% ../nbs/05_sparsifier.ipynb #22b111c7
-def _unwrapped(opt):
-    "The optimizer inside wrappers of fastai's or Accelerate's: PyTorch's, fastai's own, or None"
+def _optimizer(opt):
+    "The optimizer inside wrappers of fastai's or Accelerate's: PyTorch's or fastai's own. Raises `ArgumentTypeError`"
     inner = opt
     while not (isinstance(inner, torch.optim.Optimizer) and 'state' in vars(inner)): # Accelerate's wrapper is one too
         inner = getattr(inner, 'opt', None) or getattr(inner, 'optimizer', None)
-        if inner is None: return opt if hasattr(opt, 'clear_state') else None
+        if inner is None and hasattr(opt, 'clear_state'): return opt
+        if inner is None: raise ArgumentTypeError('opt', opt, "a torch.optim.Optimizer, or fastai's")
     return inner
 
 # %% ../nbs/05_sparsifier.ipynb #f9cdd56b
@@ -634,13 +617,6 @@ def save_weights(self:Sparsifier,
     "Remembers the whole model as it is now, as the point to `rewind` to"
     state = None if opt is None else copy.deepcopy(_optimizer(opt).state_dict())
     self._snapshot = {k: t.detach().clone() for k,t in named_tensors(self.model).items()},state
-
-# %% ../nbs/05_sparsifier.ipynb #f0cfaa42
-def _optimizer(opt):
-    "The optimizer inside `opt`. Raises `ArgumentTypeError` if there's none"
-    inner = _unwrapped(opt)
-    if inner is None: raise ArgumentTypeError('opt', opt, "an optimizer, PyTorch's or fastai's")
-    return inner
 
 # %% ../nbs/05_sparsifier.ipynb #5268658c
 rewind_opts = ('reset', 'restore', 'keep')

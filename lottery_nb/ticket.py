@@ -150,6 +150,7 @@ _format = 'lottery_nb ticket 3'
 class TicketError(ValueError):
     "A file that isn't a ticket, or isn't what was saved"
 
+# %% ../nbs/06_ticket.ipynb #6513270e
 _not_tickets = SafetensorError,AttributeError,LookupError,RuntimeError,TypeError,ValueError # from other files
 
 @patch
@@ -201,6 +202,7 @@ def _header(f):
     if found!=_format: raise TicketError(f'a ticket of another format: {found!r:.60}, expected {_format!r}')
     return header
 
+# %% ../nbs/06_ticket.ipynb #a6a3a450
 def read_header(
     path:str|Path # a file that `Ticket.save` wrote
 )->dict: # digest, format, shapes, names, meta

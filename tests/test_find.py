@@ -424,9 +424,9 @@ def test_force_begins_anew_and_deletes_nothing_else(tmp_path):
                                      'round_01.safetensors', 'round_mine.safetensors', 'settings.json', 'table.csv']
     assert not different(new, search(rounds=1, prune=50)) and not different(new, Search.load(tmp_path))
 
-def test_settings_of_which_nothing_came_are_replaced(tmp_path):
+def test_a_search_of_which_nothing_came_leaves_nothing(tmp_path):
     with pytest.raises(ArgumentError, match='rewind=9'): search(rewind=9, dir=tmp_path)
-    assert len(Search.load(tmp_path).tickets)==0
+    assert not os.listdir(tmp_path)
     assert not different(search(dir=tmp_path), search())
 
 def test_other_versions_are_warned_of(tmp_path):
@@ -535,7 +535,7 @@ def test_a_disk_that_fills_up_loses_nothing(at, room, tmp_path):
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     name = ['round_00', 'round_01', 'round_01.random', 'round_02'][at-1]
     assert e.value.filename==str(tmp_path/f'{name}.safetensors')
-    assert len(e.value.search.runs())==at and len(Search.load(tmp_path).runs())==at-1
+    assert len(e.value.search.runs())==at and (at==1 or len(Search.load(tmp_path).runs())==at-1)
     assert not any(o.startswith('.') for o in files(tmp_path))
     assert not different(search(fit=filling, arms='random', dir=tmp_path), search(arms='random'))
 
