@@ -500,6 +500,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'lottery_nb.find.SearchPlan.runs': ('find.html#searchplan.runs', 'lottery_nb/find.py'),
                                  'lottery_nb.find.SearchPlan.sparsifier': ('find.html#searchplan.sparsifier', 'lottery_nb/find.py'),
                                  'lottery_nb.find.SearchPlan.start': ('find.html#searchplan.start', 'lottery_nb/find.py'),
+                                 'lottery_nb.find.SearchPlan.start_of': ('find.html#searchplan.start_of', 'lottery_nb/find.py'),
                                  'lottery_nb.find.SearchPlan.train': ('find.html#searchplan.train', 'lottery_nb/find.py'),
                                  'lottery_nb.find.SearchPlan.try_out': ('find.html#searchplan.try_out', 'lottery_nb/find.py'),
                                  'lottery_nb.find.SearchPlan.weights': ('find.html#searchplan.weights', 'lottery_nb/find.py'),

@@ -98,7 +98,7 @@ def before_fit(self:SparsifyCallback):
                                      self.allow_collapse, example)
         self.measurements,self.round = [],0
     last = self.measurements[-1] if self.measurements else dict(epoch=-1, step=0)
-    self.past = last['epoch']+1,last['step'] # epochs and steps of the fits before
+    self.past = last['epoch']+1,last['step'] # the epochs and steps of this network when this fit's first epoch began
     self.trained,self.since,self.meta = None,0,self.origin()
     self.sparsifier.apply()
     self.say(f'Pruning of {self.granularity} until a sparsity of {self.end_sparsity:g}%')
@@ -132,7 +132,9 @@ def after_epoch(self:SparsifyCallback):
     "Prints how sparse the network is, and adds what was measured to the table"
     self.say(f'Sparsity at the end of epoch {self.epoch}: {self.masks.sparsity:.2f}%')
     arm = 'dense' if not self.round else 'ticket' if self.lth else 'finetune'
-    row = dict(arm=arm, seed=self.meta['seeds']['data'] or 0, round=self.round, density=self.masks.density,
+    seeds = self.meta['seeds']
+    seed = seeds['torch'] & (1<<63)-1 if seeds['data'] is None else seeds['data']
+    row = dict(arm=arm, seed=seed, round=self.round, density=self.masks.density,
                epoch=self.past[0]+self.epoch, step=self.past[1]+self.train_iter)
     self.measurements += [{**row, 'metric': k, 'value': v} for k,v in self.measured().items()]
     if self.epoch==self.n_epoch-1: self.order = SaveModelCallback.order+10
@@ -239,6 +241,7 @@ def save_rewind_point(self:SparsifyCallback):
     "Remembers the model and the optimizer as they are now"
     if self.lth or self.reset_end: self.say(f'Saving Weights at epoch {self.epoch}')
     self.sparsifier.save_weights(self.opt)
+    self.trained_then = self.past[0]+self.epoch,self.past[1]+self.train_iter
 
 # %% ../nbs/08_callback.ipynb #0ed90475
 @patch
@@ -269,6 +272,7 @@ def rewind(self:SparsifyCallback):
     self.opt.zero_grad()
     for cb in self.learn.cbs:
         if isinstance(cb, GradientAccumulation): cb.count = 0
+    self.past = self.trained_then[0]-self.epoch,self.trained_then[1]-self.train_iter # so the table counts from W_t
 
 # %% ../nbs/08_callback.ipynb #763ac2ef
 @patch(as_prop=True)

@@ -193,8 +193,8 @@ def as_table(
     """The long table of measurements, a row a number.
 
     `arm`: how the network was got; `seed`; `round`, 0 is dense; `density`: percent of the prunable weights
-    that are kept; `epoch`: in which it was measured, from 0, as fastai's table counts; `step`: how many were
-    trained; `metric`, `value`"""
+    that are kept; `step`: how many the network had been trained for since its first weights W_0, so a ticket of
+    W_t begins at t; `epoch`: the one that step was in, from 0; `metric`, `value`"""
     df = pd.DataFrame(list(rows), columns=table_columns)
     return df.astype(dict(seed='int64', round='int64', density=float, epoch='int64', step='int64', value=float))
 

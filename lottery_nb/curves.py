@@ -399,7 +399,7 @@ class _Batch:
             if not ends: break
             tickets = {s: c.next_ticket(tickets[s], *end[:2], first[s], W_t[s]) for s,end in ends.items()}
             for arm,start in c.runs_of(r):
-                begun = {s: arm.begin(t, seed_of(s, repr(arm), r), c.model) for s,t in tickets.items()}
+                begun = {s: arm.begin(t, s, c.model) for s,t in tickets.items()}
                 out = self.train(repr(arm), begun, r, start)
                 if arm.name=='ticket': self.store(tickets, ends:=out)
 

@@ -157,7 +157,7 @@ def _restart_data(dls, *what):
     "Takes the random numbers of every data loader to a beginning that depends on `what` alone"
     for i,dl in enumerate(getattr(dls, 'loaders', [])):
         own = vars(dl)
-        if 'seed' in own and 'epoch' in own: dl.epoch = 0
+        if 'seed' in own and 'epoch' in own: dl.epoch = what[0]<<32 # another seed has other epochs
         elif 'rng' in own: dl.rng = random.Random(seed_of(*what, i))
         if isinstance(own.get('generator'), torch.Generator): dl.generator.manual_seed(seed_of(*what, i))
 
@@ -224,14 +224,16 @@ def begin(self:SearchPlan, search, learn, r)->Ticket: # not trained
     sp,origin = self.sparsifier(learn),data_origin(learn.dls)
     if not r: masks,w = Masks({k: m.cpu() for k,m in sp.masks.items()}),_weights_of(learn.model)
     else: masks,w = self._prune(search, learn, sp, r),search.before(r)
-    meta = dict(self.meta or {}, arm='ticket' if r else 'dense', seed=self.seed, round=r, sparsity=masks.sparsity,
+    meta = dict(arm='ticket' if r else 'dense', seed=self.seed, round=r, sparsity=masks.sparsity,
                 prune=self.prune[:r] if isinstance(self.prune, list) else self.prune, rewind=self.point.rewind,
                 final_layer_rate=self.final_layer_rate, **self.how, data=origin['data'],
                 seeds=dict(search=self.seed, data=origin['seeds']['data']), versions=versions(),
                 shapes={k: list(t.shape) for k,t in w.items()}, search=_id_of(search.settings, r))
     meta |= dict(criteria=repr(sp.criterion), layers=list(masks))
     if sp.followers: meta['followers'] = sp.followers
-    return Ticket(masks, w, meta=meta, full={k: w[k] for k in masks})
+    if taken := sorted(set(self.meta or {}) & {*meta, 'table', 'code', 'followers'}):
+        raise ArgumentError('meta', taken[0], "a key that the search doesn't use itself")
+    return Ticket(masks, w, meta={**(self.meta or {}), **meta}, full={k: w[k] for k in masks})
 
 # %% ../nbs/11_find.ipynb #8356c3e2
 @patch
@@ -245,8 +247,9 @@ def start(self:SearchPlan, arm:Arm, ticket:Ticket)->Ticket: # not trained
 class _FollowRun(Callback):
     "Counts a run's epochs and steps, and keeps its measurements and the weights at the rewind point"
     order,run_valid = 56,False # after the Recorder, which measures
-    def __init__(self, plan, begun, tell): # `tell` is called with this callback as a fit begins and after every epoch
+    def __init__(self, plan, begun, start, tell): # `tell` is called with this callback as a fit begins and after every epoch
         self.plan,self.begun,self.tell = plan,begun,tell
+        self.start = start # the epochs and steps that its first weights were trained for
         self.epochs_done,self.n_step,self.rows,self.last,self.weights = 0,0,[],{},None
         self.rewinds = not begun.meta['round'] and plan.point.unit!='lr' # is the rewind point in this run?
 
@@ -268,7 +271,7 @@ class _FollowRun(Callback):
 
     def after_epoch(self):
         self.last,row = self.plan.measured(self.learn),{k: self.begun.meta[k] for k in ('arm','seed','round')}
-        row |= dict(density=self.begun.density, epoch=self.epochs_done, step=self.n_step)
+        row |= dict(density=self.begun.density, epoch=self.start[0]+self.epochs_done, step=self.start[1]+self.n_step)
         self.rows += [{**row, 'metric': k, 'value': v} for k,v in self.last.items()]
         self.epochs_done += 1
         self.tell(self)
@@ -303,7 +306,8 @@ def train(self:SearchPlan, search, r, arm=None, tell=noop)->Ticket:
     learn = self.new_learner(r)
     begun = self.begin(search, learn, r) if arm is None else self.start(arm, search.tickets[r])
     if not r and self.needs & {'init','previous'}: search.init = begun
-    follow = _FollowRun(self, begun, tell)
+    start = (0,0) if not r or arm and arm.fresh else self.start_of(search, r)
+    follow = _FollowRun(self, begun, start, tell)
     learn.add_cb(follow)
     if r: learn.add_cb(HoldMasks(sp:=begun.apply_to(learn.model)))
     with seeded(*self.luck(r)), learn.no_bar(), learn.no_logging():
@@ -315,6 +319,17 @@ def train(self:SearchPlan, search, r, arm=None, tell=noop)->Ticket:
     rows = [*(search.tickets[r-1].meta['table'] if r and arm is None else []), *follow.rows]
     trained = self.weights(learn, 'trained weights')
     return Ticket(begun.masks, follow.weights or begun.state, trained, {**begun.meta, 'table': rows})
+
+# %% ../nbs/11_find.ipynb #a1e0bb01
+@patch
+def start_of(self:SearchPlan, search, r)->tuple: # epochs, steps
+    "How long the weights that round `r` goes back to were trained"
+    goes_on = self.point.unit=='lr'
+    last = r-1 if goes_on else 0
+    ends = sorted({(o['step'],o['epoch']) for o in search.tickets[last].meta['table'] if o['round']==last})
+    if not goes_on: ends = [o for o in ends if (o[1]<self.point.at if self.point.unit=='epoch' else o[0]<=self.point.at)]
+    step,epoch = ends[-1] if ends else (0,-1)
+    return epoch+1, self.point.at if self.point.unit=='step' else step
 
 # %% ../nbs/11_find.ipynb #9b57e129
 @patch
@@ -330,6 +345,7 @@ def try_out(self:SearchPlan)->dict: # everything that the result depends on, as 
         sparsity = n_pruned(10**6, rate, self.rounds)/10**4
         check_reach(f'prune={rate}, rounds={self.rounds}: sparsity', sparsity, self.how['granularity'])
     trial = self.begin(Search(), one, 0)
+    if self.point.unit=='lr': trial.full = None # as in later rounds
     for arm in self.arms: arm.begin(trial, self.seed, lambda: self.learner().model)
     functions = dict(learner=source_of(self.learner), fit=source_of(self.fit), version=self.version)
     apart = ('arm','round','sparsity','seeds','search','versions','followers')
@@ -372,7 +388,8 @@ def add(self:Search, ticket:Ticket)->Ticket: # the same, as the search has it
     r,arm = ticket.meta['round'],ticket.meta['arm']
     if arm in ('dense','ticket'):
         w = self.before(r) if r else ticket.state
-        ticket = Ticket(ticket.masks, ticket.state, ticket.trained, ticket.meta, {k: w[k] for k in ticket.masks})
+        full = None if r>1 and ticket.meta['rewind']=='lr' else {k: w[k] for k in ticket.masks} # what goes on is pruned
+        ticket = Ticket(ticket.masks, ticket.state, ticket.trained, ticket.meta, full)
         self.tickets.append(ticket)
     else: self.arms.setdefault(arm, {})[r] = ticket
     return ticket
