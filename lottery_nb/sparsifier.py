@@ -135,9 +135,7 @@ class Sparsifier:
         self._masks,self._held,self._bits,self._snapshot,self._warned = None,{},{},None,set()
         # what the criterion needs: 'init' or 'previous' -> name -> tensor
         self.remembered = {need: self._clone_weights() for need in self.criterion.needs if need!='grad'}
-        smallest = min(self.layers, key=lambda k: self.weight(k).numel())
-        w = self.weight(smallest).detach().clone()
-        self.criterion.scores(WeightView(smallest, w, **dict.fromkeys(self.criterion.needs, w))) # or an error, now
+        self.criterion.try_on({k: self.weight(k) for k in self.layers})
 
 # %% ../nbs/05_sparsifier.ipynb #fc28843d
 @patch
