@@ -217,6 +217,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'lottery_nb.core.write_atomically': ('core.html#write_atomically', 'lottery_nb/core.py')},
             'lottery_nb.criteria': { 'lottery_nb.criteria.Criterion': ('criteria.html#criterion', 'lottery_nb/criteria.py'),
                                      'lottery_nb.criteria.Criterion.scores': ('criteria.html#criterion.scores', 'lottery_nb/criteria.py'),
+                                     'lottery_nb.criteria.Criterion.try_on': ('criteria.html#criterion.try_on', 'lottery_nb/criteria.py'),
                                      'lottery_nb.criteria.WeightView': ('criteria.html#weightview', 'lottery_nb/criteria.py'),
                                      'lottery_nb.criteria.WeightView.__init__': ( 'criteria.html#weightview.__init__',
                                                                                   'lottery_nb/criteria.py'),

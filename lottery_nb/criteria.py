@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from fastcore.basics import patch
 from torch import Tensor
-from .core import ArgumentError, ArgumentTypeError, Rule, check_choice, check_whole, make_rule
+from .core import ArgumentError, ArgumentTypeError, Rule, check_choice, check_whole, make_rule, seeded
 
 # %% ../nbs/03_criteria.ipynb #4e7c71e6
 class WeightView:
@@ -101,6 +101,15 @@ def scores(self:Criterion,
         raise ArgumentError('criterion', self, f'one that gives scores of {shapes}')
     s,owned = _exact(s.detach()),{t.untyped_storage().data_ptr() for t in given}
     return s.clone() if s.untyped_storage().data_ptr() in owned else s
+
+@patch
+def try_on(self:Criterion,
+    weights:dict # name -> tensor; at least one
+):
+    "Scores a copy of the smallest weight, as if that were all it needs: a mistake in the function raises now"
+    name,w = min(weights.items(), key=lambda o: o[1].numel())
+    w = w.detach().clone()
+    with seeded('try'): self.scores(WeightView(name, w, **dict.fromkeys(self.needs, w)))
 
 # %% ../nbs/03_criteria.ipynb #17d3744f
 criteria:dict[str,Criterion] = {} # every criterion by name

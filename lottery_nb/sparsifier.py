@@ -280,9 +280,7 @@ class Sparsifier:
         self.remembered = {need: self._clone_weights() for need in self.criterion.needs if need!='grad'}
         self.left_out = _left_out(unwrap(model), self.layers, granularity) # the last row of `report`, or None
         if layers is None and self.left_out: warnings.warn(_told(self.left_out), stacklevel=2)
-        smallest = min(self.layers, key=lambda k: self.weight(k).numel())
-        w = self.weight(smallest).detach().clone()
-        self.criterion.scores(WeightView(smallest, w, **dict.fromkeys(self.criterion.needs, w))) # or an error, now
+        self.criterion.try_on({k: self.weight(k) for k in self.layers})
 
     def __getstate__(self): return {**vars(self), 'watches': []} # a copy is watched by nobody
 
