@@ -15,8 +15,9 @@ from fastcore.basics import patch
 from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes, save as to_bytes
 from torch import nn, Tensor
-from .core import ArgumentError, ArgumentTypeError, as_table, json_safe, write_atomically
-from .masks import Masks, check_weight, int_dtype, named_tensors, shape_differences, zero_once_
+from .core import ArgumentError, ArgumentTypeError, as_table, json_safe, versions, write_atomically
+from .masks import (Masks, buffer_names, check_weight, int_dtype, named_tensors, set_tensors_,
+                              shape_differences, zero_once_)
 from .sparsifier import Sparsifier
 
 # %% ../nbs/06_ticket.ipynb #35ffcded
@@ -102,6 +103,19 @@ def _repr_html_(self:Ticket):
     bars = bars.format(precision=2, thousands=',', escape='html').format(str, 'shape').set_uuid(self.masks.digest()[:8])
     return f'<p>{html.escape(repr(self))}</p><div style="max-height:30em;overflow:auto">{bars.to_html()}</div>'
 
+# %% ../nbs/06_ticket.ipynb #a1e0bb22
+@patch(as_prop=True)
+def ticket(self:Sparsifier)->Ticket|None:
+    "The ticket as it is now: its masks on the weights of `save_weights`; None before that"
+    if self.snapshot is None: return None
+    masks,then = self.masks,self.snapshot
+    meta = dict(arm='ticket', sparsity=masks.sparsity, granularity=self.granularity, method=self.method,
+                criteria=repr(self.criterion), layers=list(masks), followers=self.followers, versions=versions(),
+                shapes={k: list(t.shape) for k,t in then.items()})
+    found = Ticket(masks, then, named_tensors(self.model), meta, {k: then[k] for k in masks})
+    if same_bits(found.trained, found.state): found.trained = None
+    return found
+
 # %% ../nbs/06_ticket.ipynb #61178e34
 @patch(as_prop=True)
 def table(self:Ticket)->pd.DataFrame: # columns: arm, seed, round, density, epoch, step, metric, value
@@ -114,7 +128,8 @@ def check_fits(self:Ticket,
     model:nn.Module # on any device
 ):
     "Raises `ArgumentError` with the first differences if `model` isn't of this ticket's architecture"
-    shapes = [{k: t.shape for k,t in o.items()} for o in (self.state, named_tensors(model))]
+    may_grow = buffer_names(model, growing=True)
+    shapes = [{k: t.shape for k,t in o.items() if k not in may_grow} for o in (self.state, named_tensors(model))]
     diff = shape_differences(*shapes, 'the ticket', 'the model')
     if diff: raise ArgumentError('model', model, f"a model of the ticket's architecture ({diff})")
 
@@ -130,8 +145,7 @@ def apply_to(self:Ticket,
     sp = Sparsifier(model, layers=list(self.masks))
     sp.followers = self.meta.get('followers') or {}
     sp.put_on(self.masks)
-    with torch.no_grad():
-        for k in sorted(tensors, key=lambda k: k in self.masks): named_tensors(model)[k].copy_(tensors[k])
+    set_tensors_(model, {k: tensors[k] for k in sorted(tensors, key=lambda k: k in self.masks)})
     sp.apply()
     return sp
 
