@@ -247,7 +247,7 @@ def start(self:SearchPlan, arm:Arm, ticket:Ticket)->Ticket: # not trained
 class _FollowRun(Callback):
     "Counts a run's epochs and steps, and keeps its measurements and the weights at the rewind point"
     order,run_valid = 56,False # after the Recorder, which measures
-    def __init__(self, plan, begun, start, tell): # `tell` is called with this callback as a fit begins and after every epoch
+    def __init__(self, plan, begun, start, tell): # `tell` is called as a fit begins and after every epoch
         self.plan,self.begun,self.tell = plan,begun,tell
         self.start = start # the epochs and steps that its first weights were trained for
         self.epochs_done,self.n_step,self.rows,self.last,self.weights = 0,0,[],{},None
@@ -327,9 +327,10 @@ def start_of(self:SearchPlan, search, r)->tuple: # epochs, steps
     goes_on = self.point.unit=='lr'
     last = r-1 if goes_on else 0
     ends = sorted({(o['step'],o['epoch']) for o in search.tickets[last].meta['table'] if o['round']==last})
-    if not goes_on: ends = [o for o in ends if (o[1]<self.point.at if self.point.unit=='epoch' else o[0]<=self.point.at)]
+    at,i = self.point.at,int(self.point.unit=='epoch')
+    if not goes_on: ends = [o for o in ends if o[i]+i<=at] # epoch e ends before e+1 begins
     step,epoch = ends[-1] if ends else (0,-1)
-    return epoch+1, self.point.at if self.point.unit=='step' else step
+    return epoch+1, at if self.point.unit=='step' else step
 
 # %% ../nbs/11_find.ipynb #9b57e129
 @patch
