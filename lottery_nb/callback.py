@@ -463,7 +463,7 @@ def ticket(self:SparsifyCallback)->Ticket|None:
 
 # %% ../nbs/08_callback.ipynb #5a0d47cf
 class HoldMasks(Callback):
-    "Trains under the masks of `sparsifier` as they are: pruned weights get no gradient, and are exactly 0 after every step"
+    "Trains under the masks of `sparsifier` as they are: pruned weights get no gradient, and are 0 after every step"
     run_valid,_only_train_loop = False,True
     def __init__(self,
         sparsifier:Sparsifier # of the learner's model, with masks; `Ticket.apply_to` gives one

@@ -229,7 +229,7 @@ def taylor(w:WeightView)->Tensor:
 # %% ../nbs/03_criteria.ipynb #36b4f1ae
 @criterion(of_units=True)
 def random_scores(w:WeightView, *, seed:int=0)->Tensor:
-    "A random number from 0 to 1 for each unit, the same for the same `seed` and name everywhere; called 'random' as well"
+    "A random number from 0 to 1 a unit, the same for the same `seed` and name everywhere; called 'random' as well"
     seed = check_whole('seed', seed)
     g = torch.Generator().manual_seed(zlib.crc32(f'{seed} {w.name}'.encode()))
     return torch.rand(w.shape, generator=g).to(w.device)

@@ -27,7 +27,7 @@ from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, che
                              write_atomically)
 from .criteria import Criterion, criteria as all_criteria, large_final
 from .masks import Masks, named_tensors, shape_differences
-from .sparsifier import Sparsifier, check_reach, check_sparsity
+from .sparsifier import Sparsifier, check_reach, check_sparsity, count_of
 from .ticket import Ticket
 
 # %% ../nbs/11_find.ipynb #dcc47975
@@ -76,9 +76,9 @@ def n_pruned(
     r:int # the round, from 0; in round 0 nothing is pruned
 )->int: # 0 to `n`
     "How many of `n` weights are pruned in round `r`, with those that were pruned before"
-    if isinstance(prune, list): return round(prune[r-1]/100*n) if r else 0
+    if isinstance(prune, list): return count_of(prune[r-1], n) if r else 0
     left = n
-    for _ in range(r): left -= round(prune/100*left)
+    for _ in range(r): left -= count_of(prune, left)
     return n-left
 
 # %% ../nbs/11_find.ipynb #53b493f3
@@ -247,7 +247,7 @@ def start(self:SearchPlan, arm:Arm, ticket:Ticket)->Ticket: # not trained
 class _FollowRun(Callback):
     "Counts a run's epochs and steps, and keeps its measurements and the weights at the rewind point"
     order,run_valid = 56,False # after the Recorder, which measures
-    def __init__(self, plan, begun, start, tell): # `tell` is called with this callback as a fit begins and after every epoch
+    def __init__(self, plan, begun, start, tell): # `tell` is called as a fit begins and after every epoch
         self.plan,self.begun,self.tell = plan,begun,tell
         self.start = start # the epochs and steps that its first weights were trained for
         self.epochs_done,self.n_step,self.rows,self.last,self.weights = 0,0,[],{},None
@@ -327,9 +327,10 @@ def start_of(self:SearchPlan, search, r)->tuple: # epochs, steps
     goes_on = self.point.unit=='lr'
     last = r-1 if goes_on else 0
     ends = sorted({(o['step'],o['epoch']) for o in search.tickets[last].meta['table'] if o['round']==last})
-    if not goes_on: ends = [o for o in ends if (o[1]<self.point.at if self.point.unit=='epoch' else o[0]<=self.point.at)]
+    at,i = self.point.at,int(self.point.unit=='epoch')
+    if not goes_on: ends = [o for o in ends if o[i]+i<=at] # epoch e ends before e+1 begins
     step,epoch = ends[-1] if ends else (0,-1)
-    return epoch+1, self.point.at if self.point.unit=='step' else step
+    return epoch+1, at if self.point.unit=='step' else step
 
 # %% ../nbs/11_find.ipynb #9b57e129
 @patch

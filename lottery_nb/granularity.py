@@ -300,7 +300,7 @@ def all_granularities()->list[str]:
 def granularity(
     layer_type:type[nn.Module] # the layers it is for; their subclasses have it too
 )->Callable:
-    "A decorator: makes a function from a layer's weight to its `Units` a granularity. Raises `ArgumentError` for a taken name"
+    "A decorator: makes a function from a weight to its `Units` a granularity. Raises `ArgumentError` for a taken name"
     if not (isinstance(layer_type, type) and issubclass(layer_type, nn.Module)):
         raise ArgumentTypeError('layer_type', layer_type, 'a type of layer, as in @granularity(nn.Linear)')
     def register(fn):
@@ -401,7 +401,8 @@ def _instead(layer, granularity):
     "The granularities that a layer has, and which layers have the one that it lacks, as text"
     kind = type(layer.layer if isinstance(layer, LayerWeight) else layer).__name__
     has = ', '.join(granularities_of(layer)) or 'none, as it has no weight'
-    types = [*(_kinds[axes][0] for axes,names in _names.items() if granularity in names), *granularities.get(granularity, [])]
+    types = [_kinds[axes][0] for axes,names in _names.items() if granularity in names]
+    types += granularities.get(granularity, [])
     where = [f"{'nn.'*t.__module__.startswith('torch.nn')}{t.__name__}" for t in types[:1]]
     elsewhere = ''.join(f'; or choose layers that have it, e.g. layers={o}' for o in where)
     return f'one that {kind} has: {has}{elsewhere}'

@@ -4,19 +4,20 @@
 
 # %% auto #0
 __all__ = ['prunable_types', 'rewind_opts', 'find_layers', 'sort_keys_', 'keep_highest', 'Sparsifier', 'follower_masks',
-           'check_sparsity', 'check_reach', 'Watch']
+           'check_sparsity', 'count_of', 'check_reach', 'Watch']
 
 # %% ../nbs/05_sparsifier.ipynb #f24bc775
 import copy, difflib, math, warnings, weakref
 from contextlib import contextmanager
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 import pandas as pd, torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
-from .core import ArgumentError, ArgumentTypeError, check_choice, check_percent, check_whole
+from .core import ArgumentError, ArgumentTypeError, check_choice, check_percent, check_whole, threads
 from .criteria import Criterion, WeightView, criteria as all_criteria, large_final, random_scores
 from .granularity import (LayerWeight, all_granularities, default_types, granularities_of, layout_type,
                                     layouts_of, plain_layout, pruned_filters, units_class)
@@ -56,7 +57,8 @@ def _all_weights(model):
     for n,m in model.named_modules():
         for k,o in layouts_of(m).items():
             if at := _behind(m, k): found[parameter_name(n, at[0])] = LayerWeight(m, o, k, *at[1:])
-        rest.update({parameter_name(n, k): LayerWeight(m, plain_layout(p), k) for k,p in m._parameters.items() if p is not None})
+        own = {k: p for k,p in m._parameters.items() if p is not None}
+        rest.update({parameter_name(n, k): LayerWeight(m, plain_layout(p), k) for k,p in own.items()})
     return {**found, **{k: w for k,w in rest.items() if k not in found}}
 
 # %% ../nbs/05_sparsifier.ipynb #a1e0b301
@@ -64,7 +66,7 @@ def _behind(m, name):
     "Where the numbers of `m.name` are a parameter: its path from `m`, its own name and its owner; None if they aren't"
     if m._parameters.get(name) is not None: return name, None, None
     if is_parametrized(m, name): owner,path,names = m.parametrizations[name],f'parametrizations.{name}.',None
-    else: owner,path,names = m,'',(f'{name}_orig', f'{name}_v') # of PyTorch's older weight_norm, spectral_norm and prune
+    else: owner,path,names = m,'',(f'{name}_orig', f'{name}_v') # of PyTorch's older ways
     own = {k: p for k,p in owner._parameters.items() if p is not None and (names is None or k in names)}
     if not own: return None
     k = max(own, key=lambda k: own[k].numel())
@@ -105,8 +107,9 @@ def _named(name, weights, modules):
 def _what_lacks(model, asked):
     "What a model would need to be pruned, as text"
     if asked: return f'one with prunable weights: {", ".join(asked)} has none, or none that can be pruned'
-    if any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()): return 'a model before it is scripted: prune, then script'
-    if any('quantized' in type(m).__module__ for m in model.modules()): return 'a model before it is quantized: prune, then convert'
+    kinds = [type(m) for m in model.modules()]
+    if any(issubclass(o, torch.jit.ScriptModule) for o in kinds): return 'one before it is scripted: prune, then script'
+    if any('quantized' in o.__module__ for o in kinds): return 'one before it is quantized: prune, then convert'
     return 'one with prunable weights: conv, linear, recurrent or attention layers'
 
 # %% ../nbs/05_sparsifier.ipynb #a1e0b306
@@ -170,7 +173,8 @@ def _with_granularity(weights, granularity):
 def _why_left_out(w, granularity):
     "Why a weight isn't pruned, and what `layers` takes to prune it; the latter None if it can't be pruned"
     if why := _tried(w)[1]: return why, None
-    if _is_default(w): return f'it has no {granularity}' if granularity in all_granularities() else 'it has to stay', None
+    lacks = f'it has no {granularity}' if granularity in all_granularities() else 'it has to stay'
+    if _is_default(w): return lacks, None
     if w.name not in layouts_of(w.layer): return '', None
     return '', ('nn.'*type(w.layer).__module__.startswith('torch.nn')) + type(w.layer).__name__
 
@@ -187,10 +191,14 @@ def _left_out(model, pruned, granularity):
         n += w.whole.numel()
     if not told: return None
     more,share = list(dict.fromkeys(more)),100*n/sum(p.numel() for p in model.parameters())
-    return dict(layer=', '.join(told[:3]) + f' and {len(told)-3} more'*(len(told)>3), type=f'not pruned: {share:.3g} % of all',
-                shape=f"layers=['default', {', '.join(more)}]" if more else '', weights=n, kept=n, sparsity=0., units=0, units_kept=0)
+    names = ', '.join(told[:3]) + f' and {len(told)-3} more'*(len(told)>3)
+    call = f"layers=['default', {', '.join(more)}]" if more else ''
+    return dict(layer=names, type=f'not pruned: {share:.3g} % of all', shape=call, weights=n, kept=n, sparsity=0.,
+                units=0, units_kept=0)
 
-def _told(row): return f"{row['layer']}: {row['type']} weights" + f"; {row['shape']} takes what can be"*bool(row['shape'])
+def _told(row):
+    "The same as a sentence"
+    return f"{row['layer']}: {row['type']} weights" + f"; {row['shape']} takes what can be"*bool(row['shape'])
 
 # %% ../nbs/05_sparsifier.ipynb #8cb9b201
 _chunk = 1<<22
@@ -231,7 +239,7 @@ def _threshold(keys, sizes, budget):
 
 # %% ../nbs/05_sparsifier.ipynb #687b911a
 def keep_highest(
-    keys:list, # a flat integer tensor a layer, an entry a unit: the higher, the more important; the highest integer stays
+    keys:list, # flat integer tensors, an entry a unit: the higher, the more important; the highest of all stay
     sizes:list, # how many weights a unit of each layer has
     budget:int # how many weights may go
 )->list: # a flat bool tensor a layer, True = kept
@@ -389,7 +397,8 @@ def _unit_scores(self:Sparsifier, name, criterion):
     "The score of every unit of that name, flat"
     def of_weights(k):
         w,kept = self.units.parts[k],{need: self.units.of(k, at) for need,at in self.remembered.items()}
-        final,grad = w.weight.detach(),None if w.whole.grad is None else w.of(w.whole.grad)
+        final,grad = w.weight.detach(),w.whole.grad
+        if grad is not None: grad = w.of(grad.to_dense() if grad.is_sparse else grad)
         _check_finite(k, final, 'the weight holds')
         if 'grad' in criterion.needs and grad is None and not w.whole.requires_grad:
             raise ArgumentError(k, 'frozen', f'a weight that gets a gradient, which {criterion} needs: unfreeze it, '
@@ -441,7 +450,7 @@ def select(self:Sparsifier,
 )->list: # for each name [n], bool
     "The units that stay: exact, and with no layer left empty"
     sizes,total = [self.units.size(k) for k in names],sum(self.units.n_weights(k) for k in names)
-    budget = round(sparsity/100*total)
+    budget = count_of(sparsity, total)
     can_go = total - sum(self.units.least(k)*size for k,size in zip(names, sizes))
     keys = self._ranking(names, budget)
     may_empty = self.allow_collapse or self.granularity=='layer'
@@ -493,6 +502,7 @@ def sparsify(self:Sparsifier,
 # %% ../nbs/05_sparsifier.ipynb #dd70c2be
 @patch
 @torch.no_grad()
+@threads(1) # many small steps, each of which would wait for the slowest core
 def make_masks(self:Sparsifier,
     sparsity:float, # percent, checked already
     round_to:int|None=None # keep a multiple of so many units in every layer
@@ -523,6 +533,14 @@ def check_sparsity(
     meant = f'{name}={value:g} means {value:g} percent; for {100*value:g} percent say {name}={100*value:g}'
     if 0<value<1: warnings.warn(meant, stacklevel=3)
     return value
+
+# %% ../nbs/05_sparsifier.ipynb #a1e0b320
+def count_of(
+    percent:float, # 0 to 100
+    n:int # weights
+)->int: # 0 to n
+    "That many percent of `n`, rounded, a half to the even number: of the number as it's written, not of its bits"
+    return round(Fraction(str(percent))*n/100)
 
 # %% ../nbs/05_sparsifier.ipynb #324fa1f1
 def check_reach(
@@ -699,5 +717,6 @@ def report(self:Sparsifier)->pd.DataFrame: # layer, type, shape, weights, kept, 
 @patch
 def __repr__(self:Sparsifier):
     n,n_all = self.masks.n_weights,sum(p.numel() for p in self.model.parameters())
-    return (f'Sparsifier({len(self.layers)} layers, {self.granularity}, {self.method}, {self.criterion}: asked for {self.asked:.2f} %, '
-            f'reached {self.masks.sparsity:.2f} % of {n:,} weights, {100*(n-self.masks.n_kept)/n_all:.2f} % of all parameters)')
+    return (f'Sparsifier({len(self.layers)} layers, {self.granularity}, {self.method}, {self.criterion}: '
+            f'asked for {self.asked:.2f} %, reached {self.masks.sparsity:.2f} % of {n:,} weights, '
+            f'{100*(n-self.masks.n_kept)/n_all:.2f} % of all parameters)')
