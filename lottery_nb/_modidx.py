@@ -127,7 +127,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'lottery_nb/callback.py'),
                                      'lottery_nb.callback.SparsifyCallback.trained_so_far': ( 'callback.html#sparsifycallback.trained_so_far',
                                                                                               'lottery_nb/callback.py'),
-                                     'lottery_nb.callback._warn': ('callback.html#_warn', 'lottery_nb/callback.py'),
                                      'lottery_nb.callback.data_origin': ('callback.html#data_origin', 'lottery_nb/callback.py'),
                                      'lottery_nb.callback.first_batch': ('callback.html#first_batch', 'lottery_nb/callback.py'),
                                      'lottery_nb.callback.measured_now': ('callback.html#measured_now', 'lottery_nb/callback.py'),

@@ -206,7 +206,7 @@ def say(self:SparsifyCallback, line:str):
 # %% ../nbs/08_callback.ipynb #d23f0824
 @patch(as_prop=True)
 def goes_on(self:SparsifyCallback)->bool:
-    "Has it pruned the learner's model before, or at least saved its rewind point for a fit that skips what was trained?"
+    "Has it pruned the learner's model before, or saved a rewind point for a fit that skips what was trained?"
     sp = self.sparsifier
     if sp is None or unwrap(sp.model) is not unwrap(self.model): return False
     return sp.has_pruned or (self.epoch>0 and sp.snapshot is not None)
@@ -215,7 +215,7 @@ def goes_on(self:SparsifyCallback)->bool:
 @patch
 def check_fit(self:SparsifyCallback):
     "Raises `ArgumentError` if the fit and the callback don't go together"
-    n,all_cbs = self.n_epoch,[cb for cb in self.learn.cbs if isinstance(cb, SparsifyCallback)]
+    all_cbs = [cb for cb in self.learn.cbs if isinstance(cb, SparsifyCallback)]
     others = [cb for cb in all_cbs if cb is not self]
     if len(all_cbs)-len(others)>1: raise ArgumentError('cbs', self, 'each SparsifyCallback only once')
     if others and any(cb.lth for cb in all_cbs):
@@ -246,23 +246,23 @@ def round_starts(self:SparsifyCallback)->list:
     return [i/(len(due)-2) for i,(a,b) in enumerate(zip(due, due[1:])) if a!=b]
 
 @patch
-def advise(self:SparsifyCallback, body_was_frozen:bool):
+def advise(self:SparsifyCallback, was_frozen:bool): # did pruning wait in the fit before?
     "Warns of rounds that can't give good tickets, and says what does"
     starts,end,n = self.round_starts(),self.end_epoch or self.n_epoch,self.n_epoch
     epochs = [self.start_epoch + o*(end-self.start_epoch) for o in starts] + [n]
-    if not (self.start_epoch or self.epoch or body_was_frozen or 'grad' in self.criteria.needs):
-        _warn("the first mask is made before the first batch: if nothing has trained the weights yet, it's a random one. "
-              'Say start_epoch=…, the epochs that come before it')
+    if not (self.start_epoch or self.epoch or was_frozen or 'grad' in self.criteria.needs):
+        warnings.warn("the first mask is made before the first batch: if nothing has trained the weights yet, it's a "
+                      'random one. Say start_epoch=…, the epochs that come before it', stacklevel=2)
     if min(b-a for a,b in zip(epochs, epochs[1:])) < 1-.002*n:
-        _warn(f'{len(starts)} rounds in {n-self.start_epoch} epochs: some have less than one, so nothing is measured at '
-              'their end. Train for more epochs, or prune in fewer rounds, such as iterative(n_steps=2)')
+        warnings.warn(f'{len(starts)} rounds in {n-self.start_epoch} epochs: some have less than one, so nothing is '
+                      'measured at their end. Train for more epochs, or prune in fewer rounds, such as '
+                      'iterative(n_steps=2)', stacklevel=2)
     rates = [cb.scheds['lr'] for cb in self.learn.cbs if isinstance(cb, ParamScheduler) and 'lr' in cb.scheds]
     began = [[float(np.max(rate(e/n))) for e in (self.rewind_epoch, *epochs[:-1])] for rate in rates]
     if any(not np.allclose(o, o[0]) for o in began):
-        _warn('one learning-rate schedule for all rounds: the later ones train at what is left of it. Give each a fit of '
-              'its own, find_ticket(learner, lambda learn: learn.fit_one_cycle(…)), or keep the rate constant: learn.fit')
-
-def _warn(text): warnings.warn(text, stacklevel=2)
+        warnings.warn("one learning-rate schedule for all rounds: the later ones train at what's left of it. Give each "
+                      'a fit of its own, find_ticket(learner, lambda learn: learn.fit_one_cycle(…)), or keep the rate '
+                      'constant: learn.fit(…)', stacklevel=2)
 
 # %% ../nbs/08_callback.ipynb #1c600b75
 def first_batch(
@@ -455,7 +455,8 @@ def ticket(self:SparsifyCallback)->Ticket|None:
     "What the search has found so far; None before the rewind point"
     sp = self.sparsifier
     if sp is None or sp.snapshot is None: return None
-    meta = dict(arm='ticket', sparsity=sp.masks.sparsity, **self.settings(), rewind=self.rewind_epoch if self.lth else None, **self.meta,
+    rewind = self.rewind_epoch if self.lth else None # without `lth` nothing went back
+    meta = dict(arm='ticket', sparsity=sp.masks.sparsity, **self.settings(), rewind=rewind, **self.meta,
                 layers=list(sp.layers), followers=sp.followers,
                 shapes={k: list(t.shape) for k,t in sp.snapshot.items()},
                 table=self.measurements, versions=versions())

@@ -311,7 +311,8 @@ def look_again(self:Sparsifier):
     weights = _all_weights(unwrap(self.model))
     now = {k: replace(weights[k], spare_rows=w.spare_rows) for k,w in self.layers.items() if k in weights}
     was = self._masks if self.has_pruned else {k: w.whole for k,w in self.layers.items()}
-    if diff := shape_differences({k: t.shape for k,t in was.items()}, {k: w.whole.shape for k,w in now.items()}, 'the masks', 'the model'):
+    shapes = {k: t.shape for k,t in was.items()},{k: w.whole.shape for k,w in now.items()}
+    if diff := shape_differences(*shapes, 'the masks', 'the model'):
         raise ArgumentError('model', type(self.model).__name__,
                             f'the layers that are pruned; since then one has been exchanged ({diff}): begin anew')
     new = {k: w for k,w in now.items() if w.whole is not self.weight(k)}
