@@ -65,15 +65,10 @@ class SparsifyCallback(Callback):
     def __call__(self, event_name): # nothing happens while somebody only looks: `validate`, `get_preds`, `lr_find`, …
         if not (self.learn.lock.locked() or hasattr(self.learn, 'lr_finder')): return super().__call__(event_name)
 
-    def before_train(self): # `summary` and `tta` begin a fit, too, but train nothing
-        if not self.begun: self.begin()
-        due = self.epoch==self.rewind_epoch and self.sparsifier.snapshot is None # once
-        if due and not self.waits: self.save_rewind_point()
     def before_batch(self):
         if 'grad' not in self.criteria.needs and self.is_due(): self.prune()
     def after_step(self): self.sparsifier.apply() # pruned weights are exactly 0 again, whatever the optimizer did
     def after_batch(self): self.since += 1
-    def before_validate(self): self.digests[self.past[0]+self.epoch] = self.digest()
     def after_cancel_fit(self): self.order = SaveModelCallback.order+10 # comes last in the event that ends a fit
 
 # %% ../nbs/08_callback.ipynb #e5effa15
@@ -106,6 +101,13 @@ def before_fit(self:SparsifyCallback):
     self.order,self.begun = SparsifyCallback.order,False
     if not hasattr(self.learn, 'recorder'): return
     self.recorder.metric_names.insert(len(self.recorder.metric_names)-self.recorder.add_time, 'sparsity')
+
+@patch
+def before_train(self:SparsifyCallback):
+    "Begins, unless it has in this fit, and saves the rewind point. `summary` and `tta` never come here"
+    if not self.begun: self.begin()
+    due = self.epoch==self.rewind_epoch and self.sparsifier.snapshot is None # once
+    if due and not self.waits: self.save_rewind_point()
 
 @patch
 def begin(self:SparsifyCallback):
@@ -431,6 +433,9 @@ def measured_now(
 # %% ../nbs/08_callback.ipynb #a1e0bb37
 @patch
 def digest(self:SparsifyCallback)->str: return weights_digest(self.model)
+
+@patch
+def before_validate(self:SparsifyCallback): self.digests[self.past[0]+self.epoch] = self.digest()
 
 @patch
 def measured_again(self:SparsifyCallback)->dict: return measured_now(self.learn)

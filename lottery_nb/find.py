@@ -287,14 +287,18 @@ class _FollowRun(Callback):
         self.epochs_done += 1
         self.tell(self)
 
-    def row(self, epoch):
-        return {**{k: self.begun.meta[k] for k in ('arm','seed','round')}, 'density': self.begun.density,
-                'epoch': self.start[0]+epoch, 'step': self.start[1]+self.n_step}
+# %% ../nbs/11_find.ipynb #a1e0bb51
+@patch
+def row(self:_FollowRun, epoch):
+    "What a row of the table says of a measurement in this epoch of the run"
+    return {**{k: self.begun.meta[k] for k in ('arm','seed','round')}, 'density': self.begun.density,
+            'epoch': self.start[0]+epoch, 'step': self.start[1]+self.n_step}
 
-    def rows_of(self, digest, measure):
-        "What was measured of the weights with this digest, and on the way to them"
-        ended = self.rows and self.rows[-1]['step']==self.start[1]+self.n_step # not in the middle of an epoch
-        return rows_of(digest, self.rows, self.digests, self.row(self.epochs_done-bool(ended)), measure)
+@patch
+def rows_of(self:_FollowRun, digest, measure):
+    "What was measured of the weights with this digest, and on the way to them"
+    ended = self.rows and self.rows[-1]['step']==self.start[1]+self.n_step # not in the middle of an epoch
+    return rows_of(digest, self.rows, self.digests, self.row(self.epochs_done-bool(ended)), measure)
 
 # %% ../nbs/11_find.ipynb #267b15df
 @patch
