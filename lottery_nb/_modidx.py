@@ -205,6 +205,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'lottery_nb.core.hooked': ('core.html#hooked', 'lottery_nb/core.py'),
                                  'lottery_nb.core.json_safe': ('core.html#json_safe', 'lottery_nb/core.py'),
                                  'lottery_nb.core.keyword_parameters': ('core.html#keyword_parameters', 'lottery_nb/core.py'),
+                                 'lottery_nb.core.known_keywords': ('core.html#known_keywords', 'lottery_nb/core.py'),
                                  'lottery_nb.core.make_rule': ('core.html#make_rule', 'lottery_nb/core.py'),
                                  'lottery_nb.core.progress': ('core.html#progress', 'lottery_nb/core.py'),
                                  'lottery_nb.core.rewind_point': ('core.html#rewind_point', 'lottery_nb/core.py'),
