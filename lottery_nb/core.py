@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['fasterai_words', 'table_columns', 'Rule', 'keyword_parameters', 'make_rule', 'ArgumentError', 'ArgumentTypeError',
-           'check_percent', 'check_number', 'check_whole', 'check_choice', 'known_keywords', 'RewindPoint',
-           'rewind_point', 'as_table', 'source_of', 'seed_of', 'get_random_state', 'set_random_state', 'seeded',
-           'write_atomically', 'json_safe', 'versions', 'progress', 'threads', 'hooked']
+           'check_percent', 'check_number', 'check_whole', 'check_choice', 'shape_differences', 'known_keywords',
+           'RewindPoint', 'rewind_point', 'as_table', 'source_of', 'seed_of', 'get_random_state', 'set_random_state',
+           'seeded', 'write_atomically', 'json_safe', 'versions', 'progress', 'threads', 'hooked']
 
 # %% ../nbs/00_core.ipynb #dde0546f
 import ast, difflib, errno, hashlib, inspect, math, numbers, os, platform, random, re, sys
@@ -161,6 +161,19 @@ def check_choice(
     if value in choices: return choices[value]
     near = difflib.get_close_matches(value, map(str, choices), 1)
     raise ArgumentError(name, value, expected + f': did you mean {near[0]}?' if near else expected)
+
+# %% ../nbs/00_core.ipynb #5ab8fd6b
+def shape_differences(
+    a:Mapping, # name -> shape
+    b:Mapping, # name -> shape
+    what_a:str, # what has the shapes `a`, for the text
+    what_b:str # what has the shapes `b`, for the text
+)->str: # empty if there are none
+    "The first few differences between the shapes `a` and `b`, as text"
+    a,b = ({k: tuple(v) for k,v in o.items()} for o in (a,b))
+    diffs = [f'{k}: {a.get(k, "missing")} in {what_a}, {b.get(k, "missing")} in {what_b}'
+             for k in {**a, **b} if a.get(k)!=b.get(k)]
+    return '; '.join(diffs[:3]) + (f'; and {len(diffs)-3} more' if len(diffs)>3 else '')
 
 # %% ../nbs/00_core.ipynb #f57c5104
 fasterai_words = dict( # what fasterai calls it -> what you write here
