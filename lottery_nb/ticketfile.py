@@ -124,7 +124,7 @@ def digest_of(
 def read_file(
     path:str|Path # a file that `Ticket.save` wrote
 )->tuple: # its header, and all its bytes
-    "A file that's held against its digest. Raises `TicketError` if it isn't what was saved, `OSError` if it can't be read"
+    "A file, held against its digest. Raises `TicketError` if it isn't what was saved, `OSError` if it can't be read"
     read_header(path) # first, since a large file of somebody else's need not be read
     data = Path(path).read_bytes()
     try:
