@@ -113,11 +113,16 @@ def working(
     stopped:str='stopped' # what to say after Ctrl-C
 ):
     "Does the work: what's printed meanwhile goes to the error stream, and an error ends the command in a line"
-    names = dict(dir='out', path='data', num_workers='workers', n_epoch='epochs', n_step='steps') # of arguments -> of options, where they differ
+    # of arguments -> of options, where they differ
+    names = dict(dir='out', path='data', num_workers='workers', n_epoch='epochs', n_step='steps')
+    said = set()
+    def warn(message, *args, **kwargs): # once
+        if str(message) not in said: complain(ctx, f'warning: {message}')
+        said.add(str(message))
     try:
         with warnings.catch_warnings(), redirect_stdout(sys.stderr):
             warnings.simplefilter('ignore', FutureWarning) # PyTorch's, of a function that fastai uses
-            warnings.showwarning = lambda message, *args, **kwargs: complain(ctx, f'warning: {message}')
+            warnings.showwarning = warn
             yield
     except (typer.Exit, typer.BadParameter): raise
     except KeyboardInterrupt as e:
@@ -181,13 +186,13 @@ def known_names(
     kind:str # arch, arm, criteria, granularity or method
 )->list:
     "What the option of that name takes"
-    here = Path(__file__).parent
+    here,vision = (Path(find_spec(o).submodule_search_locations[0]) for o in ('lottery_nb','torchvision'))
     if kind=='method': return ['local','global']
     if kind=='arm': return decorated(here/'arms.py', 'arm')
     if kind=='criteria': return decorated(here/'criteria.py', 'criterion')
     if kind=='arch':
-        folders = [Path(o)/'models' for o in find_spec('torchvision').submodule_search_locations]
-        return ['digits_mlp', *(o for d in folders for f in sorted(d.glob('*.py')) for o in decorated(f, 'register_model'))]
+        files = sorted((vision/'models').glob('*.py'))
+        return ['digits_mlp', *(name for o in files for name in decorated(o, 'register_model'))]
     shapes = ('weight channel column row kernel vertical_slice horizontal_slice tube frontal_plane vertical_plane '
               'horizontal_plane depth_slice frontal_block vertical_block horizontal_block').split()
     return [*shapes, 'filter', 'layer', *(f'shared_{o}' for o in shapes), 'group']
@@ -357,7 +362,8 @@ def holds(
     file # a `TicketFile`
 )->str:
     "What's in a ticket's file"
-    return 'masks, weights' + ', trained weights'*('trained' in file.parts) + ', pruned weights'*('pruned' in file.parts)
+    told = dict(trained=', trained weights', pruned=', pruned weights')
+    return 'masks, weights' + ''.join(text for part,text in told.items() if part in file.parts)
 
 # %% ../nbs/41_cli.ipynb #2f6630d0
 def draw(
@@ -474,7 +480,8 @@ def train(
     arm:Annotated[str, option('`ticket`, or another: its masks on fresh weights (`reinit`), as many elsewhere in each '
                               'layer (`shuffle`) or in the network (`random`), all weights (`dense`), …',
                               callback=check_word)]='ticket',
-    data:KnownWord=None, arch:KnownWord=None, epochs:KnownInt=None, lr:KnownFloat=None, bs:KnownInt=None, size:KnownInt=None,
+    data:KnownWord=None, arch:KnownWord=None, epochs:KnownInt=None, lr:KnownFloat=None, bs:KnownInt=None,
+    size:KnownInt=None,
     seed:Annotated[int|None, option('Of the batches, and of what the arm draws.', as_found)]=None,
     out:Annotated[Path|None, option('File for the trained ticket.', dir_okay=False)]=None,
     force:Force=False, workers:Workers=None, quiet:Quiet=False, as_json:AsJson=False
@@ -489,7 +496,8 @@ def train(
         if arm!='ticket' and not found.full and (ticket.parent/'settings.json').exists(): # its search knows them
             search = ours('find').Search.load(ticket.parent)
             found = next((o for o in search.tickets if o.masks==found.masks), found)
-        setup = recipe(found.meta.get('setup'), data=data, arch=arch, n_epoch=epochs, lr=lr, bs=bs, size=size, seed=seed)
+        given = dict(data=data, arch=arch, n_epoch=epochs, lr=lr, bs=bs, size=size, seed=seed)
+        setup = recipe(found.meta.get('setup'), **given)
         with bar(quiet) as move: trained = train_arm(found, arm, setup, workers, move)
         if out: trained.save(out, full=trained.full is not None)
     arm,s = trained.meta['arm'],f"{trained.sparsity:.2f} % sparse, seed {setup['seed']}"
@@ -554,10 +562,10 @@ def sweep(
         if jobs>1: pool = import_module('torch.multiprocessing').get_context('spawn').Pool(jobs, **quietly)
         with pool as processes: cells = exp.run(processes, force=force, progress=move).status()
         with warnings.catch_warnings(action='ignore'): df = exp.results() # of cells that failed `run` has warned
-        summary = sweep_summary(df) if len(df) else df
-    if as_json: print(json_text(dict(file=exp.file, cells=cells.to_dict('records'), summary=summary.to_dict('records'))))
+        told = dict(cells=cells, summary=sweep_summary(df) if len(df) else df)
+    if as_json: print(json_text(dict(file=exp.file, **{k: o.to_dict('records') for k,o in told.items()})))
     else:
-        for o in (cells, summary): print_table(o)
+        for o in told.values(): print_table(o)
         print('Dense networks, and the last round of each arm, after the last step: means of the seeds.')
         print(f"Saved: {len(df):,} measurements in {exp.file}; Experiment.from_toml('{file}').results() has them all.")
     if (cells.status=='failed').any(): raise typer.Exit(1)
@@ -576,7 +584,8 @@ def smaller(
 # %% ../nbs/41_cli.ipynb #28ae4092
 @app.command(**example('profile runs/digits/ticket.safetensors --png profile.png'))
 def profile(
-    ctx:typer.Context, ticket:TicketFile, data:KnownWord=None, arch:KnownWord=None, bs:KnownInt=None, size:KnownInt=None,
+    ctx:typer.Context, ticket:TicketFile, data:KnownWord=None, arch:KnownWord=None, bs:KnownInt=None,
+    size:KnownInt=None,
     threads:Annotated[int|None, option('CPU threads that compute.', 'as PyTorch has it')]=None,
     seconds:Annotated[float, option('How long to take the time, at most.')]=10.,
     png:Png=None, as_json:AsJson=False

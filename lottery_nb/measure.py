@@ -410,7 +410,8 @@ def how(self:Profile)->str:
     f,missing = self.facts,', '.join(sorted(set(sum(self.facts['uncounted'].values(), []))))
     shapes,n = ', '.join(' × '.join(map(str, o)) for o in f['example']),f['threads']
     k = f['repeats']
-    ratio = 'in brackets the quartiles of the ratio in a repeat' if k>=_enough else f'fewer than the {_enough} that a ratio needs'
+    few = f'fewer than the {_enough} that a ratio needs'
+    ratio = few if k<_enough else 'in brackets the quartiles of the ratio in a repeat'
     return (f"One pass of {shapes} on {f['device']}, {n} CPU thread{'s'*(n>1)}. Times are medians of {k} "
             f"repeat{'s'*(k>1)}, {ratio}." + f" Not counted: {missing}."*bool(missing))
 
