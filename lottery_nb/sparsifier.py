@@ -172,7 +172,9 @@ def _with_granularity(weights, granularity):
 def _why_left_out(w, granularity):
     "Why a weight isn't pruned, and what `layers` takes to prune it; the latter None if it can't be pruned"
     if why := _tried(w)[1]: return why, None
-    if _is_default(w): return f'it has no {granularity}' if granularity in all_granularities() else 'it has to stay', None
+    if _is_default(w):
+        if granularity not in all_granularities(): return 'it has to stay', None
+        return 'not asked for' if granularity in granularities_of(w) else f'it has no {granularity}', None
     if w.name not in layouts_of(w.layer): return '', None
     kind = layout_type(w.layer)
     if isinstance(kind, str): kind = type(w.layer)
