@@ -156,7 +156,8 @@ def check_choice(
     if not isinstance(choices, Mapping): choices = {o:o for o in choices}
     expected = f"one of {', '.join(map(str, choices))}" + (f', or any {cls.__name__}' if cls else '')
     if isinstance(value, partial) and isinstance(value.func, Rule): # as in fasterai
-        raise ArgumentTypeError(name, value, f'{value.func(**value.keywords)!r}: a rule is called with its parameters')
+        told = f'{value.func(**value.keywords)!r}: a rule is called with its parameters'
+        raise ArgumentTypeError(name, value, f'{told}: see the page Coming from fasterai')
     if not isinstance(value, str): raise ArgumentTypeError(name, value, expected)
     if value in choices: return choices[value]
     near = difflib.get_close_matches(value, map(str, choices), 1)
