@@ -10,12 +10,12 @@ import warnings
 from copy import deepcopy
 from dataclasses import dataclass
 import torch
-from fastcore.basics import patch
+from fastcore.basics import listify, patch
 from torch import nn
-from .core import ArgumentError, ArgumentTypeError, Rule, check_choice, check_whole, make_rule
-from .core import seed_of, seeded, versions
+from .core import (ArgumentError, ArgumentTypeError, Rule, check_choice, check_whole, make_rule, seed_of,
+                             seeded, versions)
 from .criteria import random_scores
-from .masks import Masks, named_tensors, unwrap
+from .masks import Masks, named_tensors, shape_differences, unwrap
 from .sparsifier import Sparsifier, find_layers
 from .ticket import Ticket
 
@@ -26,6 +26,7 @@ class Arm(Rule):
     label: str = '' # for legends and findings: what there are many of, such as 'fresh weights'
     fresh: bool = False # does it begin with new weights? They're trained from step 0 on, W_t from the rewind point on
 
+# %% ../nbs/10_arms.ipynb #6b0d549b
 arms:dict[str,Arm] = {} # every arm by name
 
 def arm(
@@ -51,6 +52,9 @@ def begin(self:Arm,
     seed = check_whole('seed', seed)
     new = self.fn(ticket, seed, model, **self.params)
     if not isinstance(new, Ticket): raise ArgumentTypeError(f'arm {self}', new, 'a function that gives a Ticket')
+    shapes = [{k: t.shape for k,t in o.state.items()} for o in (ticket, new)]
+    if diff := shape_differences(*shapes, 'the ticket', 'the new one'):
+        raise ArgumentError(f'arm {self}', new, f'a function that gives a ticket of the same architecture ({diff})')
     before,meta = ticket.meta.get('arm') or 'ticket',{k: v for k,v in ticket.meta.items() if k!='table'}
     name = before if self.name=='ticket' else repr(self) if before=='ticket' else f'{before}+{self}'
     meta |= dict(arm=name, seed=seed, seeds={**(meta.get('seeds') or {}), name: seed}, sparsity=new.sparsity)
@@ -61,8 +65,8 @@ def check_arms(
     given # names of arms or `Arm`s, one or several
 )->list: # `Arm`s, in this order, each once
     "The arms that are meant. Raises `ArgumentError` for a name that none has"
-    given = [check_choice('arms', o, arms, Arm) for o in ([given] if isinstance(given, (str,Arm)) else given)]
-    return list({repr(o): o for o in given}.values())
+    found = [check_choice('arms', o, arms, Arm) for o in listify(given)]
+    return list({repr(o): o for o in found}.values())
 
 # %% ../nbs/10_arms.ipynb #bef0a480
 @patch
@@ -102,12 +106,14 @@ def _all_weights(ticket):
     if ticket.full is None: raise ArgumentError('ticket', ticket, expected)
     return {**ticket.state, **ticket.full}
 
+# %% ../nbs/10_arms.ipynb #11e20b8f
 @arm(label='dense networks')
 def dense(ticket, seed, model):
     "W_t, nothing pruned"
     everywhere = Masks({k: torch.ones_like(m) for k,m in ticket.masks.items()})
     return Ticket(everywhere, _all_weights(ticket), full=ticket.full)
 
+# %% ../nbs/10_arms.ipynb #3d9c1724
 @arm(label='tickets')
 def ticket(ticket, seed, model):
     "m and W_t (Frankle & Carbin 2019)"
@@ -127,6 +133,7 @@ def fresh_weights(
         ticket.check_fits(new)
     return {k: t.detach().to(ticket.state[k]) for k,t in named_tensors(new).items()}
 
+# %% ../nbs/10_arms.ipynb #1738f7d9
 def _reset(ticket, model, seed):
     "A copy of `model` whose modules have drawn their parameters"
     new = deepcopy(unwrap(model))
@@ -155,6 +162,7 @@ def shuffle_masks(
     g = torch.Generator().manual_seed(seed_of('shuffle', seed))
     return Masks({k: m.cpu().flatten()[torch.randperm(m.numel(), generator=g)].view(m.shape) for k,m in masks.items()})
 
+# %% ../nbs/10_arms.ipynb #8d116ece
 def random_masks(
     masks:Masks, # on any device
     seed:int=0 # whole number of at least 0
@@ -175,11 +183,13 @@ def _elsewhere(ticket, draw, seed):
     if granularity!='weight': raise ArgumentError('granularity', granularity, "a ticket of single weights, 'weight'")
     return Ticket(draw(ticket.masks, seed), _all_weights(ticket), full=ticket.full)
 
+# %% ../nbs/10_arms.ipynb #6cad4a26
 @arm(label='shuffled masks')
 def shuffle(ticket, seed, model):
     "W_t at other places: every layer keeps as many weights, anywhere (Frankle et al. 2021)"
     return _elsewhere(ticket, shuffle_masks, seed)
 
+# %% ../nbs/10_arms.ipynb #0f21ddb6
 @arm(label='random masks')
 def random(ticket, seed, model):
     "W_t at other places: the network keeps as many weights, in any layer"
@@ -190,12 +200,14 @@ def _with_weights(ticket, fn):
     "The ticket, with `fn(name, weight)` in place of every prunable weight"
     return Ticket(ticket.masks, {k: fn(k, t) if k in ticket.masks else t for k,t in ticket.state.items()})
 
+# %% ../nbs/10_arms.ipynb #d3ac94af
 @arm(label='signs, fresh magnitudes', fresh=True)
 def signs(ticket, seed, model):
     "m and sign(w_t)·|w|, w fresh (Zhou et al. 2019, section 4)"
     fresh = fresh_weights(ticket, model, seed)
     return _with_weights(ticket, lambda k, w: w.sign()*fresh[k].abs())
 
+# %% ../nbs/10_arms.ipynb #90c192cf
 @arm(label='signs alone')
 def constant(ticket, seed, model):
     "m and sign(w_t)·a, a a layer's root mean square (Zhou et al. 2019, section 4, with another a)"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from fastcore.basics import patch
 from torch import Tensor
-from .core import ArgumentError, ArgumentTypeError, Rule, check_choice, check_whole, make_rule
+from .core import ArgumentError, ArgumentTypeError, Rule, check_choice, check_whole, make_rule, seeded
 
 # %% ../nbs/03_criteria.ipynb #4e7c71e6
 class WeightView:
@@ -102,6 +102,15 @@ def scores(self:Criterion,
     s,owned = _exact(s.detach()),{t.untyped_storage().data_ptr() for t in given}
     return s.clone() if s.untyped_storage().data_ptr() in owned else s
 
+@patch
+def try_on(self:Criterion,
+    weights:dict # name -> tensor; at least one
+):
+    "Scores a copy of the smallest weight, as if that were all it needs: a mistake in the function raises now"
+    name,w = min(weights.items(), key=lambda o: o[1].numel())
+    w = w.detach().clone()
+    with seeded('try'): self.scores(WeightView(name, w, **dict.fromkeys(self.needs, w)))
+
 # %% ../nbs/03_criteria.ipynb #17d3744f
 criteria:dict[str,Criterion] = {} # every criterion by name
 
@@ -123,105 +132,104 @@ def criterion(
 # %% ../nbs/03_criteria.ipynb #3c040236
 @criterion
 def large_final(w:WeightView)->Tensor:
-    "|w_f|, the magnitude (Han et al. 2015, section 3; Frankle & Carbin 2019, section 1)"
+    "|w_f|: how large the weight is, its magnitude (Han et al. 2015, section 3; Frankle & Carbin 2019, section 1)"
     return w.final.abs()
 
 # %% ../nbs/03_criteria.ipynb #b5b23b20
 @criterion
 def squared_final(w:WeightView)->Tensor:
-    "w_f²: single weights rank as by `large_final`, units of several by their L2 norm instead of L1 (fasterai)"
+    "w_f²: the square of the weight, so units of several rank by their L2 norm and not by L1 (fasterai)"
     return w.final.square()
 
 # %% ../nbs/03_criteria.ipynb #b181dd13
 @criterion
 def small_final(w:WeightView)->Tensor:
-    "−|w_f|: keeps the smallest weights, the control of `large_final` (Zhou et al. 2019, section 2)"
+    "−|w_f|: how small the weight is (Zhou et al. 2019, section 2)"
     return -w.final.abs()
 
 # %% ../nbs/03_criteria.ipynb #73917ee1
 @criterion(needs='init')
 def large_init(w:WeightView)->Tensor:
-    "|w_i|: training plays no part (Zhou et al. 2019, section 2)"
+    "|w_i|: how large the weight was when training began (Zhou et al. 2019, section 2)"
     return w.init.abs()
 
 # %% ../nbs/03_criteria.ipynb #2716a966
 @criterion(needs='init')
 def small_init(w:WeightView)->Tensor:
-    "−|w_i|: keeps what began small, the control of `large_init` (Zhou et al. 2019, section 2)"
+    "−|w_i|: how small the weight was when training began (Zhou et al. 2019, section 2)"
     return -w.init.abs()
 
 # %% ../nbs/03_criteria.ipynb #baaed150
 @criterion(needs='init')
 def large_init_large_final(w:WeightView, *, alpha:float=1.)->Tensor:
-    "min(α|w_f|, |w_i|): large at both ends (Zhou et al. 2019, section 2)"
+    "min(α|w_f|, |w_i|): the smaller of its two magnitudes, high if both are large (Zhou et al. 2019, section 2)"
     return torch.minimum(alpha*w.final.abs(), w.init.abs())
 
 # %% ../nbs/03_criteria.ipynb #16a35258
 @criterion(needs='init')
 def small_init_small_final(w:WeightView, *, alpha:float=1.)->Tensor:
-    "−max(α|w_f|, |w_i|): small at both ends (Zhou et al. 2019, section 2)"
+    "−max(α|w_f|, |w_i|): minus the larger of the two, high if both are small (Zhou et al. 2019, section 2)"
     return -torch.maximum(alpha*w.final.abs(), w.init.abs())
 
 # %% ../nbs/03_criteria.ipynb #d5dd95ae
 @criterion(needs='init')
 def magnitude_increase(w:WeightView)->Tensor:
-    "|w_f| − |w_i|: what grew (Zhou et al. 2019, section 2)"
+    "|w_f| − |w_i|: by how much the weight grew (Zhou et al. 2019, section 2)"
     return w.final.abs() - w.init.abs()
 
 # %% ../nbs/03_criteria.ipynb #126cfa74
 @criterion(needs='init')
 def movement(w:WeightView)->Tensor:
-    "|w_f − w_i|: what travelled far (Zhou et al. 2019, section 2); not the movement pruning of Sanh et al. 2020"
+    "|w_f − w_i|: how far the weight moved (Zhou et al. 2019, section 2); not the movement pruning of Sanh et al. 2020"
     return (w.final - w.init).abs()
 
 # %% ../nbs/03_criteria.ipynb #fb03a98b
 @criterion(needs='init')
 def movmag(w:WeightView)->Tensor:
-    "|w_f| · |w_f − w_i|: large, and travelled far (fasterai)"
+    "|w_f| · |w_f − w_i|: its magnitude times how far it moved (fasterai)"
     return (w.final * (w.final - w.init)).abs()
 
 # %% ../nbs/03_criteria.ipynb #81ac9a83
 @criterion(needs='previous')
 def updating_magnitude_increase(w:WeightView)->Tensor:
-    "|w_f| − |w_p|: what grew since the last pruning (fasterai)"
+    "|w_f| − |w_p|: by how much the weight grew since the last pruning (fasterai)"
     return w.final.abs() - w.previous.abs()
 
 # %% ../nbs/03_criteria.ipynb #a4fdb4f2
 @criterion(needs='previous')
 def updating_movement(w:WeightView)->Tensor:
-    "|w_f − w_p|: what travelled far since the last pruning (fasterai)"
+    "|w_f − w_p|: how far the weight moved since the last pruning (fasterai)"
     return (w.final - w.previous).abs()
 
 # %% ../nbs/03_criteria.ipynb #2ee4443c
 @criterion(needs='previous')
 def updating_movmag(w:WeightView)->Tensor:
-    "|w_f| · |w_f − w_p|: large, and travelled far since the last pruning (fasterai)"
+    "|w_f| · |w_f − w_p|: its magnitude times how far it moved since the last pruning (fasterai)"
     return (w.final * (w.final - w.previous)).abs()
 
 # %% ../nbs/03_criteria.ipynb #c4df376e
 @criterion(needs='init')
 def large_final_same_sign(w:WeightView)->Tensor:
-    "max(0, w_f · sign(w_i)): the magnitude of weights that kept their sign, else 0 (Zhou et al. 2019, section 5)"
+    "max(0, w_f · sign(w_i)): its magnitude if the weight kept its sign, else 0 (Zhou et al. 2019, section 5)"
     return (w.final * w.init.sign()).clamp(min=0)
 
 # %% ../nbs/03_criteria.ipynb #6c7f4e20
 @criterion(needs='init')
 def large_final_diff_sign(w:WeightView)->Tensor:
-    """max(0, −w_f · sign(w_i)): the magnitude of weights that changed sign, else 0: the control
-    (Zhou et al. 2019, section 5)"""
+    "max(0, −w_f · sign(w_i)): its magnitude if the weight changed its sign, else 0 (Zhou et al. 2019, section 5)"
     return (-w.final * w.init.sign()).clamp(min=0)
 
 # %% ../nbs/03_criteria.ipynb #d32b365e
 @criterion(needs='grad')
 def taylor(w:WeightView)->Tensor:
-    """|gradient · w_f|: the loss without the weight, to first order
+    """|gradient · w_f|: how much the loss would change without the weight, to first order
     (Molchanov et al. 2017, section 2.2; 2019, section 3)"""
     return (w.grad * w.final).abs()
 
 # %% ../nbs/03_criteria.ipynb #36b4f1ae
 @criterion(of_units=True)
 def random_scores(w:WeightView, *, seed:int=0)->Tensor:
-    "Random numbers from 0 to 1, one for each unit, the same for the same `seed` and weight name everywhere; called 'random' as well"
+    "A random number from 0 to 1 a unit, the same for the same `seed` and name everywhere; called 'random' as well"
     seed = check_whole('seed', seed)
     g = torch.Generator().manual_seed(zlib.crc32(f'{seed} {w.name}'.encode()))
     return torch.rand(w.shape, generator=g).to(w.device)

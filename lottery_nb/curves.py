@@ -125,9 +125,7 @@ def check(self:Curve):
 
 # %% ../nbs/12_curves.ipynb #b4b62af7
 @patch
-def network(self:Curve,
-    seed:int # of the replicate
-)->nn.Module:
+def network(self:Curve, seed:int)->nn.Module:
     "The network that a seed begins with, on the CPU. Raises `ArgumentError` if `model` gives none"
     if isinstance(self.model, nn.Module) or not callable(self.model):
         raise ArgumentTypeError('model', self.model, 'a function without arguments that makes a network')
@@ -191,6 +189,7 @@ def _is_perceptron(net):
     hooked = any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
     return kinds[:1]==[nn.Flatten] and set(kinds[1:])<={nn.Linear,nn.ReLU,nn.Tanh} and not hooked
 
+# %% ../nbs/12_curves.ipynb #a170b338
 def _perceptrons(net, tensors, x)->Tensor: # [networks, items, units]
     "What networks like `net`, whose `tensors` are stacked, make of a batch each"
     h = x.flatten(2).mT
@@ -201,6 +200,7 @@ def _perceptrons(net, tensors, x)->Tensor: # [networks, items, units]
         elif i: h = h.relu_() if type(m) is nn.ReLU else h.tanh_()
     return h.mT
 
+# %% ../nbs/12_curves.ipynb #a09f76b5
 def _losses(loss, out, y)->Tensor: # [networks]
     "The mean loss of each network; the most common one without `vmap`, which takes longer"
     if loss is not F.cross_entropy or out.dim()>3 or y.is_floating_point(): return vmap(loss)(out, y)
@@ -245,9 +245,7 @@ class _Stack:
 
 # %% ../nbs/12_curves.ipynb #82c9deb2
 @patch
-def first_ticket(self:Curve,
-    seed:int # of the replicate
-)->Ticket:
+def first_ticket(self:Curve, seed:int)->Ticket:
     "All weights of a seed, before they're trained"
     state = {k: t.detach() for k,t in named_tensors(self.network(seed)).items()}
     meta = {k: v for k,v in self.settings.items() if k not in ('seeds','arms','batch_seeds')}
@@ -256,9 +254,7 @@ def first_ticket(self:Curve,
 
 # %% ../nbs/12_curves.ipynb #4f363968
 @patch
-def alone(self:Curve,
-    ticket:Ticket # what the network begins with
-)->list: # tensors on the CPU: loss, gradient, buffers
+def alone(self:Curve, ticket:Ticket)->list: # tensors on the CPU: loss, gradient, buffers
     "What comes of a network by itself when it learns from the first batch; and can `loss` take all targets?"
     net = deepcopy(self.net).train()
     ticket.apply_to(net)
@@ -273,9 +269,7 @@ def alone(self:Curve,
 
 # %% ../nbs/12_curves.ipynb #8d329811
 @patch
-def stacked(self:Curve,
-    tickets:list # of `Ticket`s, what the networks begin with
-)->list: # the same of each of them
+def stacked(self:Curve, tickets:list)->list: # for each ticket what `alone` gives
     "What comes of networks in a stack when they learn from the first batch"
     self.net.train()
     n,stack = len(tickets),_Stack(self, tickets)
@@ -348,14 +342,10 @@ def _train(stack, seeds, r, first=0, keep=None, say=noop):
 # %% ../nbs/12_curves.ipynb #c1623283
 @patch
 @torch.no_grad()
-def next_ticket(self:Curve,
-    ticket:Ticket, # of the round before
-    trained:dict, # name -> tensor, what became of it
-    grads:dict, # name -> gradient there, if a criterion needs it
-    first:Ticket, # the seed's network before it was trained
-    W_t:dict # name -> tensor at the rewind point
-)->Ticket:
-    "The ticket of the next round"
+def next_ticket(self:Curve, ticket:Ticket, trained:dict, grads:dict, first:Ticket, W_t:dict)->Ticket:
+    """The ticket of the next round, from that of the round before, what training made of it, and the gradients there.
+
+    `first` is the seed's network before it was trained, `W_t` what it was at the rewind point"""
     sp,then,r = self.sp,dict(init=first.state, previous=ticket.state),ticket.meta['round']+1
     for k in sp.layers:
         sp.weight(k).copy_(trained[k])
@@ -368,18 +358,10 @@ def next_ticket(self:Curve,
 
 # %% ../nbs/12_curves.ipynb #a60e005a
 @patch
-def arms_of(self:Curve,
-    r:int # round, from 1
-)->list: # of `Arm`s
-    "What is trained in a round: the arms, and tickets too while they make the next masks"
-    return check_arms([all_arms['ticket']]*(r<self.rounds) + self.arms)
-
-@patch
-def start(self:Curve,
-    arm # an `Arm`
-)->int:
-    "The step at which an arm begins to be trained"
-    return 0 if arm.fresh else self.first
+def runs_of(self:Curve, r:int)->list: # of (`Arm`, the step at which it begins to be trained)
+    "What is trained in round `r`: the arms, and tickets too while they make the next masks"
+    arms = check_arms([all_arms['ticket']]*(r<self.rounds) + self.arms)
+    return [(arm, 0 if arm.fresh else self.first) for arm in arms]
 
 # %% ../nbs/12_curves.ipynb #473ed172
 class _Batch:
@@ -416,9 +398,9 @@ class _Batch:
         for r in range(1, c.rounds+1):
             if not ends: break
             tickets = {s: c.next_ticket(tickets[s], *end[:2], first[s], W_t[s]) for s,end in ends.items()}
-            for arm in c.arms_of(r):
-                begun = {s: arm.begin(t, seed_of(s, repr(arm), r), c.model) for s,t in tickets.items()}
-                out = self.train(repr(arm), begun, r, c.start(arm))
+            for arm,start in c.runs_of(r):
+                begun = {s: arm.begin(t, s, c.model) for s,t in tickets.items()}
+                out = self.train(repr(arm), begun, r, start)
                 if arm.name=='ticket': self.store(tickets, ends:=out)
 
 # %% ../nbs/12_curves.ipynb #b77e0026
@@ -428,7 +410,7 @@ def _is_full(e): return isinstance(e, torch.OutOfMemoryError) or re.search('out 
 def run(self:Curve): # the table; with keep='tickets' the table and the tickets
     "Trains everything. Warns of replicates that are left out because they were no longer finite"
     left,size,done = self.seeds,self.batch_seeds,[]
-    a_seed = self.n_step + sum(self.n_step-self.start(arm) for r in range(1, self.rounds+1) for arm in self.arms_of(r))
+    a_seed = self.n_step + sum(self.n_step-start for r in range(1, self.rounds+1) for _,start in self.runs_of(r))
     with progress(self.progress) as bar:
         while left:
             before = a_seed*(len(self.seeds)-len(left))

@@ -43,6 +43,7 @@ def digits_dls(
     dsets = Datasets(items, [[_digit_image], [ItemGetter(1), classes]], splits=parts)
     return dsets.dataloaders(bs=bs, dl_type=WholeDL, seed=seed, num_workers=0)
 
+# %% ../nbs/01_data.ipynb #52e6b438
 def _digit_image(item):
     "The image [1, 8, 8] of an item of the dataset, or of an image given on its own, as for `learn.predict`"
     return TensorImageBW(item[0] if isinstance(item, list) else item)
@@ -112,6 +113,7 @@ def imagenette_dls(
     order = dict(dl_type=TfmdDL) if seed is None else dict(dl_type=SeededDL, seed=seed)
     return block.dataloaders(train + valid, bs=bs, num_workers=num_workers, **order)
 
+# %% ../nbs/01_data.ipynb #f2a74de4
 def _class_of(file):
     "The class of an image file: the name of its folder, in words if we know them"
     folder = Path(file).parent.name
@@ -208,6 +210,7 @@ def do_item(self:SeededDL, i):
     try: return super(SeededDL, self).do_item(i)
     finally: random.setstate(before)
 
+# %% ../nbs/01_data.ipynb #269e0d37
 @patch
 def new(self:SeededDL, dataset=None, cls=None, **kwargs):
     "A `DataLoader` like this one, with the same seed, for other data or other settings; at epoch 0"

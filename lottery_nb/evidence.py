@@ -9,7 +9,6 @@ __all__ = ['mean_interval', 'early_stop', 'summarise', 'plot_curve', 'plot_learn
 import math
 import numpy as np, pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from scipy import stats
 from .arms import arms as all_arms
 from .core import ArgumentError, check_choice, check_whole, table_columns
@@ -62,7 +61,7 @@ def _values(df, metric, step)->pd.DataFrame:
     "A row a run: arm, seed, round, density, step and the value that counts"
     if metric=='early_stop': return early_stop(df)
     rows = df[df.metric==metric].dropna(subset='value')
-    if step is None: return rows[rows.step==rows['round'].map(df.groupby('round').step.max())]
+    if step is None: return rows[rows.step==df.groupby(['arm','round']).step.transform('max')[rows.index]]
     if isinstance(step, str): check_choice('step', step, ['early_stop'])
     if step=='early_stop': return rows.merge(early_stop(df)[['arm','seed','round','step']])
     there = sorted(set(rows.step))
@@ -73,15 +72,15 @@ def _values(df, metric, step)->pd.DataFrame:
 def summarise(
     df:pd.DataFrame, # a table of measurements
     metric:str|None=None, # one of its metrics, or 'early_stop'; None: 'accuracy' if it's there, else the last one
-    step:int|str|None=None # None: the last of the round; 'early_stop': the step of each run's lowest loss
+    step:int|str|None=None # None: the last of an arm's round; 'early_stop': the step of each run's lowest loss
 )->pd.DataFrame: # a row an arm and round
     """The mean over seeds, half of its 95 % interval, and how tickets compare, in numbers and in words.
 
     Columns: `arm, round, density, step, mean, interval, seeds`; of ticket minus this arm, seed by seed, or ticket minus
     dense in a ticket's row, `versus, difference, difference_interval, pairs, shown` (0 isn't in it); and `finding`.
 
-    Every interval is for itself: of twenty comparisons of equals, expect one that looks like a difference. At the last
-    step a run that ended before others of its round isn't counted. Raises `ArgumentError` for what isn't there"""
+    Every interval is for itself: of twenty comparisons of equals, expect one that looks like a difference. At the
+    last step a run that ended before others of its arm isn't counted. Raises `ArgumentError` for what isn't there"""
     metric = _metric(_check_table(df), metric)
     rows = _values(df, metric, step)
     at = {k: o.set_index('seed') for k,o in rows.groupby(['arm','round'])}
@@ -153,6 +152,7 @@ def _line(ax, x, mean, half, arm, names, **style):
     ax.plot(x, mean, lw=1.5, label=_label(arm), **style)
     ax.fill_between(x, mean-half, mean+half, color=style['color'], alpha=.15, lw=0)
 
+# %% ../nbs/13_evidence.ipynb #953f48f1
 def _finish(fig, df):
     "The legend, and what the lines are"
     n = df.groupby(['arm','round']).seed.nunique()
@@ -168,15 +168,15 @@ def _density_axis(ax, densities):
     ticks = sorted(set(densities), reverse=True)
     ticks = [ticks[0], *[o for i,o in enumerate(ticks[1:], 1) if i%max(1, len(ticks)//6)==0]]
     ax.set(xscale='log', xlim=(max(densities)*1.04, min(densities)/1.04), xlabel='weights kept, percent')
-    ax.xaxis.set_major_locator(FixedLocator(ticks))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda v,_: f'{v:.3g}'))
+    ax.set_xticks(ticks, [f'{o:.3g}' for o in ticks])
+    ax.minorticks_off()
 
 # %% ../nbs/13_evidence.ipynb #885d6ea8
 def _axis_label(metric)->str:
     known = dict(accuracy='held-out accuracy', early_stop='step of the lowest loss', valid_loss='validation loss')
     return known.get(metric, metric.replace('_', ' ')) + (', percent' if _words(metric)[2]==100 else '')
 
+# %% ../nbs/13_evidence.ipynb #f29d0da9
 def _panel(ax, df, metric, step, arms):
     "One metric over density"
     table,names = summarise(df, metric, step),_in_order(df.arm)

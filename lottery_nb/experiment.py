@@ -61,6 +61,7 @@ class Cell:
     settings:dict # all settings that the function gets
     described:dict # these and the function's defaults, as they stand in the file
 
+# %% ../nbs/14_experiment.ipynb #0fd630f1
 @patch
 def _make_cells(self:Experiment)->list: # of `Cell`, in the order in which they run
     params = inspect.signature(self.fn).parameters
@@ -108,6 +109,7 @@ def _described(name, v):
 
 def _is_code(v): return inspect.isroutine(v) or isinstance(v, (type,partial,Rule))
 
+# %% ../nbs/14_experiment.ipynb #93bd04cf
 def _shown(v):
     "A setting as it stands in a table: a number or a text"
     if isinstance(v, partial):
@@ -133,6 +135,7 @@ def table_to_text(
         raise TypeError(f"a table's {type(o).__name__} can't be stored: expected numbers, booleans and texts")
     return json.dumps([[k, str(o.dtype), o.tolist()] for k,o in v.items()], default=other)
 
+# %% ../nbs/14_experiment.ipynb #95e60af5
 def table_from_text(
     text:str # from `table_to_text`
 )->pd.DataFrame:
@@ -145,6 +148,7 @@ def table_from_text(
 class ExperimentError(ValueError):
     "A file that can't hold an experiment, or that another run is writing to"
 
+# %% ../nbs/14_experiment.ipynb #658cda14
 _columns = ['key text primary key', *(f'{o} text' for o in ('function','source','version','settings','status','error',
             'traceback','warned','result','versions','stored')), 'seconds real']
 _marks = dict(application_id=int.from_bytes(b'LNBX'), user_version=3)
@@ -168,6 +172,7 @@ def _opened(path, make=False):
             yield db if tables or make else None
     except sqlite3.Error as e: raise ExperimentError(f"{path}: can't be used as the file of an experiment: {e}") from e
 
+# %% ../nbs/14_experiment.ipynb #0cb1e29c
 @patch
 def _stored(self:Experiment, *columns)->dict: # key -> tuple
     "What the file has of these cells, as far as the columns go"
@@ -187,22 +192,26 @@ def status(self:Experiment)->pd.DataFrame: # cell, the settings that vary, statu
     front = [f'setting {k}' if k in taken else k for k in self.grid]
     return pd.DataFrame(rows, columns=['cell',*front,*names]).astype(dict(seconds=float)).fillna(dict(error=''))
 
+# %% ../nbs/14_experiment.ipynb #f9ebdacc
 @patch
 def counts(self:Experiment)->dict: # done, failed, missing
     "How many cells are done, failed and missing"
     there = [o for o, in self._stored('status').values()]
     return dict(done=there.count('done'), failed=there.count('failed'), missing=len(self.cells)-len(there))
 
+# %% ../nbs/14_experiment.ipynb #3898d190
 @patch
 def errors(self:Experiment)->dict: # cell, as in `status` -> traceback, a text
     "How each failed cell came to its end"
     return {k[:8]: o for k,(o,) in self._stored('traceback').items() if o}
 
+# %% ../nbs/14_experiment.ipynb #0becd7b0
 @patch
 def warned(self:Experiment)->dict: # cell, as in `status` -> list of texts
     "What each cell has warned of, if it has"
     return {k[:8]: json.loads(o) for k,(o,) in self._stored('warned').items() if o!='[]'}
 
+# %% ../nbs/14_experiment.ipynb #8e81973e
 @patch
 def __repr__(self:Experiment):
     told = ', '.join(f'{n} {k}' for k,n in self.counts().items() if n)
@@ -221,6 +230,7 @@ def results(self:Experiment)->pd.DataFrame: # the settings that vary, and the co
     found = [_with_settings(o.varying, table_from_text(there[o.key][0])) for o in self.cells if o.key in there]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(self.grid))
 
+# %% ../nbs/14_experiment.ipynb #dbc496cb
 def _with_settings(varying, df):
     "`df` with the settings in front, unless it has them"
     told = {k: _shown(v) for k,v in varying.items() if k!='seeds' or 'seed' not in df}
@@ -274,6 +284,7 @@ def _outcome(job)->dict:
     warned = list(dict.fromkeys(str(o.message) for o in seen))
     return dict(done, seconds=time.perf_counter()-start, warned=json.dumps(warned), versions=json.dumps(versions()))
 
+# %% ../nbs/14_experiment.ipynb #2217bead
 @patch
 def _store(self:Experiment, db, cell, outcome):
     "Writes what came of a cell, in a transaction, and says what it warned of"
@@ -301,6 +312,7 @@ def from_toml(cls:Experiment,
     fn = check_choice('function', function, dict(lottery_curve=lottery_curve, find_ticket=find_by_name))
     return cls(path.parent/file, fn, **told.pop('settings', {}), **told)
 
+# %% ../nbs/14_experiment.ipynb #4a23d596
 @delegates(find_ticket, but=['dir','force'])
 def find_by_name(
     data:str|Path='digits', # as `dls_by_name` takes it

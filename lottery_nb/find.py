@@ -9,8 +9,7 @@ __all__ = ['find_ticket', 'n_pruned', 'check_prune', 'next_masks', 'check_final_
 # %% ../nbs/11_find.ipynb #8b197ab3
 import errno, json, math, os, random, re, warnings
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -19,16 +18,16 @@ import matplotlib.pyplot as plt
 from fastai.callback.core import Callback
 from fastai.callback.progress import ShowGraphCallback # its module gives `Learner` its `no_bar`, too
 from fastai.learner import Learner
-from fastcore.basics import noop, patch
+from fastcore.basics import noop, patch, store_attr
 from filelock import FileLock, Timeout
 from .arms import Arm, arms as all_arms, check_arms
-from .callback import HoldMasks, SparsifyCallback, data_origin, first_batch
+from .callback import HoldMasks, SparsifyCallback, data_origin, first_batch, recorded
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_number, check_whole,
                              json_safe, progress as progress_bar, rewind_point, seed_of, seeded, source_of, versions,
                              write_atomically)
 from .criteria import Criterion, criteria as all_criteria, large_final
 from .masks import Masks, named_tensors, shape_differences
-from .sparsifier import Sparsifier, check_reach, check_sparsity
+from .sparsifier import Sparsifier, check_reach, check_sparsity, count_of
 from .ticket import Ticket
 
 # %% ../nbs/11_find.ipynb #dcc47975
@@ -77,9 +76,9 @@ def n_pruned(
     r:int # the round, from 0; in round 0 nothing is pruned
 )->int: # 0 to `n`
     "How many of `n` weights are pruned in round `r`, with those that were pruned before"
-    if isinstance(prune, list): return round(prune[r-1]/100*n) if r else 0
+    if isinstance(prune, list): return count_of(prune[r-1], n) if r else 0
     left = n
-    for _ in range(r): left -= round(prune/100*left)
+    for _ in range(r): left -= count_of(prune, left)
     return n-left
 
 # %% ../nbs/11_find.ipynb #53b493f3
@@ -113,7 +112,7 @@ def next_masks(
         rate = prune if final_layer_rate is None or group!=names[-1:] else final_layer_rate
         n = sum(sp.units.n_weights(k) for k in group)
         kept.update(zip(group, sp.select(group, 100*n_pruned(n, rate, r)/max(n, 1))))
-    return Masks({k: m.cpu() for k,m in sp.masks_of(kept).items()})
+    return Masks({k: m.cpu() for k,m in sp.units.masks(kept).items()})
 
 # %% ../nbs/11_find.ipynb #78799a43
 def check_final_layer_rate(
@@ -128,22 +127,14 @@ def check_final_layer_rate(
     return check_number('final_layer_rate', rate, 0, math.nextafter(100, 0), 'less than 100 percent, and at least 0')
 
 # %% ../nbs/11_find.ipynb #7a47cae5
-@dataclass
 class SearchPlan:
-    "What a search was asked for, and how it does one run. Raises `ArgumentError` for what can't be right"
-    learner:Callable # () -> `Learner`, a new one every time
-    fit:Callable # `Learner` -> anything: trains it
-    prune:float|list # percent, as `check_prune` gives it
-    rounds:int # at least 1
-    rewind:int|str # the start of an epoch, a step, or 'lr'
-    how:dict # granularity, method, criteria, layers and allow_collapse, as `Sparsifier` takes them
-    final_layer_rate:float|None=None # percent
-    arms:list=() # names or `Arm`s
-    seed:int=0
-    version:str=''
-    meta:dict|None=None
+    """What a search was asked for, and how it does one run. Raises `ArgumentError` for what can't be right.
 
-    def __post_init__(self):
+    `prune` and `rounds` are as `check_prune` gives them; `how` has granularity, method, criteria, layers and
+    allow_collapse, for the `Sparsifier`; all others are those of `find_ticket`"""
+    def __init__(self, learner, fit, prune, rounds, rewind, how, final_layer_rate=None, arms=(), seed=0, version='',
+                 meta=None):
+        store_attr()
         for k,what in dict(learner='that makes a new Learner every time, such as lambda: Learner(dls, model())',
                            fit='of a Learner that trains it, such as lambda learn: learn.fit(5)').items():
             if isinstance(o:=getattr(self, k), Learner) or not callable(o):
@@ -166,7 +157,7 @@ def _restart_data(dls, *what):
     "Takes the random numbers of every data loader to a beginning that depends on `what` alone"
     for i,dl in enumerate(getattr(dls, 'loaders', [])):
         own = vars(dl)
-        if 'seed' in own and 'epoch' in own: dl.epoch = 0
+        if 'seed' in own and 'epoch' in own: dl.epoch = what[0]<<32 # another seed has other epochs
         elif 'rng' in own: dl.rng = random.Random(seed_of(*what, i))
         if isinstance(own.get('generator'), torch.Generator): dl.generator.manual_seed(seed_of(*what, i))
 
@@ -233,27 +224,32 @@ def begin(self:SearchPlan, search, learn, r)->Ticket: # not trained
     sp,origin = self.sparsifier(learn),data_origin(learn.dls)
     if not r: masks,w = Masks({k: m.cpu() for k,m in sp.masks.items()}),_weights_of(learn.model)
     else: masks,w = self._prune(search, learn, sp, r),search.before(r)
-    meta = dict(self.meta or {}, arm='ticket' if r else 'dense', seed=self.seed, round=r, sparsity=masks.sparsity,
+    meta = dict(arm='ticket' if r else 'dense', seed=self.seed, round=r, sparsity=masks.sparsity,
                 prune=self.prune[:r] if isinstance(self.prune, list) else self.prune, rewind=self.point.rewind,
                 final_layer_rate=self.final_layer_rate, **self.how, data=origin['data'],
                 seeds=dict(search=self.seed, data=origin['seeds']['data']), versions=versions(),
                 shapes={k: list(t.shape) for k,t in w.items()}, search=_id_of(search.settings, r))
     meta |= dict(criteria=repr(sp.criterion), layers=list(masks))
     if sp.followers: meta['followers'] = sp.followers
-    return Ticket(masks, w, meta=meta, full={k: w[k] for k in masks})
+    if taken := sorted(set(self.meta or {}) & {*meta, 'table', 'code', 'followers'}):
+        raise ArgumentError('meta', taken[0], "a key that the search doesn't use itself")
+    return Ticket(masks, w, meta={**(self.meta or {}), **meta}, full={k: w[k] for k in masks})
 
 # %% ../nbs/11_find.ipynb #8356c3e2
 @patch
 def start(self:SearchPlan, arm:Arm, ticket:Ticket)->Ticket: # not trained
-    "What an arm begins with, beside the ticket of a round"
-    return arm.begin(ticket, self.seed, lambda: self.learner().model)
+    "What an arm begins with, beside the ticket of a round. The meta has the source of one of yours, as `code`"
+    begun = arm.begin(ticket, self.seed, lambda: self.learner().model)
+    if (code := source_of(arm))!=repr(arm): begun.meta['code'] = code
+    return begun
 
 # %% ../nbs/11_find.ipynb #312bd9cf
 class _FollowRun(Callback):
     "Counts a run's epochs and steps, and keeps its measurements and the weights at the rewind point"
     order,run_valid = 56,False # after the Recorder, which measures
-    def __init__(self, plan, begun, tell): # `tell` is called with this callback as a fit begins and after every epoch
+    def __init__(self, plan, begun, start, tell): # `tell` is called as a fit begins and after every epoch
         self.plan,self.begun,self.tell = plan,begun,tell
+        self.start = start # the epochs and steps that its first weights were trained for
         self.epochs_done,self.n_step,self.rows,self.last,self.weights = 0,0,[],{},None
         self.rewinds = not begun.meta['round'] and plan.point.unit!='lr' # is the rewind point in this run?
 
@@ -275,18 +271,14 @@ class _FollowRun(Callback):
 
     def after_epoch(self):
         self.last,row = self.plan.measured(self.learn),{k: self.begun.meta[k] for k in ('arm','seed','round')}
-        row |= dict(density=self.begun.density, epoch=self.epochs_done, step=self.n_step)
+        row |= dict(density=self.begun.density, epoch=self.start[0]+self.epochs_done, step=self.start[1]+self.n_step)
         self.rows += [{**row, 'metric': k, 'value': v} for k,v in self.last.items()]
         self.epochs_done += 1
         self.tell(self)
 
 # %% ../nbs/11_find.ipynb #267b15df
 @patch
-def measured(self:SearchPlan, learn)->dict: # name -> number; None for NaN and infinity
-    "What the Recorder measured in the epoch that has ended"
-    if not hasattr(learn, 'recorder'): return {}
-    named = {k: json_safe(v) for k,v in zip(learn.recorder.metric_names[1:], learn.recorder.values[-1])}
-    return {k: v for k,v in named.items() if isinstance(v, int|float|None)}
+def measured(self:SearchPlan, learn)->dict: return recorded(learn)
 
 # %% ../nbs/11_find.ipynb #138de174
 @patch
@@ -294,12 +286,14 @@ def weights(self:SearchPlan, learn, what)->dict: # name -> tensor, on the CPU
     "A copy of every parameter and buffer; `what` they are is for errors"
     return _weights_of(learn.model)
 
+# %% ../nbs/11_find.ipynb #1fb17c23
 @patch
 def check_reaches(self:SearchPlan, n):
     "Raises `ArgumentError` if the rewind point is beyond a run of `n` epochs or steps"
     what = f"{n} {self.point.unit}{'s'*(n!=1)}"
     if self.point.at>=n: raise ArgumentError('rewind', self.rewind, f'a point of the first fit, which has only {what}')
 
+# %% ../nbs/11_find.ipynb #f28c105d
 @patch
 def check_fit(self:SearchPlan, learn, rewinds):
     "Raises `ArgumentError` if a fit that is about to begin can't be right"
@@ -312,7 +306,8 @@ def train(self:SearchPlan, search, r, arm=None, tell=noop)->Ticket:
     learn = self.new_learner(r)
     begun = self.begin(search, learn, r) if arm is None else self.start(arm, search.tickets[r])
     if not r and self.needs & {'init','previous'}: search.init = begun
-    follow = _FollowRun(self, begun, tell)
+    start = (0,0) if not r or arm and arm.fresh else self.start_of(search, r)
+    follow = _FollowRun(self, begun, start, tell)
     learn.add_cb(follow)
     if r: learn.add_cb(HoldMasks(sp:=begun.apply_to(learn.model)))
     with seeded(*self.luck(r)), learn.no_bar(), learn.no_logging():
@@ -324,6 +319,18 @@ def train(self:SearchPlan, search, r, arm=None, tell=noop)->Ticket:
     rows = [*(search.tickets[r-1].meta['table'] if r and arm is None else []), *follow.rows]
     trained = self.weights(learn, 'trained weights')
     return Ticket(begun.masks, follow.weights or begun.state, trained, {**begun.meta, 'table': rows})
+
+# %% ../nbs/11_find.ipynb #a1e0bb01
+@patch
+def start_of(self:SearchPlan, search, r)->tuple: # epochs, steps
+    "How long the weights that round `r` goes back to were trained"
+    goes_on = self.point.unit=='lr'
+    last = r-1 if goes_on else 0
+    ends = sorted({(o['step'],o['epoch']) for o in search.tickets[last].meta['table'] if o['round']==last})
+    at,i = self.point.at,int(self.point.unit=='epoch')
+    if not goes_on: ends = [o for o in ends if o[i]+i<=at] # epoch e ends before e+1 begins
+    step,epoch = ends[-1] if ends else (0,-1)
+    return epoch+1, at if self.point.unit=='step' else step
 
 # %% ../nbs/11_find.ipynb #9b57e129
 @patch
@@ -339,10 +346,12 @@ def try_out(self:SearchPlan)->dict: # everything that the result depends on, as 
         sparsity = n_pruned(10**6, rate, self.rounds)/10**4
         check_reach(f'prune={rate}, rounds={self.rounds}: sparsity', sparsity, self.how['granularity'])
     trial = self.begin(Search(), one, 0)
+    if self.point.unit=='lr': trial.full = None # as in later rounds
     for arm in self.arms: arm.begin(trial, self.seed, lambda: self.learner().model)
     functions = dict(learner=source_of(self.learner), fit=source_of(self.fit), version=self.version)
     apart = ('arm','round','sparsity','seeds','search','versions','followers')
-    return json_safe({**functions, **{k: v for k,v in trial.meta.items() if k not in apart}, 'prune': self.prune})
+    told = {k: v for k,v in trial.meta.items() if k not in apart}
+    return json_safe({**functions, **told, 'prune': self.prune, 'criteria': source_of(self.criterion)})
 
 # %% ../nbs/11_find.ipynb #00106cd6
 class Search:
@@ -380,7 +389,8 @@ def add(self:Search, ticket:Ticket)->Ticket: # the same, as the search has it
     r,arm = ticket.meta['round'],ticket.meta['arm']
     if arm in ('dense','ticket'):
         w = self.before(r) if r else ticket.state
-        ticket = Ticket(ticket.masks, ticket.state, ticket.trained, ticket.meta, {k: w[k] for k in ticket.masks})
+        full = None if r>1 and ticket.meta['rewind']=='lr' else {k: w[k] for k in ticket.masks} # what goes on is pruned
+        ticket = Ticket(ticket.masks, ticket.state, ticket.trained, ticket.meta, full)
         self.tickets.append(ticket)
     else: self.arms.setdefault(arm, {})[r] = ticket
     return ticket
@@ -475,6 +485,7 @@ def __repr__(self:Search):
 class SearchError(ValueError):
     "A folder that holds no whole search, or another one"
 
+# %% ../nbs/11_find.ipynb #39263059
 _format = 'lottery_nb search 2'
 
 class SearchFolder:
@@ -500,6 +511,7 @@ class SearchFolder:
         "Deletes a search and nothing else, later rounds first: a crash in the middle leaves a shorter search"
         files = [self.file(*o) for o in reversed(self.runs())]
         for o in [*files, self.init, self.table, self.settings]: o.unlink(missing_ok=True)
+
 
     def sweep(self):
         "Deletes what a killed process has left half written"
@@ -585,19 +597,23 @@ def open(self:SearchFolder, plan:SearchPlan, settings:dict, force:bool=False)->S
         self.lock = FileLock(self.path/'.lock', timeout=10)
         try: self.lock.acquire()
         except Timeout: raise SearchError(f'{self.path}: another search is running in this folder') from None
+        self.sweep()
         if force: self.clear()
     n = len(self.runs())
     old = self.read_settings() if n or self.settings.exists() else settings
     if not n: old = settings # nothing has come of those settings
     if lines:='\n  '.join(_changes(old, settings)):
         raise SearchError(f'{self.path}: holds {n} run{"s"*(n>1)} of a search with other settings (stored → asked):\n'
-                          f'  {lines}\nChoose another dir, or begin anew with force=True, which deletes them')
+                          f'  {lines}\nChoose another folder, or begin anew with force=True (in a shell: --force), '
+                          'which deletes them')
     search = self.read(old)
+    for arm in plan.arms:
+        codes = {t.meta.get('code', repr(arm)) for t in search.arms.get(repr(arm), {}).values()}
+        if codes - {source_of(arm)}:
+            raise SearchError(f'{self.path}: {arm} has another source since: rename it, or choose another folder')
     search.settings = max(old, settings, key=lambda o: len(o['prune']) if isinstance(o['prune'], list) else 0)
     if left: self.make_ready(plan, search)
-    with suppress(OSError), nullcontext() if left else FileLock(self.path/'.lock', timeout=0):
-        self.sweep()
-        self.save_table(search) # it's for reading elsewhere
+    with suppress(OSError): self.save_table(search) # it's for reading elsewhere
     return search
 
 # %% ../nbs/11_find.ipynb #b348dbca
@@ -628,7 +644,11 @@ def opened(self:SearchFolder, plan:SearchPlan, settings:dict, force:bool=False):
             e.add_note(f'{n} finished run{"s"*(n!=1)} of the search: in `search` of this exception{there}')
         raise
     finally:
-        if self.lock: self.lock.release()
+        if self.lock:
+            if search is not None and not self.runs(): # nothing came of it, and nothing stays
+                self.clear()
+                (self.path/'.lock').unlink(missing_ok=True)
+            self.lock.release()
 
 # %% ../nbs/11_find.ipynb #8f8bfe64
 def _tell(move, i, n, rounds, follow):

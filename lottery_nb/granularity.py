@@ -300,7 +300,7 @@ def all_granularities()->list[str]:
 def granularity(
     layer_type:type[nn.Module] # the layers it is for; their subclasses have it too
 )->Callable:
-    "A decorator: makes a function from a layer's weight to its `Units` a granularity. Raises `ArgumentError` for a taken name"
+    "A decorator: makes a function from a weight to its `Units` a granularity. Raises `ArgumentError` for a taken name"
     if not (isinstance(layer_type, type) and issubclass(layer_type, nn.Module)):
         raise ArgumentTypeError('layer_type', layer_type, 'a type of layer, as in @granularity(nn.Linear)')
     def register(fn):
@@ -351,40 +351,26 @@ class LayerUnits:
         joined = {k: o[0] if len(o)==1 else torch.cat(o) for k,o in found.items()}
         return Masks({k: o.view(self.layers[k].whole.shape) for k,o in joined.items()})
 
-# %% ../nbs/04_granularity.ipynb #d1c82082
-@patch
-def least(self:LayerUnits,
-    name:str # one of `names`
-)->int:
-    "How many of its units have to stay: none, or one in each row, where a row of zeros would become NaN"
-    w = self.parts.get(name)
-    return filters_of(w).n if w and w.spare_rows else 0
+    # a granularity with a quota says otherwise
+    def least(self, name)->int: # how many units of a name have to stay
+        return filters_of(self.parts[name]).n if self.spares_rows(name) else 0
+    def spared(self, name, keys)->Tensor|None: # which ones, [n], bool; `keys` [n], the highest matter most
+        return _best_of_each_row(filters_of(self.parts[name]), keys) if self.spares_rows(name) else None
+    def check(self, masks): "Raises `ArgumentError` if too little stays under these masks"
+    def spares_rows(self, name): return name in self.parts and self.parts[name].spare_rows
 
-@patch
-def spared(self:LayerUnits,
-    name:str, # one of `names`
-    keys:Tensor # [n], the higher the more important
-)->Tensor|None: # [n], bool; None: any unit may go
-    "The units that have to stay"
-    if not self.least(name): return None
-    rows = filters_of(self.parts[name])
+    @classmethod
+    def limit(cls, granularity)->float:
+        "The sparsity in percent at which it ends. Raises `ArgumentError` if its name can't be right"
+        return 100.
+
+# %% ../nbs/04_granularity.ipynb #d1c82082
+def _best_of_each_row(rows, keys):
+    "Which single weights are the best of their row, [n], bool"
     order = [i for i in range(len(rows.shape)) if i not in rows.dims] + [*rows.dims]
     places = torch.arange(len(keys), device=keys.device).view(rows.shape).permute(order).reshape(rows.n, -1)
     best = keys[places].argmax(1, keepdim=True)
     return torch.zeros_like(keys, dtype=torch.bool).index_fill_(0, places.gather(1, best).flatten(), True)
-
-@patch
-def check(self:LayerUnits,
-    masks:Masks # of `layers`
-):
-    "Raises `ArgumentError` if too little stays under these masks"
-
-@patch(cls_method=True)
-def limit(cls:LayerUnits,
-    granularity:str # one of this class
-)->float: # percent
-    "The sparsity at which the granularity ends. Raises `ArgumentError` if its name can't be right"
-    return 100.
 
 # %% ../nbs/04_granularity.ipynb #258f3c8e
 def units_class(
@@ -410,7 +396,8 @@ def _instead(layer, granularity):
     "The granularities that a layer has, and which layers have the one that it lacks, as text"
     kind = type(layer.layer if isinstance(layer, LayerWeight) else layer).__name__
     has = ', '.join(granularities_of(layer)) or 'none, as it has no weight'
-    types = [*(_kinds[axes][0] for axes,names in _names.items() if granularity in names), *granularities.get(granularity, [])]
+    types = [_kinds[axes][0] for axes,names in _names.items() if granularity in names]
+    types += granularities.get(granularity, [])
     where = [f"{'nn.'*t.__module__.startswith('torch.nn')}{t.__name__}" for t in types[:1]]
     elsewhere = ''.join(f'; or choose layers that have it, e.g. layers={o}' for o in where)
     return f'one that {kind} has: {has}{elsewhere}'

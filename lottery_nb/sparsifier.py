@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['prunable_types', 'rewind_opts', 'find_layers', 'sort_keys_', 'keep_highest', 'Sparsifier', 'follower_masks',
-           'check_sparsity', 'check_reach', 'Watch']
+           'check_sparsity', 'count_of', 'check_reach', 'Watch']
 
 # %% ../nbs/05_sparsifier.ipynb #f24bc775
 import copy, difflib, math, warnings, weakref
 from contextlib import contextmanager
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 import pandas as pd, torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
-from .core import ArgumentError, ArgumentTypeError, check_choice, check_percent, check_whole, known_keywords
+from .core import (ArgumentError, ArgumentTypeError, check_choice, check_percent, check_whole, known_keywords,
+                             threads)
 from .criteria import Criterion, WeightView, criteria as all_criteria, large_final, random_scores
 from .granularity import (LayerWeight, all_granularities, default_types, granularities_of, layout_type,
                                     layouts_of, plain_layout, pruned_filters, units_class)
@@ -56,7 +58,8 @@ def _all_weights(model):
     for n,m in model.named_modules():
         for k,o in layouts_of(m).items():
             if at := _behind(m, k): found[parameter_name(n, at[0])] = LayerWeight(m, o, k, *at[1:])
-        rest.update({parameter_name(n, k): LayerWeight(m, plain_layout(p), k) for k,p in m._parameters.items() if p is not None})
+        own = {k: p for k,p in m._parameters.items() if p is not None}
+        rest.update({parameter_name(n, k): LayerWeight(m, plain_layout(p), k) for k,p in own.items()})
     return {**found, **{k: w for k,w in rest.items() if k not in found}}
 
 # %% ../nbs/05_sparsifier.ipynb #a1e0b301
@@ -64,7 +67,7 @@ def _behind(m, name):
     "Where the numbers of `m.name` are a parameter: its path from `m`, its own name and its owner; None if they aren't"
     if m._parameters.get(name) is not None: return name, None, None
     if is_parametrized(m, name): owner,path,names = m.parametrizations[name],f'parametrizations.{name}.',None
-    else: owner,path,names = m,'',(f'{name}_orig', f'{name}_v') # of PyTorch's older weight_norm, spectral_norm and prune
+    else: owner,path,names = m,'',(f'{name}_orig', f'{name}_v') # of PyTorch's older ways
     own = {k: p for k,p in owner._parameters.items() if p is not None and (names is None or k in names)}
     if not own: return None
     k = max(own, key=lambda k: own[k].numel())
@@ -105,8 +108,9 @@ def _named(name, weights, modules):
 def _what_lacks(model, asked):
     "What a model would need to be pruned, as text"
     if asked: return f'one with prunable weights: {", ".join(asked)} has none, or none that can be pruned'
-    if any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()): return 'a model before it is scripted: prune, then script'
-    if any('quantized' in type(m).__module__ for m in model.modules()): return 'a model before it is quantized: prune, then convert'
+    kinds = [type(m) for m in model.modules()]
+    if any(issubclass(o, torch.jit.ScriptModule) for o in kinds): return 'one before it is scripted: prune, then script'
+    if any('quantized' in o.__module__ for o in kinds): return 'one before it is quantized: prune, then convert'
     takes = [o for k,w in _all_weights(model).items() if w.whole.dim()>1 for o in [_why_left_out(w, 'weight')[1]] if o]
     return ('one with prunable weights: conv, linear, recurrent or attention layers'
             + f"; or say layers={' or '.join(dict.fromkeys(takes))}"*bool(takes))
@@ -193,10 +197,14 @@ def _left_out(model, pruned, granularity):
         n += w.whole.numel()
     if not told: return None
     more,share = list(dict.fromkeys(more)),100*n/sum(p.numel() for p in model.parameters())
-    return dict(layer=', '.join(told[:3]) + f' and {len(told)-3} more'*(len(told)>3), type=f'not pruned: {share:.3g} % of all',
-                shape=f"layers=['default', {', '.join(more)}]" if more else '', weights=n, kept=n, sparsity=0., units=0, units_kept=0)
+    names = ', '.join(told[:3]) + f' and {len(told)-3} more'*(len(told)>3)
+    call = f"layers=['default', {', '.join(more)}]" if more else ''
+    return dict(layer=names, type=f'not pruned: {share:.3g} % of all', shape=call, weights=n, kept=n, sparsity=0.,
+                units=0, units_kept=0)
 
-def _told(row): return f"{row['layer']}: {row['type']} weights" + f"; {row['shape']} takes what can be"*bool(row['shape'])
+def _told(row):
+    "The same as a sentence"
+    return f"{row['layer']}: {row['type']} weights" + f"; {row['shape']} takes what can be"*bool(row['shape'])
 
 # %% ../nbs/05_sparsifier.ipynb #8cb9b201
 _chunk = 1<<22
@@ -237,7 +245,7 @@ def _threshold(keys, sizes, budget):
 
 # %% ../nbs/05_sparsifier.ipynb #687b911a
 def keep_highest(
-    keys:list, # a flat integer tensor a layer, an entry a unit: the higher, the more important; the highest integer stays
+    keys:list, # flat integer tensors, an entry a unit: the higher, the more important; the highest of all stay
     sizes:list, # how many weights a unit of each layer has
     budget:int # how many weights may go
 )->list: # a flat bool tensor a layer, True = kept
@@ -287,6 +295,7 @@ class Sparsifier:
         self.remembered = {need: self._clone_weights() for need in self.criterion.needs if need!='grad'}
         self.left_out = _left_out(unwrap(model), self.layers, granularity) # the last row of `report`, or None
         if layers is None and self.left_out: warnings.warn(_told(self.left_out), stacklevel=3) # past `known_keywords`
+        self.criterion.try_on({k: self.weight(k) for k in self.layers})
 
     def __getstate__(self): return {**vars(self), 'watches': []} # a copy is watched by nobody
 
@@ -374,21 +383,17 @@ def _bits_for(self:Sparsifier, name, t):
         bits = self._bits[name] = keep_bits(self.held[name], t)
     return bits
 
-# %% ../nbs/05_sparsifier.ipynb #98f5c0b2
-@patch
-def _weight_scores(self:Sparsifier, name, criterion):
-    "The score of every weight of that name"
-    w = self.units.parts[name]
-    kept = {need: self.units.of(name, at) for need,at in self.remembered.items()}
-    final,grad = w.weight.detach(),None if w.whole.grad is None else w.of(w.whole.grad)
-    _check_finite(name, final, 'the weight holds')
-    return final if criterion.of_units else criterion.scores(WeightView(name, final, grad=grad, **kept))
-
 # %% ../nbs/05_sparsifier.ipynb #be2240cd
 @patch
 def _unit_scores(self:Sparsifier, name, criterion):
     "The score of every unit of that name, flat"
-    scores = self.units.scores(name, lambda layer: self._weight_scores(layer, criterion))
+    def of_weights(k):
+        w,kept = self.units.parts[k],{need: self.units.of(k, at) for need,at in self.remembered.items()}
+        final,grad = w.weight.detach(),w.whole.grad
+        if grad is not None: grad = w.of(grad.to_dense() if grad.is_sparse else grad)
+        _check_finite(k, final, 'the weight holds')
+        return final if criterion.of_units else criterion.scores(WeightView(k, final, grad=grad, **kept))
+    scores = self.units.scores(name, of_weights)
     if criterion.of_units: scores = criterion.scores(WeightView(name, scores))
     _check_finite(name, scores, f'its scores by {criterion} hold')
     return scores
@@ -400,12 +405,8 @@ def _check_finite(name, t, what):
     raise ValueError(f"{name}: {what} NaN or infinity, so it can't be ranked; nothing was pruned")
 
 # %% ../nbs/05_sparsifier.ipynb #325bedd8
-def _bound_(
-    keys, # flat integers, changed in place
-    keep, # flat bool
-    pick # `torch.minimum`: what isn't kept comes first; `torch.maximum`: what is kept comes last
-):
-    "Takes some keys to one end of the ranking, a chunk at a time"
+def _bound_(keys, keep, pick):
+    "Moves keys to an end of the ranking: with `torch.minimum` what isn't kept first, with `maximum` what is kept last"
     lowest = torch.iinfo(keys.dtype).min
     for k,o in zip(keys.split(_chunk), keep.split(_chunk)): pick(k, o.to(k.dtype).neg_().bitwise_xor_(lowest), out=k)
 
@@ -438,11 +439,12 @@ def select(self:Sparsifier,
 )->list: # for each name [n], bool
     "The units that stay: exact, and with no layer left empty"
     sizes,total = [self.units.size(k) for k in names],sum(self.units.n_weights(k) for k in names)
-    budget = round(sparsity/100*total)
+    budget = count_of(sparsity, total)
     can_go = total - sum(self.units.least(k)*size for k,size in zip(names, sizes))
     keys = self._ranking(names, budget)
     may_empty = self.allow_collapse or self.granularity=='layer'
-    guarded = [] if may_empty else [i for i,k in enumerate(names) if not self._is_empty(k)]
+    before = [self._kept(k) for k in names]
+    guarded = [] if may_empty else [i for i,o in enumerate(before) if o is None or o.any()]
     while True:
         kept = keep_highest(keys, sizes, min(budget, can_go))
         empty = [i for i in guarded if not kept[i].count_nonzero()]
@@ -450,14 +452,9 @@ def select(self:Sparsifier,
         for i in empty:
             guarded.remove(i)
             can_go -= sizes[i]
-            keys[i][_last_best(keys[i])] = torch.iinfo(keys[i].dtype).max
+            best = len(keys[i])-1-keys[i].flip(0).argmax() # of equal ones the last, as ever
+            keys[i][best] = torch.iinfo(keys[i].dtype).max
             self._warn_collapse(names[i], sparsity)
-
-# %% ../nbs/05_sparsifier.ipynb #c32102ad
-def _last_best(keys): return len(keys)-1-keys.flip(0).argmax() # of equal ones the last, as ever
-
-@patch
-def _is_empty(self:Sparsifier, name): return self.has_pruned and not self._kept(name).count_nonzero()
 
 # %% ../nbs/05_sparsifier.ipynb #badbdbe3
 @patch
@@ -494,6 +491,7 @@ def sparsify(self:Sparsifier,
 # %% ../nbs/05_sparsifier.ipynb #dd70c2be
 @patch
 @torch.no_grad()
+@threads(1) # many small steps, each of which would wait for the slowest core
 def make_masks(self:Sparsifier,
     sparsity:float, # percent, checked already
     round_to:int|None=None # keep a multiple of so many units in every layer
@@ -502,18 +500,10 @@ def make_masks(self:Sparsifier,
     kept,names = {},self.units.names
     for ks in [[k] for k in names] if self.method=='local' else [names]: kept.update(zip(ks, self.select(ks, sparsity)))
     if round_to: kept = {k: self._round_up(k, o, round_to) for k,o in kept.items()}
-    self.put_on(self.masks_of(kept))
+    self.put_on(self.units.masks(kept))
     self.asked = sparsity
     self._remember_previous()
     return self.masks
-
-# %% ../nbs/05_sparsifier.ipynb #4526501e
-@patch
-def masks_of(self:Sparsifier,
-    kept:dict # for each of `units.names` [n], bool: which units are kept
-)->Masks:
-    "The masks that keep these units"
-    return self.units.masks(kept)
 
 # %% ../nbs/05_sparsifier.ipynb #563572d2
 @patch
@@ -532,6 +522,14 @@ def check_sparsity(
     meant = f'{name}={value:g} means {value:g} percent; for {100*value:g} percent say {name}={100*value:g}'
     if 0<value<1: warnings.warn(meant, stacklevel=stacklevel)
     return value
+
+# %% ../nbs/05_sparsifier.ipynb #a1e0b320
+def count_of(
+    percent:float, # 0 to 100
+    n:int # weights
+)->int: # 0 to n
+    "That many percent of `n`, rounded, a half to the even number: of the number as it's written, not of its bits"
+    return round(Fraction(str(percent))*n/100)
 
 # %% ../nbs/05_sparsifier.ipynb #324fa1f1
 def check_reach(
@@ -553,7 +551,7 @@ def watch(self:Sparsifier,
     opt:torch.optim.Optimizer # an optimizer of the model's parameters. Raises `ArgumentError` for anything else
 )->'Watch': # until its `remove()`
     "From now on pruned weights get no gradient, and every `opt.step()` leaves them at exactly 0"
-    inner = _unwrapped(opt)
+    inner = _optimizer(opt)
     if not isinstance(inner, torch.optim.Optimizer):
         raise ArgumentTypeError('opt', opt, 'a torch.optim.Optimizer (in a fastai Learner use SparsifyCallback)')
     has = {id(p) for group in inner.param_groups for p in group['params']}
@@ -626,12 +624,13 @@ def dense_gradients(self:Sparsifier):
     finally: self.dense = before
 
 # %% ../nbs/05_sparsifier.ipynb #22b111c7
-def _unwrapped(opt):
-    "The optimizer inside wrappers of fastai's or Accelerate's: PyTorch's, fastai's own, or None"
+def _optimizer(opt):
+    "The optimizer inside wrappers of fastai's or Accelerate's: PyTorch's or fastai's own. Raises `ArgumentTypeError`"
     inner = opt
     while not (isinstance(inner, torch.optim.Optimizer) and 'state' in vars(inner)): # Accelerate's wrapper is one too
         inner = getattr(inner, 'opt', None) or getattr(inner, 'optimizer', None)
-        if inner is None: return opt if hasattr(opt, 'clear_state') else None
+        if inner is None and hasattr(opt, 'clear_state'): return opt
+        if inner is None: raise ArgumentTypeError('opt', opt, "a torch.optim.Optimizer, or fastai's")
     return inner
 
 # %% ../nbs/05_sparsifier.ipynb #f9cdd56b
@@ -642,13 +641,6 @@ def save_weights(self:Sparsifier,
     "Remembers the whole model as it is now, as the point to `rewind` to"
     state = None if opt is None else copy.deepcopy(_optimizer(opt).state_dict())
     self._snapshot = {k: t.detach().clone() for k,t in named_tensors(self.model).items()},state
-
-# %% ../nbs/05_sparsifier.ipynb #f0cfaa42
-def _optimizer(opt):
-    "The optimizer inside `opt`. Raises `ArgumentTypeError` if there's none"
-    inner = _unwrapped(opt)
-    if inner is None: raise ArgumentTypeError('opt', opt, "an optimizer, PyTorch's or fastai's")
-    return inner
 
 # %% ../nbs/05_sparsifier.ipynb #5268658c
 rewind_opts = ('reset', 'restore', 'keep')
@@ -712,5 +704,6 @@ def report(self:Sparsifier)->pd.DataFrame: # layer, type, shape, weights, kept, 
 @patch
 def __repr__(self:Sparsifier):
     n,n_all = self.masks.n_weights,sum(p.numel() for p in self.model.parameters())
-    return (f'Sparsifier({len(self.layers)} layers, {self.granularity}, {self.method}, {self.criterion}: asked for {self.asked:.2f} %, '
-            f'reached {self.masks.sparsity:.2f} % of {n:,} weights, {100*(n-self.masks.n_kept)/n_all:.2f} % of all parameters)')
+    return (f'Sparsifier({len(self.layers)} layers, {self.granularity}, {self.method}, {self.criterion}: '
+            f'asked for {self.asked:.2f} %, reached {self.masks.sparsity:.2f} % of {n:,} weights, '
+            f'{100*(n-self.masks.n_kept)/n_all:.2f} % of all parameters)')

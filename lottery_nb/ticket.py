@@ -140,7 +140,7 @@ def trained_into(self:Ticket,
     if not self.trained: raise ValueError('this ticket holds no trained weights')
     return self.apply_to(model, self.trained)
 
-# %% ../nbs/06_ticket.ipynb #c74158b8
+# %% ../nbs/06_ticket.ipynb #6513270e
 _not_tickets = SafetensorError,AttributeError,LookupError,RuntimeError,TypeError,ValueError # from other files
 
 @patch

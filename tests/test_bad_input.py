@@ -117,7 +117,7 @@ cases = [
     *[(lambda net, v=v: Sparsifier(net).sparsify(50, round_to=v), e, f'round_to={v!r}') for v,e in [*whole, (0, V)]],
     # layers
     (lambda net: Sparsifier(net, layers=['head', 'stam']), V, "layers='stam'"),
-    (lambda net: Sparsifier(net, layers=nn.Conv3d), V, 'layers=type: expected a choice that matches'),
+    (lambda net: Sparsifier(net, layers=nn.Conv3d), V, 'layers=Conv3d: expected a choice that matches'),
     (lambda net: Sparsifier(net, layers=lambda n,m: False), V, 'layers=.*a choice that matches'),
     (lambda net: Sparsifier(net, layers=[]), (V, T), r'layers=\[\]'),
     (lambda net: Sparsifier(net, layers=['head', 3]), T, 'layers='),

@@ -257,7 +257,7 @@ def grown(dir, **kwargs):
     return found
 
 @pytest.mark.parametrize('kwargs', [{}, dict(rewind='3it', criteria='movement'),
-    dict(rewind='lr', criteria='updating_movement', arms=['random']),
+    dict(rewind='lr', criteria='updating_movement', arms=['constant']),
     dict(rewind=1, criteria='taylor'),
     dict(method='local', final_layer_rate=10, granularity='row', layers=nn.Linear),
     dict(seed=7, prune=60, arms=['reinit','signs'])], ids=str)
@@ -424,9 +424,9 @@ def test_force_begins_anew_and_deletes_nothing_else(tmp_path):
                                      'round_01.safetensors', 'round_mine.safetensors', 'settings.json', 'table.csv']
     assert not different(new, search(rounds=1, prune=50)) and not different(new, Search.load(tmp_path))
 
-def test_settings_of_which_nothing_came_are_replaced(tmp_path):
+def test_a_search_of_which_nothing_came_leaves_nothing(tmp_path):
     with pytest.raises(ArgumentError, match='rewind=9'): search(rewind=9, dir=tmp_path)
-    assert len(Search.load(tmp_path).tickets)==0
+    assert not os.listdir(tmp_path)
     assert not different(search(dir=tmp_path), search())
 
 def test_other_versions_are_warned_of(tmp_path):
@@ -535,7 +535,7 @@ def test_a_disk_that_fills_up_loses_nothing(at, room, tmp_path):
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     name = ['round_00', 'round_01', 'round_01.random', 'round_02'][at-1]
     assert e.value.filename==str(tmp_path/f'{name}.safetensors')
-    assert len(e.value.search.runs())==at and len(Search.load(tmp_path).runs())==at-1
+    assert len(e.value.search.runs())==at and (at==1 or len(Search.load(tmp_path).runs())==at-1)
     assert not any(o.startswith('.') for o in files(tmp_path))
     assert not different(search(fit=filling, arms='random', dir=tmp_path), search(arms='random'))
 
@@ -566,7 +566,8 @@ def without_layers(): return of(nn.BatchNorm2d(1))
 bad = [(dict(rounds=0), 'rounds=0: expected a whole number of at least 1'), (dict(prune=math.nan), 'prune=nan'),
     (dict(prune=None), 'prune=None'), (dict(prune=[], rounds=None), 'prune='), (dict(prune=0), 'prune=0.0'),
     (dict(prune=[50,40,60]), 'expected sparsities that rise'), (dict(prune=[50,60]), 'rounds=3: expected 2'),
-    (dict(rewind='soon'), "rewind='soon'"), (dict(granularity='filter'), "granularity='filter'"),
+    (dict(rewind='soon'), "rewind='soon'"), (dict(granularity='filtr'), "granularity='filtr'"),
+    (dict(rewind='lr', arms='shuffle'), 'one that knows its pruned weights'), (dict(meta=dict(data=1)), "meta='data'"),
     (dict(granularity='2:4', prune=60), 'prune=60.0, rounds=3: sparsity'), (dict(method='both'), "method='both'"),
     (dict(criteria='largest'), "criteria='largest'"), (dict(layers='tail'), "layers='tail'"),
     (dict(final_layer_rate=100, method='local'), 'final_layer_rate=100'),
@@ -648,7 +649,7 @@ def test_learners_of_all_kinds(kind, tmp_path):
     found = search(make, train_it, rounds=2, rewind='3it')
     search(make, train_it, rounds=1, rewind='3it', dir=tmp_path)
     assert not different(found, search(make, train_it, rounds=2, rewind='3it', dir=tmp_path))
-    assert list(found.summary().step)==[8]*3
+    assert list(found.summary().step)==[8,11,11] # W_t was trained for 3 steps
     for t in found.tickets:
         assert not differing(t.trained, masked(t.trained, t.masks))
         assert not differing(t.state, masked(found.tickets[0].state, t.masks))

@@ -440,7 +440,8 @@ def test_rewinding_is_exact(seed, sparsity, method, granularity, how):
         assert not differing(everything(net), masked(at, sp.masks))
         assert ids=={k: id(t) for k,t in named_tensors(net).items()}
         want = dict(reset={}, restore=then, keep=now)[how]
-        assert opt.state.keys()==want.keys() and not [p for p in want if differing(opt.state[p], kept_state(sp, p, want))]
+        assert opt.state.keys()==want.keys()
+        assert not [p for p in want if differing(opt.state[p], kept_state(sp, p, want))]
     net.stem[1].running_mean.nan_to_num_(0, 0, 0)
     train_step(net, opt, x, y)
     assert not differing(sp.snapshot, at) # training on has not written to it
