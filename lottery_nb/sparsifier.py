@@ -17,7 +17,8 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
-from .core import ArgumentError, ArgumentTypeError, check_choice, check_percent, check_whole, threads
+from .core import (ArgumentError, ArgumentTypeError, check_choice, check_percent, check_whole, known_keywords,
+                             threads)
 from .criteria import Criterion, WeightView, criteria as all_criteria, large_final, random_scores
 from .granularity import (LayerWeight, all_granularities, default_types, granularities_of, layout_type,
                                     layouts_of, plain_layout, pruned_filters, units_class)
@@ -110,7 +111,9 @@ def _what_lacks(model, asked):
     kinds = [type(m) for m in model.modules()]
     if any(issubclass(o, torch.jit.ScriptModule) for o in kinds): return 'one before it is scripted: prune, then script'
     if any('quantized' in o.__module__ for o in kinds): return 'one before it is quantized: prune, then convert'
-    return 'one with prunable weights: conv, linear, recurrent or attention layers'
+    takes = [o for k,w in _all_weights(model).items() if w.whole.dim()>1 for o in [_why_left_out(w, 'weight')[1]] if o]
+    return ('one with prunable weights: conv, linear, recurrent or attention layers'
+            + f"; or say layers={' or '.join(dict.fromkeys(takes))}"*bool(takes))
 
 # %% ../nbs/05_sparsifier.ipynb #a1e0b306
 class _Used(Exception): "Has the weight that a layer multiplies with"
@@ -173,10 +176,13 @@ def _with_granularity(weights, granularity):
 def _why_left_out(w, granularity):
     "Why a weight isn't pruned, and what `layers` takes to prune it; the latter None if it can't be pruned"
     if why := _tried(w)[1]: return why, None
-    lacks = f'it has no {granularity}' if granularity in all_granularities() else 'it has to stay'
-    if _is_default(w): return lacks, None
+    if _is_default(w):
+        if granularity not in all_granularities(): return 'it has to stay', None
+        return 'not asked for' if granularity in granularities_of(w) else f'it has no {granularity}', None
     if w.name not in layouts_of(w.layer): return '', None
-    return '', ('nn.'*type(w.layer).__module__.startswith('torch.nn')) + type(w.layer).__name__
+    kind = layout_type(w.layer)
+    if isinstance(kind, str): kind = type(w.layer)
+    return '', ('nn.'*kind.__module__.startswith('torch.nn')) + kind.__name__
 
 # %% ../nbs/05_sparsifier.ipynb #a1e0b313
 def _left_out(model, pruned, granularity):
@@ -265,6 +271,7 @@ def _may_go(keys, kept): return (kept & (keys<torch.iinfo(keys.dtype).max)).nonz
 # %% ../nbs/05_sparsifier.ipynb #0f96a851
 class Sparsifier:
     "Makes the masks of a model, holds them against any optimizer, and rewinds. Raises `ArgumentError`"
+    @known_keywords
     def __init__(self,
         model:nn.Module, # the network, on any device; float weights
         granularity:str='weight', # what goes together: `weight`, … (`all_granularities()`), `group`, or n of m: '2:4'
@@ -287,7 +294,7 @@ class Sparsifier:
         # what the criterion needs: 'init' or 'previous' -> name -> tensor
         self.remembered = {need: self._clone_weights() for need in self.criterion.needs if need!='grad'}
         self.left_out = _left_out(unwrap(model), self.layers, granularity) # the last row of `report`, or None
-        if layers is None and self.left_out: warnings.warn(_told(self.left_out), stacklevel=2)
+        if layers is None and self.left_out: warnings.warn(_told(self.left_out), stacklevel=3) # past `known_keywords`
         self.criterion.try_on({k: self.weight(k) for k in self.layers})
 
     def __getstate__(self): return {**vars(self), 'watches': []} # a copy is watched by nobody
@@ -507,12 +514,13 @@ def _remember_previous(self:Sparsifier):
 # %% ../nbs/05_sparsifier.ipynb #f95925d0
 def check_sparsity(
     name:str, # the argument's name, for the error
-    value:float # percent, 0 to 100
+    value:float, # percent, 0 to 100
+    stacklevel:int=3 # of the warning: 3 is the line that called your function
 )->float: # percent
     "`value` as a float. Raises `ArgumentError` unless it's from 0 to 100; warns if it looks like a fraction"
     value = check_percent(name, value)
     meant = f'{name}={value:g} means {value:g} percent; for {100*value:g} percent say {name}={100*value:g}'
-    if 0<value<1: warnings.warn(meant, stacklevel=3)
+    if 0<value<1: warnings.warn(meant, stacklevel=stacklevel)
     return value
 
 # %% ../nbs/05_sparsifier.ipynb #a1e0b320
