@@ -251,7 +251,7 @@ class _FollowRun(Callback):
         self.plan,self.begun,self.tell = plan,begun,tell
         self.start = start # the epochs and steps that its first weights were trained for
         self.epochs_done,self.n_step,self.rows,self.last,self.weights = 0,0,[],{},None
-        self.rewinds = not begun.meta['round'] and plan.point.unit!='lr' # is the rewind point in this run?
+        self.rewinds = not begun.meta['round'] and plan.point.kind!='lr' # is the rewind point in this run?
 
     def __call__(self, event_name):
         if not (self.learn.lock.locked() or hasattr(self.learn, 'lr_finder')): return super().__call__(event_name)
@@ -266,7 +266,7 @@ class _FollowRun(Callback):
         if self.rewinds and self.weights is None and self.plan.point.at==self.trained():
             self.weights = self.plan.weights(self.learn, 'weights at the rewind point')
 
-    def trained(self): return self.epochs_done if self.plan.point.unit=='epoch' else self.n_step # as the point counts
+    def trained(self): return self.epochs_done if self.plan.point.kind=='epoch' else self.n_step # as the point counts
     def after_batch(self): self.n_step += 1
 
     def after_epoch(self):
@@ -290,14 +290,14 @@ def weights(self:SearchPlan, learn, what)->dict: # name -> tensor, on the CPU
 @patch
 def check_reaches(self:SearchPlan, n):
     "Raises `ArgumentError` if the rewind point is beyond a run of `n` epochs or steps"
-    what = f"{n} {self.point.unit}{'s'*(n!=1)}"
+    what = f"{n} {self.point.kind}{'s'*(n!=1)}"
     if self.point.at>=n: raise ArgumentError('rewind', self.rewind, f'a point of the first fit, which has only {what}')
 
 # %% ../nbs/11_find.ipynb #f28c105d
 @patch
 def check_fit(self:SearchPlan, learn, rewinds):
     "Raises `ArgumentError` if a fit that is about to begin can't be right"
-    if rewinds: self.check_reaches(learn.n_epoch*(1 if self.point.unit=='epoch' else len(learn.dls.train)))
+    if rewinds: self.check_reaches(learn.n_epoch*(1 if self.point.kind=='epoch' else len(learn.dls.train)))
 
 # %% ../nbs/11_find.ipynb #bfdd3375
 @patch
@@ -324,13 +324,13 @@ def train(self:SearchPlan, search, r, arm=None, tell=noop)->Ticket:
 @patch
 def start_of(self:SearchPlan, search, r)->tuple: # epochs, steps
     "How long the weights that round `r` goes back to were trained"
-    goes_on = self.point.unit=='lr'
+    goes_on = self.point.kind=='lr'
     last = r-1 if goes_on else 0
     ends = sorted({(o['step'],o['epoch']) for o in search.tickets[last].meta['table'] if o['round']==last})
-    at,i = self.point.at,int(self.point.unit=='epoch')
+    at,i = self.point.at,int(self.point.kind=='epoch')
     if not goes_on: ends = [o for o in ends if o[i]+i<=at] # epoch e ends before e+1 begins
     step,epoch = ends[-1] if ends else (0,-1)
-    return epoch+1, at if self.point.unit=='step' else step
+    return epoch+1, at if self.point.kind=='step' else step
 
 # %% ../nbs/11_find.ipynb #9b57e129
 @patch
@@ -346,7 +346,7 @@ def try_out(self:SearchPlan)->dict: # everything that the result depends on, as 
         sparsity = n_pruned(10**6, rate, self.rounds)/10**4
         check_reach(f'prune={rate}, rounds={self.rounds}: sparsity', sparsity, self.how['granularity'])
     trial = self.begin(Search(), one, 0)
-    if self.point.unit=='lr': trial.full = None # as in later rounds
+    if self.point.kind=='lr': trial.full = None # as in later rounds
     for arm in self.arms: arm.begin(trial, self.seed, lambda: self.learner().model)
     functions = dict(learner=source_of(self.learner), fit=source_of(self.fit), version=self.version)
     apart = ('arm','round','sparsity','seeds','search','versions','followers')
