@@ -8,7 +8,7 @@ __all__ = ['find_ticket', 'n_pruned', 'check_prune', 'next_masks', 'check_final_
 
 # %% ../nbs/11_find.ipynb #8b197ab3
 import errno, json, math, os, random, re, warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -22,9 +22,9 @@ from fastcore.basics import noop, patch, store_attr
 from filelock import FileLock, Timeout
 from .arms import Arm, arms as all_arms, check_arms
 from .callback import HoldMasks, SparsifyCallback, data_origin, first_batch, recorded
-from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_number, check_whole,
-                             json_safe, progress as progress_bar, rewind_point, seed_of, seeded, source_of, versions,
-                             write_atomically)
+from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_flag, check_number,
+                             check_path, check_whole, json_safe, progress as progress_bar, rewind_point, seed_of,
+                             seeded, source_of, versions, write_atomically)
 from .criteria import Criterion, criteria as all_criteria, large_final
 from .masks import Masks, named_tensors, shape_differences
 from .sparsifier import Sparsifier, check_reach, check_sparsity
@@ -58,6 +58,7 @@ def find_ticket(
     `SearchError` or `TicketError` for another search or a damaged file in `dir`; `OSError` for a full disk.
 
     Source: Frankle & Carbin 2019; rewinding: Frankle et al. 2020; of the learning rate: Renda et al. 2020"""
+    check_flag('force', force)
     how = dict(granularity=granularity, method=method, criteria=criteria, layers=layers, allow_collapse=allow_collapse)
     plan = SearchPlan(learner, fit, *check_prune(prune, rounds), rewind, how, final_layer_rate,
                       arms, seed, version, meta)
@@ -139,6 +140,7 @@ class SearchPlan:
                            fit='of a Learner that trains it, such as lambda learn: learn.fit(5)').items():
             if isinstance(o:=getattr(self, k), Learner) or not callable(o):
                 raise ArgumentTypeError(k, o, f'a function {what}')
+        if not isinstance(self.meta or {}, Mapping): raise ArgumentTypeError('meta', self.meta, 'a dict')
         method = check_choice('method', self.how['method'], ('local','global'))
         self.criterion = check_choice('criteria', self.how['criteria'], all_criteria, Criterion)
         self.final_layer_rate = check_final_layer_rate(self.final_layer_rate, method, self.how['granularity'])
@@ -493,8 +495,7 @@ class SearchFolder:
     def __init__(self,
         path:str|Path|None # None: nothing is kept
     ):
-        if not isinstance(path, str|os.PathLike|None): raise ArgumentTypeError('dir', path, 'the path of a folder')
-        self.path,self.lock = None if path is None else Path(path),None
+        self.path,self.lock = None if path is None else check_path('dir', path, 'a folder'),None
         names = ('init.safetensors','table.csv','settings.json')
         self.init,self.table,self.settings = [self.path and self.path/o for o in names]
 
@@ -570,8 +571,9 @@ def load(cls:Search,
     dir:str|Path # a folder that `find_ticket` was given
 )->Search:
     "The finished runs of a search. Raises `SearchError` or `TicketError`, about what's missing or damaged"
-    if not Path(dir).is_dir(): raise FileNotFoundError(errno.ENOENT, 'no such folder', str(dir))
-    folder = SearchFolder(dir)
+    path = check_path('dir', dir, 'a folder')
+    if not path.is_dir(): raise FileNotFoundError(errno.ENOENT, 'no such folder', str(dir))
+    folder = SearchFolder(path)
     return folder.read(folder.read_settings())
 
 # %% ../nbs/11_find.ipynb #b3718060
