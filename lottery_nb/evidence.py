@@ -8,6 +8,7 @@ __all__ = ['mean_interval', 'early_stop', 'summarise', 'plot_curve', 'plot_learn
 # %% ../nbs/13_evidence.ipynb #36e48ad9
 import math
 import numpy as np, pandas as pd
+from fastcore.basics import listify
 from matplotlib.figure import Figure
 from scipy import stats
 from .arms import arms as all_arms
@@ -33,7 +34,8 @@ def _check_table(df)->pd.DataFrame: # `df`
     if df.duplicated(['arm','seed','round','step','metric']).any():
         vary = [k for k in df if k not in table_columns and df[k].nunique()>1]
         told = 'one setting; it has several values for the same seed, round and step'
-        if vary: told += f": {', '.join(vary)} differ; take one, as in df[df[{vary[0]!r}]=={df[vary[0]].tolist()[0]!r}]"
+        if not vary: told += "; to compare two tables, rename the arms of one: df.assign(arm='other '+df.arm)"
+        else: told += f": {', '.join(vary)} differ; take one, as in df[df[{vary[0]!r}]=={df[vary[0]].tolist()[0]!r}]"
         raise ArgumentError('df', df, told)
     return df
 
@@ -53,8 +55,11 @@ def early_stop(
 def _metric(df, metric)->str:
     "The metric; for None 'accuracy' if it's there, else the last one. Raises `ArgumentError` if it isn't there"
     there = list(dict.fromkeys(df.metric))
-    if metric is None: return 'accuracy' if 'accuracy' in there else there[-1]
-    return check_choice('metric', metric, [*there, *['early_stop']*('valid_loss' in there)])
+    if metric is None: metric = 'accuracy' if 'accuracy' in there else there[-1]
+    check_choice('metric', metric, [*there, *['early_stop']*('valid_loss' in there)])
+    if metric in there and df.value[df.metric==metric].isna().all():
+        raise ArgumentError('metric', metric, 'one that is a number in some run')
+    return metric
 
 # %% ../nbs/13_evidence.ipynb #e5411dc1
 def _values(df, metric, step)->pd.DataFrame:
@@ -131,6 +136,7 @@ def _finding(row, metric)->str:
     chance = f'; {seeds} cannot tell how much of that is chance' if math.isnan(half) else f', {seeds}'
     if versus is None: return f'{where} {_label(row["arm"])}: {_amount(mean, half, percent)}{chance}'
     both = f'tickets and {_label(versus)}'
+    if not n: return f'{where} {both} have no seed in common'
     if math.isnan(half): return f'{where} {both} are {_amount(mean, half, points, "+")} apart{chance}'
     verb = more if mean>0 else less
     if row['shown']: return f'{where} tickets {verb} {_label(versus)} by {_amount(abs(mean), half, points)}{chance}'
@@ -208,7 +214,8 @@ def plot_curve(
     Source: the shape of Frankle & Carbin 2019, figures 3 and 4"""
     there = [o for o in _in_order(_check_table(df).arm) if o!='dense']
     if panels is None: panels = ['early_stop']*('valid_loss' in set(df.metric)) + [_metric(df, None)]
-    panels,arms = ([o] if isinstance(o, str) else o for o in (panels, there if arms is None else arms))
+    panels,arms = listify(panels),listify(there if arms is None else arms)
+    if not panels: raise ArgumentError('panels', panels, 'a metric or several')
     arms = [check_choice('arms', o, ['dense', *there]) for o in arms if o!='dense']
     fig = Figure(figsize=figsize or (4.5*len(panels), 3.4), layout='constrained')
     for ax,panel in zip(fig.subplots(1, len(panels), squeeze=False)[0], panels):
@@ -224,8 +231,9 @@ def plot_learning(
     figsize=(5.5,3.4) # inches
 )->Figure:
     "Draws how the networks of a round learn, a line an arm. Raises `ArgumentError` for what isn't in the table"
-    metric = check_choice('metric', _metric(_check_table(df), metric), list(dict.fromkeys(df.metric)))
-    there = sorted(set(df['round']))
+    if metric is not None: check_choice('metric', metric, list(dict.fromkeys(_check_table(df).metric)))
+    metric,there = _metric(_check_table(df), metric),sorted(set(df['round']))
+    check_whole('round', round)
     if round not in there: raise ArgumentError('round', round, f"one of {', '.join(map(str, there))}")
     rows = df[(df.metric==metric) & ((df['round']==round) | (df.arm=='dense'))].dropna(subset='value')
     fig,names,scale = Figure(figsize=figsize, layout='constrained'),_in_order(df.arm),_words(metric)[2]
@@ -234,6 +242,6 @@ def plot_learning(
         steps = rows[rows.arm==arm].groupby('step').value
         mean,half = np.array([mean_interval(scale*o) for _,o in steps]).T
         _line(ax, list(steps.groups), mean, half, arm, names, marker='')
-    density = rows[rows['round']==round].density.mean()
+    density = df[df['round']==round].density.mean()
     ax.set(xlabel='step', ylabel=_axis_label(metric), title=f'{density:.3g} % of the weights')
     return _finish(fig, rows)
