@@ -65,8 +65,9 @@ def _metric(df, metric)->str:
 def _values(df, metric, step)->pd.DataFrame:
     "A row a run: arm, seed, round, density, step and the value that counts"
     if metric=='early_stop': return early_stop(df)
+    if step is None: df = df[df.step==df.groupby(['arm','seed','round']).step.transform('max')]
     rows = df[df.metric==metric].dropna(subset='value')
-    if step is None: return rows[rows.step==df.groupby(['arm','seed','round']).step.transform('max')[rows.index]]
+    if step is None: return rows
     if isinstance(step, str): check_choice('step', step, ['early_stop'])
     if step=='early_stop': return rows.merge(early_stop(df)[['arm','seed','round','step']])
     there = sorted(set(rows.step))

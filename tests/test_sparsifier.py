@@ -274,6 +274,9 @@ def test_round_to(case, method, sparsity, m, collapse):
         kept, gone = [s for s,o in zip(scores[k], after) if o], [s for s,o in zip(scores[k], after) if not o]
         assert not kept or not gone or min(kept)>=max(gone)
 
+def test_round_to_more_than_there_are():
+    assert Sparsifier(mlp()).sparsify(50, round_to=10**400).sparsity==0
+
 # Criteria
 
 @quiet
