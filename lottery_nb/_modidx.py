@@ -848,6 +848,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'lottery_nb.sparsifier.check_reach': ('sparsifier.html#check_reach', 'lottery_nb/sparsifier.py'),
                                        'lottery_nb.sparsifier.check_sparsity': ( 'sparsifier.html#check_sparsity',
                                                                                  'lottery_nb/sparsifier.py'),
+                                       'lottery_nb.sparsifier.count_of': ('sparsifier.html#count_of', 'lottery_nb/sparsifier.py'),
                                        'lottery_nb.sparsifier.find_layers': ('sparsifier.html#find_layers', 'lottery_nb/sparsifier.py'),
                                        'lottery_nb.sparsifier.follower_masks': ( 'sparsifier.html#follower_masks',
                                                                                  'lottery_nb/sparsifier.py'),

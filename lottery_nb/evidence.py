@@ -65,7 +65,7 @@ def _metric(df, metric)->str:
 def _values(df, metric, step)->pd.DataFrame:
     "A row a run: arm, seed, round, density, step and the value that counts"
     if metric=='early_stop': return early_stop(df)
-    if step is None: df = df[df.step==df.groupby(['arm','seed','round']).step.transform('max')]
+    if step is None: df = df[df.step==df.groupby(['arm','round']).step.transform('max')]
     rows = df[df.metric==metric].dropna(subset='value')
     if step is None: return rows
     if isinstance(step, str): check_choice('step', step, ['early_stop'])
@@ -78,15 +78,15 @@ def _values(df, metric, step)->pd.DataFrame:
 def summarise(
     df:pd.DataFrame, # a table of measurements
     metric:str|None=None, # one of its metrics, or 'early_stop'; None: 'accuracy' if it's there, else the last one
-    step:int|str|None=None # None: the last of each run; 'early_stop': the step of each run's lowest loss
+    step:int|str|None=None # None: the last of an arm's round; 'early_stop': the step of each run's lowest loss
 )->pd.DataFrame: # a row an arm and round
     """The mean over seeds, half of its 95 % interval, and how tickets compare, in numbers and in words.
 
     Columns: `arm, round, density, step, mean, interval, seeds`; of ticket minus this arm, seed by seed, or ticket minus
     dense in a ticket's row, `versus, difference, difference_interval, pairs, shown` (0 isn't in it); and `finding`.
 
-    Every interval is for itself: of twenty comparisons of equals, expect one that looks like a difference. At a
-    given step, a run that ended before it isn't counted. Raises `ArgumentError` for what isn't there"""
+    Every interval is for itself: of twenty comparisons of equals, expect one that looks like a difference. At the
+    last step a run that ended before others of its arm isn't counted. Raises `ArgumentError` for what isn't there"""
     metric = _metric(_check_table(df), metric)
     rows = _values(df, metric, step)
     at = {k: o.set_index('seed') for k,o in rows.groupby(['arm','round'])}

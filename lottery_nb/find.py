@@ -27,7 +27,7 @@ from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, che
                              seeded, source_of, versions, write_atomically)
 from .criteria import Criterion, criteria as all_criteria, large_final
 from .masks import Masks, named_tensors, shape_differences
-from .sparsifier import Sparsifier, check_reach, check_sparsity
+from .sparsifier import Sparsifier, check_reach, check_sparsity, count_of
 from .ticket import Ticket
 
 # %% ../nbs/11_find.ipynb #dcc47975
@@ -77,9 +77,9 @@ def n_pruned(
     r:int # the round, from 0; in round 0 nothing is pruned
 )->int: # 0 to `n`
     "How many of `n` weights are pruned in round `r`, with those that were pruned before"
-    if isinstance(prune, list): return round(prune[r-1]/100*n) if r else 0
+    if isinstance(prune, list): return count_of(prune[r-1], n) if r else 0
     left = n
-    for _ in range(r): left -= round(prune/100*left)
+    for _ in range(r): left -= count_of(prune, left)
     return n-left
 
 # %% ../nbs/11_find.ipynb #53b493f3

@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['prunable_types', 'rewind_opts', 'find_layers', 'sort_keys_', 'keep_highest', 'Sparsifier', 'follower_masks',
-           'check_sparsity', 'check_reach', 'Watch']
+           'check_sparsity', 'count_of', 'check_reach', 'Watch']
 
 # %% ../nbs/05_sparsifier.ipynb #f24bc775
 import copy, difflib, inspect, warnings, weakref
 from contextlib import contextmanager
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 import pandas as pd, torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
-from .core import ArgumentError, ArgumentTypeError, check_choice, check_flag, check_percent, check_whole
+from .core import (ArgumentError, ArgumentTypeError, check_choice, check_flag, check_percent, check_whole,
+                             threads)
 from .criteria import Criterion, WeightView, criteria as all_criteria, large_final, random_scores
 from .granularity import (LayerWeight, all_granularities, default_types, granularities_of, layout_type,
                                     layouts_of, plain_layout, pruned_filters, units_class)
@@ -387,7 +389,8 @@ def _unit_scores(self:Sparsifier, name, criterion):
     "The score of every unit of that name, flat"
     def of_weights(k):
         w,kept = self.units.parts[k],{need: self.units.of(k, at) for need,at in self.remembered.items()}
-        final,grad = w.weight.detach(),None if w.whole.grad is None else w.of(w.whole.grad)
+        final,grad = w.weight.detach(),w.whole.grad
+        if grad is not None: grad = w.of(grad.to_dense() if grad.is_sparse else grad)
         _check_finite(k, final, 'the weight holds')
         return final if criterion.of_units else criterion.scores(WeightView(k, final, grad=grad, **kept))
     scores = self.units.scores(name, of_weights)
@@ -436,7 +439,7 @@ def select(self:Sparsifier,
 )->list: # for each name [n], bool
     "The units that stay: exact, and with no layer left empty"
     sizes,total = [self.units.size(k) for k in names],sum(self.units.n_weights(k) for k in names)
-    budget = round(sparsity/100*total)
+    budget = count_of(sparsity, total)
     can_go = total - sum(self.units.least(k)*size for k,size in zip(names, sizes))
     keys = self._ranking(names, budget)
     may_empty = self.allow_collapse or self.granularity=='layer'
@@ -488,6 +491,7 @@ def sparsify(self:Sparsifier,
 # %% ../nbs/05_sparsifier.ipynb #dd70c2be
 @patch
 @torch.no_grad()
+@threads(1) # many small steps, each of which would wait for the slowest core
 def make_masks(self:Sparsifier,
     sparsity:float, # percent, checked already
     round_to:int|None=None # keep a multiple of so many units in every layer
@@ -517,6 +521,14 @@ def check_sparsity(
     meant = f'{name}={value:g} means {value:g} percent; for {100*value:g} percent say {name}={100*value:g}'
     if 0<value<1: warnings.warn(meant, stacklevel=3)
     return value
+
+# %% ../nbs/05_sparsifier.ipynb #a1e0b320
+def count_of(
+    percent:float, # 0 to 100
+    n:int # weights
+)->int: # 0 to n
+    "That many percent of `n`, rounded, a half to the even number: of the number as it's written, not of its bits"
+    return round(Fraction(str(percent))*n/100)
 
 # %% ../nbs/05_sparsifier.ipynb #324fa1f1
 def check_reach(

@@ -370,7 +370,7 @@ def test_a_second_fit_with_the_same_callback(capsys):
     assert not differing(sp_cb.sparsifier.snapshot, before)
     for o in (ticket.state, sp_cb.ticket.state, masked(before, masks)): assert not differing(o, state)
     assert sp_cb.table[:len(table)].equals(table) and as_table(ticket.meta['table']).equals(table)
-    assert last(sp_cb.table).epoch.iloc[-1]==7 and not sp_cb.table.duplicated(['epoch','metric']).any()
+    assert last(sp_cb.table).epoch.iloc[-1]==4 and not sp_cb.table.duplicated(['round','epoch','metric']).any()
 
 def test_the_same_callback_on_another_model():
     "It starts anew"
@@ -583,7 +583,7 @@ def test_wrapped_models(wrap):
 def test_round_to_and_allow_collapse():
     learn, sp_cb = conv_learner(), make(50, 'filter', 'local', schedule=linear, round_to=2, layers=nn.Conv2d)
     learn.fit(3, cbs=[sp_cb, Probe(sp_cb)])
-    assert list(sp_cb.sparsifier.report().units_kept)==[4, 4]
+    assert list(sp_cb.sparsifier.report().units_kept)[:2]==[4, 4]
     for allowed in (False, True):
         learn = conv_learner()
         with torch.no_grad(): learn.model.head.weight.mul_(1e-6)
@@ -622,11 +622,11 @@ def test_the_table_and_the_meta(tmp_path):
     learn.fit(6, cbs=sp_cb)
     df, meta = sp_cb.table, sp_cb.ticket.meta
     assert list(df)==table_columns and (df.seed==0).all()
-    for e,row in enumerate(learn.rows):
-        of = df[df.epoch==e]
+    for i,row in enumerate(learn.rows):
+        r,e = i//2,i%2 + (i>1) # a ticket begins with the weights of epoch 1
+        of = df[(df['round']==r) & (df.epoch==e)]
         assert dict(zip(of.metric, of.value))==dict(zip(('train_loss','valid_loss','accuracy'), row[1:4]))
-        r = e//2
-        assert set(of.arm)=={'ticket' if r else 'dense'} and set(of['round'])=={r} and set(of.step)=={(e+1)*n_batches}
+        assert set(of.arm)=={'ticket' if r else 'dense'} and set(of.step)=={(e+1)*n_batches}
         assert of.density.to_list()==pytest.approx([100*.2**(r/2)]*3, abs=.01)
     assert as_table(meta['table']).equals(df)
     assert as_table(Ticket.load(sp_cb.ticket.save(tmp_path/'t')).meta['table']).equals(df)

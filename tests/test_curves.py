@@ -98,7 +98,7 @@ def test_every_arm_is_what_a_plain_loop_gives(model, rewind, first):
             W_t = curve(model, arms=[], n_step=first, **how)[1][seed,0].trained
             assert not differing(t.full, {k: W_t[k] for k in t.masks})
         for name in list(arms)[1:]:
-            begun,start = arms[name].begin(t, seed_of(seed, name, 1), model),0 if name in ('reinit','signs') else first
+            begun,start = arms[name].begin(t, seed, model),0 if name in ('reinit','signs') else first
             loss = train_plainly(model, begun, seed, 1, first+20, start)[1]
             assert at_end(df, name, seed, 1, 'valid_loss')==pytest.approx(loss, rel=2e-3), name
             assert of(df, name, seed, 1, 'valid_loss').step.min()==start
@@ -280,11 +280,10 @@ def test_what_diverges_later_is_named_and_left_out(model):
 def test_all_may_be_lost():
     with pytest.warns(UserWarning): assert not len(curve(spoiled(mlp, range(3))))
 
-def test_a_lost_arm_is_missing_in_its_round_only():
-    bad = spoiled(mlp, [1], torch.inf, lambda s: ('fresh weights', seed_of(s, 'reinit', 1)))
+def test_a_lost_arm_is_missing_and_the_others_are_not():
+    bad = spoiled(mlp, [1], torch.inf, lambda s: ('fresh weights', s))
     with pytest.warns(UserWarning, match="seed 1, reinit, round 1: .* at step 0: it's left out there$"): df = curve(bad)
-    assert not len(df[(df.arm=='reinit') & (df.seed==1) & (df['round']==1)])
-    assert set(df[(df.arm=='reinit') & (df['round']==2)].seed)=={0,1,2} and set(df[df.arm=='ticket'].seed)=={0,1,2}
+    assert set(df[df.arm=='reinit'].seed)=={0,2} and set(df[df.arm=='ticket'].seed)=={0,1,2}
 
 def hungry(limit, sizes, error):
     "A network that raises `error` when more than `limit` are trained at once, and notes how many they are"
@@ -309,7 +308,7 @@ def test_other_errors_and_one_seed_that_does_not_fit_come_out():
     class Later(nn.Linear):
         def forward(self, x):
             calls.append(1)
-            if len(calls)>9: raise torch.OutOfMemoryError('out of memory')
+            if len(calls)>40: raise torch.OutOfMemoryError('out of memory')
             return super().forward(x)
     calls = []
     with pytest.raises(torch.OutOfMemoryError): curve(lambda: nn.Sequential(nn.Flatten(), Later(64,10)))
@@ -349,7 +348,6 @@ def tied():
     (dict(model=ends(Noisy, 64, 10)), 'stacked.*random'), (dict(model=ends(Branching, 64, 10)), 'can be stacked'),
     (dict(model=tied), 'can be stacked'), (dict(model=seq(nn.BatchNorm1d(64, momentum=None))), 'can be stacked'),
     (dict(model=seq(nn.RReLU())), 'can be stacked'), (dict(model=ends(nn.ReLU)), 'prunable weights'),
-    (dict(model=lambda: nn.utils.parametrizations.weight_norm(nn.Linear(64,10))), 'prunable weights'),
     (dict(model=ends(nn.Linear, 63, 10)), r'batches of \[20, 1, 8, 8\]'),
     (dict(model=ends(nn.LazyLinear, 10)), '(?i)uninit|not init'),
 ], ids=lambda o: o if isinstance(o, str) else None)
