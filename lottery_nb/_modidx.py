@@ -387,6 +387,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'lottery_nb.distributed.ranks_of': ('distributed.html#ranks_of', 'lottery_nb/distributed.py')},
             'lottery_nb.evidence': { 'lottery_nb.evidence._amount': ('evidence.html#_amount', 'lottery_nb/evidence.py'),
                                      'lottery_nb.evidence._axis_label': ('evidence.html#_axis_label', 'lottery_nb/evidence.py'),
+                                     'lottery_nb.evidence._check_numbers': ('evidence.html#_check_numbers', 'lottery_nb/evidence.py'),
                                      'lottery_nb.evidence._check_table': ('evidence.html#_check_table', 'lottery_nb/evidence.py'),
                                      'lottery_nb.evidence._density_axis': ('evidence.html#_density_axis', 'lottery_nb/evidence.py'),
                                      'lottery_nb.evidence._finding': ('evidence.html#_finding', 'lottery_nb/evidence.py'),

@@ -47,7 +47,7 @@ def early_stop(
 
     Source: Frankle & Carbin 2019, section 2"""
     losses = _check_table(df)[df.metric=='valid_loss'].dropna(subset='value').reset_index(drop=True)
-    if not len(losses): raise ArgumentError('df', df, 'a table with the metric valid_loss')
+    if not len(losses): raise ArgumentError('df', df, 'a table with the metric valid_loss, and numbers in it')
     rows = losses.loc[losses.groupby(['arm','seed','round'], sort=False).value.idxmin()]
     return rows.assign(metric='early_stop', value=rows.step.astype(float)).reset_index(drop=True)
 
@@ -55,11 +55,11 @@ def early_stop(
 def _metric(df, metric)->str:
     "The metric; for None 'accuracy' if it's there, else the last one. Raises `ArgumentError` if it isn't there"
     there = list(dict.fromkeys(df.metric))
-    if metric is None: metric = 'accuracy' if 'accuracy' in there else there[-1]
-    check_choice('metric', metric, [*there, *['early_stop']*('valid_loss' in there)])
-    if metric in there and df.value[df.metric==metric].isna().all():
-        raise ArgumentError('metric', metric, 'one that is a number in some run')
-    return metric
+    if metric is None: return 'accuracy' if 'accuracy' in there else there[-1]
+    return check_choice('metric', metric, [*there, *['early_stop']*('valid_loss' in there)])
+
+def _check_numbers(metric, rows):
+    if rows.empty: raise ArgumentError('metric', metric, 'one that is a number in some run, and there')
 
 # %% ../nbs/13_evidence.ipynb #e5411dc1
 def _values(df, metric, step)->pd.DataFrame:
@@ -89,6 +89,7 @@ def summarise(
     last step a run that ended before others of its arm isn't counted. Raises `ArgumentError` for what isn't there"""
     metric = _metric(_check_table(df), metric)
     rows = _values(df, metric, step)
+    _check_numbers(metric, rows)
     at = {k: o.set_index('seed') for k,o in rows.groupby(['arm','round'])}
     found = []
     for arm in _in_order(rows.arm):
@@ -237,6 +238,7 @@ def plot_learning(
     check_whole('round', round)
     if round not in there: raise ArgumentError('round', round, f"one of {', '.join(map(str, there))}")
     rows = df[(df.metric==metric) & ((df['round']==round) | (df.arm=='dense'))].dropna(subset='value')
+    _check_numbers(metric, rows)
     fig,names,scale = Figure(figsize=figsize, layout='constrained'),_in_order(df.arm),_words(metric)[2]
     ax = fig.subplots()
     for arm in _in_order(rows.arm):

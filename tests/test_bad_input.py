@@ -275,7 +275,10 @@ cases = [
     (lambda net: search(meta=5), T, 'meta=5: expected a dict'),
     # tables
     (lambda net: summarise(measured(value=math.nan)), V, "metric='accuracy': expected one that is a number"),
-    (lambda net: plot_curve(measured(value=math.nan)), V, "metric='accuracy': expected one that is a number"),
+    (lambda net: plot_learning(measured(value=math.nan), 1), V, "metric='accuracy': expected one that is a number"),
+    (lambda net: summarise(measured().assign(value=lambda o: o.value.where(o.metric!='accuracy'))), V,
+     "metric='accuracy': expected one that is a number"),
+    (lambda net: plot_curve(measured(value=math.nan)), V, 'df=DataFrame: expected .* valid_loss, and numbers in it'),
     (lambda net: plot_curve(measured(), 5), T, 'metric=5: expected one of accuracy, valid_loss'),
     (lambda net: plot_curve(measured(), []), V, r'panels=\[\]: expected a metric'),
     (lambda net: plot_curve(measured(), arms=5), T, 'arms=5: expected one of dense, ticket'),
