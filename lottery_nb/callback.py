@@ -13,7 +13,8 @@ from fastai.callback.core import Callback, CancelBatchException
 from fastai.callback.tracker import SaveModelCallback, TrackerCallback
 from fastai.callback.training import GradientAccumulation
 from fastcore.basics import patch, store_attr
-from .core import ArgumentError, as_table, check_choice, check_whole, json_safe, seeded, versions
+from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_flag, check_whole,
+                             json_safe, seeded, versions)
 from .criteria import Criterion, criteria as all_criteria
 from .granularity import check_granularity
 from .masks import Masks, named_tensors, unwrap
@@ -73,6 +74,7 @@ def _check_arguments(self:SparsifyCallback):
     check_choice('method', self.method, ('local','global'))
     check_choice('rewind_opt', self.rewind_opt, rewind_opts)
     for k in ('start_epoch','rewind_epoch'): check_whole(k, getattr(self, k))
+    for k in ('lth','reset_end','verbose','allow_collapse'): check_flag(k, getattr(self, k))
     for k,least in dict(end_epoch=0, round_to=1, update_every=1).items():
         if getattr(self, k) is not None: check_whole(k, getattr(self, k), least)
     check_reach('end_sparsity', self.end_sparsity, self.granularity, self.round_to)
@@ -187,6 +189,7 @@ def first_batch(
     dls # `DataLoaders`
 )->tuple: # the inputs of a batch
     "What the model gets in a first batch of the training data. The random numbers are then as they were"
+    if not hasattr(dls, 'one_batch'): raise ArgumentTypeError('dls', dls, 'DataLoaders')
     own = {k: deepcopy(v) for k,v in vars(dls.train).items() if k in ('rng','epoch')}
     with seeded('first batch'): batch = dls.one_batch()
     vars(dls.train).update(own)
@@ -331,7 +334,9 @@ class HoldMasks(Callback):
     run_valid = False
     def __init__(self,
         sparsifier:Sparsifier # of the learner's model, with masks; `Ticket.apply_to` gives one
-    ): self.sparsifier = sparsifier
+    ):
+        if not isinstance(sparsifier, Sparsifier): raise ArgumentTypeError('sparsifier', sparsifier, 'a Sparsifier')
+        self.sparsifier = sparsifier
 
     def before_fit(self):
         if unwrap(self.sparsifier.model) is not unwrap(self.model):

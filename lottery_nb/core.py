@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['fasterai_words', 'table_columns', 'Rule', 'make_rule', 'ArgumentError', 'ArgumentTypeError', 'check_percent',
-           'check_number', 'check_whole', 'check_choice', 'shape_differences', 'known_keywords', 'RewindPoint',
-           'rewind_point', 'as_table', 'source_of', 'seed_of', 'get_random_state', 'set_random_state', 'seeded',
-           'write_atomically', 'json_safe', 'versions', 'progress', 'threads', 'hooked']
+           'check_number', 'check_whole', 'check_choice', 'check_flag', 'check_path', 'shape_differences',
+           'known_keywords', 'RewindPoint', 'rewind_point', 'as_table', 'source_of', 'seed_of', 'get_random_state',
+           'set_random_state', 'seeded', 'write_atomically', 'json_safe', 'versions', 'progress', 'threads', 'hooked']
 
 # %% ../nbs/00_core.ipynb #dde0546f
 import ast, difflib, errno, hashlib, inspect, math, numbers, os, platform, random, re, sys
@@ -61,7 +61,9 @@ def make_rule(
     cls:type=Rule, # `Rule` or a subclass
     **fields # further fields of `cls`
 )->Rule:
-    "`fn` as a rule of class `cls`, which can be pickled by reference like a plain function"
+    "`fn` as a rule of class `cls`, which can be pickled like a plain function. Raises `ArgumentError` if it's none"
+    if not inspect.isfunction(fn):
+        raise ArgumentTypeError('fn', fn, f'a function; what @{cls.__name__.lower()} takes itself goes by name')
     fn.__qualname__ = f'{fn.__qualname__}.fn'
     return cls(fn, **fields)
 
@@ -159,6 +161,26 @@ def check_choice(
     near = difflib.get_close_matches(value, map(str, choices), 1)
     raise ArgumentError(name, value, expected + f': did you mean {near[0]}?' if near else expected)
 
+# %% ../nbs/00_core.ipynb #1b1e1672
+def check_flag(
+    name:str, # the argument's name, for the error
+    value:bool # what was given for it
+)->bool:
+    "`value` as a bool. Raises `ArgumentTypeError` unless it's True or False"
+    if not isinstance(value, bool|np.bool_): raise ArgumentTypeError(name, value, 'True or False')
+    return bool(value)
+
+# %% ../nbs/00_core.ipynb #a73e91cc
+def check_path(
+    name:str, # the argument's name, for the error
+    value:str|Path, # what was given for it
+    what:str='a file' # what the path is of, for the error
+)->Path:
+    "`value` as a `Path`, there or not. Raises `ArgumentError` unless it's a path"
+    if not isinstance(value, str|os.PathLike): raise ArgumentTypeError(name, value, f'the path of {what}')
+    if value=='': raise ArgumentError(name, value, f'the path of {what}')
+    return Path(value)
+
 # %% ../nbs/00_core.ipynb #5ab8fd6b
 def shape_differences(
     a:Mapping, # name -> shape
@@ -198,19 +220,19 @@ def known_keywords(
 @dataclass(frozen=True)
 class RewindPoint:
     "The point of a run that the kept weights go back to"
-    unit:str # 'epoch', 'step' or 'lr'
+    kind:str # 'epoch', 'step' or 'lr'
     at:int=0 # how many epochs or steps were trained before it
 
     def step(self,
         n_iter:int # steps in an epoch
     )->int: # 0 for 'lr'
         "How many steps were trained before it"
-        return self.at*n_iter if self.unit=='epoch' else self.at
+        return self.at*n_iter if self.kind=='epoch' else self.at
 
     @property
     def rewind(self)->int|str:
         "As you'd write it"
-        return dict(epoch=self.at, step=f'{self.at}it', lr='lr')[self.unit]
+        return dict(epoch=self.at, step=f'{self.at}it', lr='lr')[self.kind]
 
 # %% ../nbs/00_core.ipynb #81834761
 def rewind_point(
@@ -311,7 +333,7 @@ def write_atomically(
     data:bytes # what goes into it
 ):
     "Writes `data` to `path`, all or nothing, and on disk when it returns. Raises `OSError`, about `path`"
-    place = Path(os.path.realpath(path))
+    place = Path(os.path.realpath(check_path('path', path)))
     try:
         if place.is_dir(): raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if place.exists() and not place.is_file(): raise OSError(errno.EINVAL, 'Not a regular file')
@@ -348,7 +370,7 @@ def progress(
     show:bool|Callable=True # draw a bar? Or a function (done, total, comment) that's told instead
 ):
     "Gives a function (done, total, comment) that moves a bar. The bar ends with the block"
-    if not show or callable(show): return (yield show or noop)
+    if callable(show) or not check_flag('progress', show): return (yield show or noop)
     from fastai.imports import progress_bar
     bar = None
     def move(done, total, comment=''):

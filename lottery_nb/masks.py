@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['Masks', 'unwrap', 'int_dtype', 'keep_bits', 'zero_pruned_', 'zero_once_', 'check_weight', 'parameter_name',
-           'named_tensors', 'copy_model']
+           'named_tensors', 'overwrite_', 'copy_model']
 
 # %% ../nbs/02_masks.ipynb #354aefb5
 import copy, hashlib
 from collections.abc import Mapping
 import numpy as np, pandas as pd, torch
 import matplotlib.pyplot as plt
-from fastcore.basics import patch
+from fastcore.basics import listify, patch
 from torch import nn, Tensor
-from .core import ArgumentError, ArgumentTypeError, shape_differences
+from .core import ArgumentError, ArgumentTypeError, check_choice, shape_differences
 
 # %% ../nbs/02_masks.ipynb #e2e91873
 class Masks(Mapping):
@@ -21,7 +21,8 @@ class Masks(Mapping):
     def __init__(self,
         masks:Mapping # name -> bool tensor of the parameter's shape. Raises `ArgumentTypeError` for anything else
     ):
-        for k,m in dict(masks).items():
+        if not isinstance(masks, Mapping): raise ArgumentTypeError('masks', masks, 'a dict of bool tensors by name')
+        for k,m in masks.items():
             if not isinstance(k, str): raise ArgumentTypeError('masks', k, 'names of parameters as keys')
             got = getattr(m, 'dtype', m)
             if got!=torch.bool: raise ArgumentTypeError(f'masks[{k!r}]', got, 'a bool tensor')
@@ -43,12 +44,12 @@ def _as_image(mask):
 # %% ../nbs/02_masks.ipynb #3eb3f43e
 @patch
 def show(self:Masks,
-    names=None, # the layers to draw: parameter names; None: the first `max_n`
+    names=None, # the layers to draw: parameter names, or one; None: the first `max_n`
     max_n:int=6, # how many layers at most
     figsize=None # inches; None: 2.6 by 2.6 a layer
 )->plt.Figure:
     "Draws masks as images, a panel a layer: dark = kept, light = pruned"
-    names = list(names) if names is not None else list(self)[:max_n]
+    names = list(self)[:max_n] if names is None else [check_choice('names', k, list(self)) for k in listify(names)]
     fig,axs = plt.subplots(1, len(names), figsize=figsize or (2.6*len(names), 2.6), squeeze=False, layout='constrained')
     for ax,k in zip(axs[0], names):
         ax.imshow(_as_image(self[k]), cmap='Greens', vmin=-.15, vmax=1.3, aspect='auto', interpolation='nearest')
@@ -144,6 +145,7 @@ def iou(self:Masks,
     other:Masks # masks of the same layers and shapes. Raises `ArgumentError` if they aren't
 )->float: # 0 to 1
     "Intersection over union of the weights that the two keep"
+    if not isinstance(other, Masks): raise ArgumentTypeError('other', other, 'Masks')
     if diff := shape_differences(self.shapes(), other.shapes(), 'these masks', 'the others'):
         raise ArgumentError('other', other, f'masks of the same model: {diff}')
     both = sum(int(torch.count_nonzero(m & other[k].to(m.device))) for k,m in self.items())
@@ -251,6 +253,18 @@ def named_tensors(
     "Every parameter and every buffer of `model`, by name"
     model = unwrap(model)
     return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+
+# %% ../nbs/02_masks.ipynb #fb5ded33
+@torch.no_grad()
+def overwrite_(
+    t:Tensor, # changed in place
+    values:Tensor # of its shape
+):
+    "Copies `values` into `t`, also where entries of `t` share their memory, as in a buffer that was expanded"
+    if t.layout is torch.strided and 0 in t.stride():
+        once = tuple(slice(1 if s==0 else None) for s in t.stride())
+        t,values = t[once],values[once]
+    t.copy_(values)
 
 # %% ../nbs/02_masks.ipynb #a1e0b201
 def copy_model(

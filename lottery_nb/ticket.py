@@ -14,8 +14,9 @@ from fastcore.basics import patch
 from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes, save as to_bytes
 from torch import nn, Tensor
-from .core import ArgumentError, ArgumentTypeError, as_table, json_safe, shape_differences, write_atomically
-from .masks import Masks, check_weight, int_dtype, named_tensors, zero_once_
+from .core import (ArgumentError, ArgumentTypeError, as_table, check_flag, check_path, json_safe,
+                             shape_differences, write_atomically)
+from .masks import Masks, check_weight, int_dtype, named_tensors, overwrite_, zero_once_
 from .sparsifier import Sparsifier
 from .ticketfile import TicketError, digest_of, overlap_table, read_file, ticket_format, ticket_text
 
@@ -40,8 +41,7 @@ class Ticket:
 
     def _under_masks(self, name, tensors):
         "Copies of these tensors, with +0 wherever the masks prune"
-        if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
-            raise ArgumentTypeError(name, tensors, 'a dict of tensors by name')
+        _check_tensors(name, tensors)
         has = {k: t.shape for k,t in tensors.items() if k in self.masks}
         diff = shape_differences(self.masks.shapes(), has, 'the masks', name)
         if diff: raise ArgumentError(name, tensors, f'weights of the shapes of the masks ({diff})')
@@ -49,6 +49,17 @@ class Ticket:
         copies = {k: t.detach().clone() for k,t in tensors.items()}
         for k,m in self.masks.items(): zero_once_(copies[k], m.to(copies[k].device))
         return copies
+
+# %% ../nbs/06_ticket.ipynb #ecb1f639
+def _check_tensors(name, tensors):
+    "Raises `ArgumentError` unless these are tensors by name, each of a kind that a file can hold"
+    if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise ArgumentTypeError(name, tensors, 'a dict of tensors by name')
+    for k,t in tensors.items():
+        odd = t.layout is not torch.strided or t.is_quantized or t.dtype in (torch.complex32, torch.complex128)
+        if not odd: continue
+        kind = t.layout if t.layout is not torch.strided else t.dtype
+        raise ArgumentTypeError(f'{name}[{k!r}]', kind, 'a dense tensor of a type that safetensors can hold')
 
 # %% ../nbs/06_ticket.ipynb #ab3e9752
 def same_bits(
@@ -123,11 +134,15 @@ def apply_to(self:Ticket,
     "Makes `model` the ticket, W_t ⊙ m. Raises `ArgumentError`, and changes nothing, for another architecture"
     tensors = self.state if tensors is None else tensors
     self.check_fits(model)
+    _check_tensors('tensors', tensors)
+    now = named_tensors(model)
+    shapes = [{k: t.shape for k,t in o.items()} for o in (tensors, now)]
+    if diff := shape_differences(*shapes, 'the tensors', 'the model'):
+        raise ArgumentError('tensors', tensors, f'one for every parameter and buffer of the model ({diff})')
     sp = Sparsifier(model, layers=list(self.masks))
     sp.followers = self.meta.get('followers') or {}
     sp.put_on(self.masks)
-    with torch.no_grad():
-        for k in sorted(tensors, key=lambda k: k in self.masks): named_tensors(model)[k].copy_(tensors[k])
+    for k in sorted(tensors, key=lambda k: k in self.masks): overwrite_(now[k], tensors[k])
     sp.apply()
     return sp
 
@@ -159,7 +174,9 @@ def save(self:Ticket,
     trained:bool=True, # the trained weights too, if there are any?
     full:bool=False # the pruned weights at the rewind point too? Other arms, such as `dense`, need them
 )->Path: # `path`
-    "Writes the ticket to a safetensors file, all or nothing. Equal tickets give equal files"
+    "Writes the ticket to a safetensors file, all or nothing. Equal tickets, in the same order, give equal files"
+    path = check_path('path', path)
+    check_flag('trained', trained), check_flag('full', full)
     if full and not self.full: raise ArgumentError('full', full, "False: this ticket doesn't know its pruned weights")
     parts = self._parts(trained, full)
     header = dict(digest='0'*64, format=ticket_format, shapes={k: list(m.shape) for k,m in self.masks.items()},
@@ -168,7 +185,7 @@ def save(self:Ticket,
     data = to_bytes(tensors, metadata=dict(lottery_nb=json.dumps(header)))
     digest,at = digest_of(data)
     write_atomically(path, b''.join([data[:at.start], digest, data[at.stop:]]))
-    return Path(path)
+    return path
 
 # %% ../nbs/06_ticket.ipynb #a4047148
 @patch(cls_method=True)

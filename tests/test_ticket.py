@@ -341,6 +341,25 @@ def test_into_a_model_of_another_architecture(into, other):
     with pytest.raises(ArgumentError, match='model=.*in the ticket, .* in the model'): getattr(ticket_of(), into)(net)
     assert not differing(everything(net), before)
 
+@pytest.mark.parametrize('tensors', [{}, {'stem.0.weight': 3}, {'bogus': torch.ones(2)}, [1],
+                                     dict(everything(ConvNet()), bogus=torch.ones(2)),
+                                     dict(everything(ConvNet()), scale=torch.ones(7))])
+def test_tensors_that_are_not_those_of_the_model(tensors):
+    ticket,net = ticket_of(),ConvNet()
+    before = everything(net)
+    with pytest.raises(ArgumentError, match='tensors='): ticket.apply_to(net, tensors)
+    assert not differing(everything(net), before)
+
+def test_a_buffer_that_was_expanded(tmp_path):
+    def net(value):
+        model = ConvNet()
+        model.register_buffer('places', torch.full((1,4), value).expand(3,4))
+        return model
+    state = everything(net(1.))
+    ticket,other = Ticket(Sparsifier(net(1.)).sparsify(50), state, full=state),net(2.)
+    Ticket.load(ticket.save(tmp_path/'t')).apply_to(other)
+    assert not differing(everything(other), ticket.state) and other.places.stride()==(0,1)
+
 def test_into_a_model_with_tied_weights(tmp_path):
     "The second name of a tensor cannot undo what the first one was given"
     def tied():
@@ -385,7 +404,12 @@ def test_followers_are_held_at_0_again(tmp_path):
     (dict(meta=[1]), TypeError, 'meta='),
     (dict(full=everything(mlp())), ValueError, 'missing in full'),
     (dict(full=lambda t: {k: v+1 for k,v in t.state.items()}), ValueError, 'weights that are those of the state'),
-    (dict(full=lambda t: {k: t.state[k].double() for k in t.masks}), ValueError, 'full=')])
+    (dict(full=lambda t: {k: t.state[k].double() for k in t.masks}), ValueError, 'full='),
+    *[(dict(state=lambda t, odd=odd: {**t.state, 'odd': odd()}), TypeError, rf"state\['odd'\]={kind}: expected a dense")
+      for kind,odd in [('torch.complex128', lambda: torch.zeros(2, dtype=torch.complex128)),
+                       ('torch.sparse_coo', lambda: torch.eye(2).to_sparse()),
+                       ('torch.quint8', lambda: torch.quantize_per_tensor(torch.ones(2), .1, 0, torch.quint8))]]])
+@pytest.mark.filterwarnings('ignore:.*quantize')
 def test_what_is_no_ticket(kwargs, error, match):
     ticket = ticket_of()
     kwargs = {k: o(ticket) if callable(o) else o for k,o in kwargs.items()}
