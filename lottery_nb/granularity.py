@@ -355,19 +355,6 @@ class LayerUnits:
         joined = {k: o[0] if len(o)==1 else torch.cat(o) for k,o in found.items()}
         return Masks({k: o.view(self.layers[k].whole.shape) for k,o in joined.items()})
 
-    # a granularity with a quota says otherwise
-    def least(self, name)->int: # how many units of a name have to stay
-        return filters_of(self.parts[name]).n if self.spares_rows(name) else 0
-    def spared(self, name, keys)->Tensor|None: # which ones, [n], bool; `keys` [n], the highest matter most
-        return _best_of_each_row(filters_of(self.parts[name]), keys) if self.spares_rows(name) else None
-    def check(self, masks): "Raises `ArgumentError` if too little stays under these masks"
-    def spares_rows(self, name): return name in self.parts and self.parts[name].spare_rows
-
-    @classmethod
-    def limit(cls, granularity)->float:
-        "The sparsity in percent at which it ends. Raises `ArgumentError` if its name can't be right"
-        return 100.
-
 # %% ../nbs/04_granularity.ipynb #d1c82082
 def _best_of_each_row(rows, keys):
     "Which single weights are the best of their row, [n], bool"
@@ -375,6 +362,26 @@ def _best_of_each_row(rows, keys):
     places = torch.arange(len(keys), device=keys.device).view(rows.shape).permute(order).reshape(rows.n, -1)
     best = keys[places].argmax(1, keepdim=True)
     return torch.zeros_like(keys, dtype=torch.bool).index_fill_(0, places.gather(1, best).flatten(), True)
+
+# %% ../nbs/04_granularity.ipynb #a1e0b10d
+@patch
+def least(self:LayerUnits, name)->int: # how many units of a name have to stay
+    return filters_of(self.parts[name]).n if self.spares_rows(name) else 0
+
+@patch
+def spared(self:LayerUnits, name, keys)->Tensor|None: # which ones, [n], bool; `keys` [n], the highest matter most
+    return _best_of_each_row(filters_of(self.parts[name]), keys) if self.spares_rows(name) else None
+
+@patch
+def spares_rows(self:LayerUnits, name)->bool: return name in self.parts and self.parts[name].spare_rows
+
+@patch
+def check(self:LayerUnits, masks): "Raises `ArgumentError` if too little stays under these masks"
+
+@patch(cls_method=True)
+def limit(cls:LayerUnits, granularity)->float:
+    "The sparsity in percent at which it ends. Raises `ArgumentError` if its name can't be right"
+    return 100.
 
 # %% ../nbs/04_granularity.ipynb #258f3c8e
 def units_class(
