@@ -622,9 +622,10 @@ def demo_curve(
 )->tuple: # the long table, and the last ticket of the first seed
     "The runs of the demo: five arms for every seed. On one kind of machine the same settings give the same numbers"
     data,numbers = ours('data'),range(first_seed, first_seed+seeds)
-    df,tickets = ours('curves').lottery_curve(
-        data.digits_mlp, data.digits_dls(), numbers, rounds, **demo_recipe, **demo_run, n_step=n_step,
-        eval_every=early//2, device='cpu', batch_seeds=5, keep='tickets', progress=progress)
+    with ours('core').threads(1): # the networks are small, and on a busy machine a second thread costs
+        df,tickets = ours('curves').lottery_curve(
+            data.digits_mlp, data.digits_dls(), numbers, rounds, **demo_recipe, **demo_run, n_step=n_step,
+            eval_every=early//2, device='cpu', batch_seeds=5, keep='tickets', progress=progress)
     ticket,n_iter = tickets[first_seed, rounds],len(data.digits_dls(demo_run['bs']).train)
     ticket.meta['setup'] = recipe(data='digits', n_epoch=math.ceil(n_step/n_iter), seed=first_seed, **demo_run)
     return df,ticket
@@ -672,6 +673,8 @@ def demo(
     held-out images, and what can be said about their differences."""
     with working(ctx):
         out.mkdir(parents=True, exist_ok=True)
+        n = seeds*(1+4*rounds)
+        if not quiet: typer.echo(f'{n} small networks are trained: {max(1, round(n/250))} minutes or so', err=True)
         with bar(quiet) as move: df,ticket = demo_curve(seeds, rounds, steps, move)
         summary = demo_summary(df)
         facts = dict(settings=dict(seeds=seeds, rounds=rounds, n_step=steps), recipe=demo_recipe | demo_run,
