@@ -7,7 +7,6 @@ __all__ = ['arms', 'Arm', 'arm', 'check_arms', 'fresh_weights', 'shuffle_masks',
 
 # %% ../nbs/10_arms.ipynb #49a96516
 import warnings
-from copy import deepcopy
 from dataclasses import dataclass
 import torch
 from fastcore.basics import listify, patch
@@ -15,7 +14,7 @@ from torch import nn
 from .core import (ArgumentError, ArgumentTypeError, Rule, check_choice, check_flag, check_whole, make_rule,
                              seed_of, seeded, versions)
 from .criteria import random_scores
-from .masks import Masks, named_tensors, shape_differences, unwrap
+from .masks import Masks, copy_model, named_tensors, shape_differences, unwrap
 from .sparsifier import Sparsifier, find_layers
 from .ticket import Ticket
 
@@ -53,8 +52,7 @@ def begin(self:Arm,
     seed = check_whole('seed', seed)
     new = self.fn(ticket, seed, model, **self.params)
     if not isinstance(new, Ticket): raise ArgumentTypeError(f'arm {self}', new, 'a function that gives a Ticket')
-    shapes = [{k: t.shape for k,t in o.state.items()} for o in (ticket, new)]
-    if diff := shape_differences(*shapes, 'the ticket', 'the new one'):
+    if diff := shape_differences(ticket.masks.shapes(), new.masks.shapes(), 'the ticket', 'the new one'):
         raise ArgumentError(f'arm {self}', new, f'a function that gives a ticket of the same architecture ({diff})')
     before,meta = ticket.meta.get('arm') or 'ticket',{k: v for k,v in ticket.meta.items() if k!='table'}
     name = before if self.name=='ticket' else repr(self) if before=='ticket' else f'{before}+{self}'
@@ -134,12 +132,12 @@ def fresh_weights(
     else:
         with seeded('fresh weights', seed): new = model()
         ticket.check_fits(new)
-    return {k: t.detach().to(ticket.state[k]) for k,t in named_tensors(new).items()}
+    return {k: t.detach().to(ticket.state.get(k, t)) for k,t in named_tensors(new).items()}
 
 # %% ../nbs/10_arms.ipynb #1738f7d9
 def _reset(ticket, model, seed):
     "A copy of `model` whose modules have drawn their parameters"
-    new = deepcopy(unwrap(model))
+    new = copy_model(unwrap(model))
     ticket.apply_to(new)
     before = {k: p.clone() for k,p in new.cpu().named_parameters()}
     drawing = {n: m for n,m in new.named_modules() if callable(getattr(m, 'reset_parameters', None))}
@@ -231,7 +229,7 @@ def random_ticket(
 )->Ticket: # on the CPU, not trained
     "Random masks on the weights of `model`"
     find_layers(model, layers)
-    net,chance = deepcopy(unwrap(model)).cpu(),random_scores(seed=seed)
+    net,chance = copy_model(unwrap(model)).cpu(),random_scores(seed=seed)
     sp = Sparsifier(net, granularity, method, chance, layers, example=example)
     state = {k: t.detach().clone() for k,t in named_tensors(net).items()}
     masks = sp.sparsify(sparsity)

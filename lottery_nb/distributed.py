@@ -256,6 +256,8 @@ class _CallbackAgreements:
 
     def say(self, ranks, alone, line): return None if ranks.rank else alone()
     def measured(self, ranks, alone): return ranks.first(alone())
+    def measured_again(self, ranks, alone): return ranks.first(alone())
+    def digest(self, ranks, alone): return ranks.first(alone())
 
 # %% ../nbs/40_distributed.ipynb #145cd438
 class _HoldAgreements:
@@ -310,6 +312,8 @@ class _PlanAgreements:
 
     def luck(self, ranks, alone, r): return *alone(), *([ranks.rank] if ranks.rank else [])
     def measured(self, ranks, alone, learn): return ranks.first(alone())
+    def measured_again(self, ranks, alone, learn): return ranks.first(alone())
+    def digest(self, ranks, alone, learn): return ranks.first(alone())
     def bar(self, ranks, alone, show): return nullcontext(noop) if ranks.rank else alone()
 
 # %% ../nbs/40_distributed.ipynb #9b9de3da

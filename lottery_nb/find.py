@@ -15,13 +15,14 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 import pandas as pd, torch
 import matplotlib.pyplot as plt
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.progress import ShowGraphCallback # its module gives `Learner` its `no_bar`, too
 from fastai.learner import Learner
 from fastcore.basics import noop, patch, store_attr
 from filelock import FileLock, Timeout
 from .arms import Arm, arms as all_arms, check_arms
-from .callback import HoldMasks, SparsifyCallback, data_origin, first_batch, recorded
+from .callback import (HoldMasks, SparsifyCallback, data_origin, first_batch, measured_now, recorded, rows_of,
+                                 weights_digest)
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_flag, check_number,
                              check_path, check_whole, json_safe, progress as progress_bar, rewind_point, seed_of,
                              seeded, source_of, versions, write_atomically)
@@ -178,16 +179,19 @@ def new_learner(self:SearchPlan, r)->Learner:
     with seeded(self.seed, r, 'learner'): return _made_by(self.learner)
 
 # %% ../nbs/11_find.ipynb #848df8c2
+class _OneGradient(Callback):
+    "Ends a fit before its first step, with the gradient in the parameters"
+    order,name = 1000,'gather_preds' # last of all; a name by which trackers and loggers know that nobody trains
+    def before_step(self): raise CancelFitException
+
 @patch
 def gradients(self:SearchPlan, learn, r):
-    "Leaves the gradient of the loss on one training batch in the parameters"
-    device = getattr(learn.dls, 'device', None)
-    if device is not None: learn.model.to(device)
-    learn.model.train()
-    with seeded(self.seed, r, 'gradient'):
+    "Leaves the gradient of the loss in the parameters, as the learner's callbacks make it"
+    opt = learn.opt
+    with seeded(self.seed, r, 'gradient'), learn.no_bar(), learn.no_logging():
         _restart_data(learn.dls, self.seed, r, 'gradient')
-        learn._split(learn._set_device(learn.dls.one_batch()))
-        learn.loss_func(learn.model(*learn.xb), *learn.yb).backward()
+        learn.fit(1, cbs=_OneGradient())
+    learn.opt = opt
 
 # %% ../nbs/11_find.ipynb #c01f62d9
 @patch
@@ -233,7 +237,7 @@ def begin(self:SearchPlan, search, learn, r)->Ticket: # not trained
                 shapes={k: list(t.shape) for k,t in w.items()}, search=_id_of(search.settings, r))
     meta |= dict(criteria=repr(sp.criterion), layers=list(masks))
     if sp.followers: meta['followers'] = sp.followers
-    if taken := sorted(set(self.meta or {}) & {*meta, 'table', 'code', 'followers'}):
+    if taken := sorted(set(self.meta or {}) & {*meta, 'table', 'code', 'followers', 'trained_for'}):
         raise ArgumentError('meta', taken[0], "a key that the search doesn't use itself")
     return Ticket(masks, w, meta={**(self.meta or {}), **meta}, full={k: w[k] for k in masks})
 
@@ -248,39 +252,61 @@ def start(self:SearchPlan, arm:Arm, ticket:Ticket)->Ticket: # not trained
 # %% ../nbs/11_find.ipynb #312bd9cf
 class _FollowRun(Callback):
     "Counts a run's epochs and steps, and keeps its measurements and the weights at the rewind point"
-    order,run_valid = 56,False # after the Recorder, which measures
+    order,run_valid,_only_train_loop = 56,False,True # after the Recorder, which measures
     def __init__(self, plan, begun, start, tell): # `tell` is called as a fit begins and after every epoch
         self.plan,self.begun,self.tell = plan,begun,tell
         self.start = start # the epochs and steps that its first weights were trained for
-        self.epochs_done,self.n_step,self.rows,self.last,self.weights = 0,0,[],{},None
+        self.epochs_done,self.n_step,self.rows,self.last,self.digests = 0,0,[],{},{}
+        self.weights,self.trained_for,self.trains = None,None,False # at the rewind point; is this more than a look?
         self.rewinds = not begun.meta['round'] and plan.point.kind!='lr' # is the rewind point in this run?
 
     def __call__(self, event_name):
         if not (self.learn.lock.locked() or hasattr(self.learn, 'lr_finder')): return super().__call__(event_name)
 
     def before_fit(self):
-        self.plan.check_fit(self.learn, self.rewinds and not self.n_step)
+        self.trains = False
         for cb in self.learn.cbs:
             if isinstance(cb, ShowGraphCallback): cb.run = False
+
+    def before_train(self):
+        if not self.trains: self.plan.check_fit(self.learn, self.rewinds and not self.n_step)
+        self.trains = True
         self.tell(self)
 
     def before_batch(self):
         if self.rewinds and self.weights is None and self.plan.point.at==self.trained():
             self.weights = self.plan.weights(self.learn, 'weights at the rewind point')
+            self.trained_for = self.epochs_done,self.n_step
 
     def trained(self): return self.epochs_done if self.plan.point.kind=='epoch' else self.n_step # as the point counts
     def after_batch(self): self.n_step += 1
+    def before_validate(self): self.digests[self.start[0]+self.epochs_done] = self.plan.digest(self.learn)
 
     def after_epoch(self):
-        self.last,row = self.plan.measured(self.learn),{k: self.begun.meta[k] for k in ('arm','seed','round')}
-        row |= dict(density=self.begun.density, epoch=self.start[0]+self.epochs_done, step=self.start[1]+self.n_step)
+        if not self.trains: return
+        self.last,row = self.plan.measured(self.learn),self.row(self.epochs_done)
         self.rows += [{**row, 'metric': k, 'value': v} for k,v in self.last.items()]
         self.epochs_done += 1
         self.tell(self)
 
+    def row(self, epoch):
+        return {**{k: self.begun.meta[k] for k in ('arm','seed','round')}, 'density': self.begun.density,
+                'epoch': self.start[0]+epoch, 'step': self.start[1]+self.n_step}
+
+    def rows_of(self, digest, measure):
+        "What was measured of the weights with this digest, and on the way to them"
+        ended = self.rows and self.rows[-1]['step']==self.start[1]+self.n_step # not in the middle of an epoch
+        return rows_of(digest, self.rows, self.digests, self.row(self.epochs_done-bool(ended)), measure)
+
 # %% ../nbs/11_find.ipynb #267b15df
 @patch
 def measured(self:SearchPlan, learn)->dict: return recorded(learn)
+
+@patch
+def measured_again(self:SearchPlan, learn)->dict: return measured_now(learn)
+
+@patch
+def digest(self:SearchPlan, learn)->str: return weights_digest(learn.model)
 
 # %% ../nbs/11_find.ipynb #138de174
 @patch
@@ -299,7 +325,8 @@ def check_reaches(self:SearchPlan, n):
 @patch
 def check_fit(self:SearchPlan, learn, rewinds):
     "Raises `ArgumentError` if a fit that is about to begin can't be right"
-    if rewinds: self.check_reaches(learn.n_epoch*(1 if self.point.kind=='epoch' else len(learn.dls.train)))
+    more = any(not p.requires_grad for p in learn.model.parameters()) # such as the first half of `fine_tune`
+    if rewinds and not more: self.check_reaches(learn.n_epoch*(1 if self.point.kind=='epoch' else len(learn.dls.train)))
 
 # %% ../nbs/11_find.ipynb #bfdd3375
 @patch
@@ -318,21 +345,19 @@ def train(self:SearchPlan, search, r, arm=None, tell=noop)->Ticket:
     if not follow.n_step: raise ArgumentError('fit', self.fit, 'a function that trains its learner')
     if follow.rewinds and follow.weights is None: self.check_reaches(follow.trained())
     if r: sp.apply() # a callback may have put back weights of its own
-    rows = [*(search.tickets[r-1].meta['table'] if r and arm is None else []), *follow.rows]
-    trained = self.weights(learn, 'trained weights')
-    return Ticket(begun.masks, follow.weights or begun.state, trained, {**begun.meta, 'table': rows})
+    rows = follow.rows_of(self.digest(learn), partial(self.measured_again, learn))
+    if r and arm is None: rows = [*search.tickets[r-1].meta['table'], *rows]
+    trained,meta = self.weights(learn, 'trained weights'),begun.meta
+    if follow.trained_for: meta = {**meta, 'trained_for': follow.trained_for}
+    return Ticket(begun.masks, follow.weights or begun.state, trained, {**meta, 'table': rows})
 
 # %% ../nbs/11_find.ipynb #a1e0bb01
 @patch
 def start_of(self:SearchPlan, search, r)->tuple: # epochs, steps
     "How long the weights that round `r` goes back to were trained"
-    goes_on = self.point.kind=='lr'
-    last = r-1 if goes_on else 0
-    ends = sorted({(o['step'],o['epoch']) for o in search.tickets[last].meta['table'] if o['round']==last})
-    at,i = self.point.at,int(self.point.kind=='epoch')
-    if not goes_on: ends = [o for o in ends if o[i]+i<=at] # epoch e ends before e+1 begins
-    step,epoch = ends[-1] if ends else (0,-1)
-    return epoch+1, at if self.point.kind=='step' else step
+    if self.point.kind!='lr': return tuple(search.tickets[0].meta['trained_for'])
+    ends = [(o['epoch']+1, o['step']) for o in search.tickets[r-1].meta['table'] if o['round']==r-1]
+    return max(ends, default=(0,0))
 
 # %% ../nbs/11_find.ipynb #9b57e129
 @patch
@@ -400,7 +425,7 @@ def add(self:Search, ticket:Ticket)->Ticket: # the same, as the search has it
 # %% ../nbs/11_find.ipynb #2fb7d282
 @patch
 def summary(self:Search)->pd.DataFrame: # index: arm, round; columns: density (percent), epoch, step, metrics
-    "A row for every run, with the metrics of its last epoch"
+    "A row for every run, with the metrics of the weights that are stored"
     df,run = self.table,['arm','round']
     last = df[df.epoch==df.groupby(run).epoch.transform('max')]
     wide = last.pivot(index=run, columns='metric', values='value')[list(last.metric.unique())]
@@ -428,7 +453,7 @@ def best(self:Search,
     metric:str='accuracy', # a metric of the table
     lower_is_better:bool|None=None # None: for those with loss or error in their name
 )->Ticket:
-    "The ticket with the best metric after its last epoch, the dense one among them; of equally good ones the sparsest"
+    "The ticket whose stored weights have the best metric, the dense one among them; of equally good ones the sparsest"
     good = _goodness(self.rounds(), metric, lower_is_better)
     if good.isna().all(): raise ArgumentError('metric', metric, 'one that is a number in some round')
     return min((self.tickets[r] for r in good.index[good==good.max()]), key=lambda t: t.density)
@@ -440,7 +465,7 @@ def matching(self:Search,
     tolerance:float=0, # by how much it may be worse, in the metric's own unit, at least 0
     lower_is_better:bool|None=None # None: for those with loss or error in their name
 )->Ticket|None: # None if there's none but the dense one
-    "The sparsest ticket whose metric after the last epoch isn't worse than the dense one's by more than the tolerance"
+    "The sparsest ticket whose stored weights aren't worse than the dense ones by more than the tolerance"
     check_number('tolerance', tolerance, 0)
     good = _goodness(self.rounds(), metric, lower_is_better)
     enough = good.index[good.iloc[0]-good <= tolerance*1.0001] # .98-.97 is a little more than .01
@@ -453,7 +478,7 @@ def plot(self:Search,
     ax=None, # matplotlib axes to draw on; None: new ones
     **kwargs # for the `ax.plot` of the tickets: color, marker, label, …
 ):
-    "Draws a metric after the last epoch of each run against the density. Gives the axes"
+    "Draws a metric of each run's stored weights against the density. Gives the axes"
     df,new,runs = self.rounds(),ax is None,self.summary()
     _goodness(df, metric, None) # or an error
     if new: ax = plt.subplots(figsize=(6,3), layout='constrained')[1]

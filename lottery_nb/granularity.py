@@ -326,14 +326,19 @@ class LayerUnits:
         example=None # a batch as the model takes it, for subclasses that look at the whole network
     ):
         if example is not None: raise ArgumentError('example', example, f'None with granularity={granularity!r}')
-        self.layers,self.parts,self.home = layers,{},{} # home: name of a part -> that of its parameter
+        self.layers,self.parts,self.home = {},{},{} # home: name of a part -> that of its parameter
+        self.take(layers)
+        self.names = list(self.parts) # of what has units: here the weights
+        self.by_layer = {k: units_of(w, granularity) for k,w in self.parts.items()}
+        self.followers = {} # biases and norms that go with the units, as `follower_masks` takes them
+
+    def take(self, layers):
+        "From now on these are the weights: `layers` as above, later ones with the names and shapes of the first"
+        self.layers.update(layers)
         for k,w in layers.items():
             named = {f'{k}[{name}]' if name else k: o for name,o in w.parts().items()}
             self.parts.update(named)
             self.home.update(dict.fromkeys(named, k))
-        self.names = list(self.parts) # of what has units: here the weights
-        self.by_layer = {k: units_of(w, granularity) for k,w in self.parts.items()}
-        self.followers = {} # biases and norms that go with the units, as `follower_masks` takes them
 
     def n(self, name)->int: return self.by_layer[name].n # units
     def size(self, name)->int: return self.by_layer[name].size # weights in each of them

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Masks', 'unwrap', 'int_dtype', 'keep_bits', 'zero_pruned_', 'zero_once_', 'check_weight', 'parameter_name',
-           'named_tensors', 'overwrite_', 'copy_model']
+           'named_tensors', 'overwrite_', 'copy_model', 'buffer_names', 'set_tensors_']
 
 # %% ../nbs/02_masks.ipynb #354aefb5
 import copy, hashlib
@@ -278,3 +278,31 @@ def copy_model(
             for v in o.values() if isinstance(o, dict) else o: cut_loose(v)
     for m in model.modules(): cut_loose({k: v for k,v in vars(m).items() if k!='_modules'})
     return copy.deepcopy(model, memo)
+
+# %% ../nbs/02_masks.ipynb #a1e0bb12
+def buffer_names(
+    model:nn.Module, # wrappers are looked through
+    growing:bool=False # only those that PyTorch would load in another shape?
+)->set:
+    "The names of a model's buffers, those too that are None now"
+    def may_grow(m, k):
+        loads_its_way = type(m)._load_from_state_dict is not nn.Module._load_from_state_dict
+        own = not type(m).__module__.startswith('torch.nn.') # PyTorch's own only read older versions
+        return k in m._non_persistent_buffers_set or (loads_its_way and own)
+    modules = unwrap(model).named_modules(remove_duplicate=False)
+    return {parameter_name(n, k) for n,m in modules for k in m._buffers if not growing or may_grow(m, k)}
+
+@torch.no_grad()
+def set_tensors_(
+    model:nn.Module, # changed in place; wrappers are looked through
+    tensors:Mapping # name -> tensor: of parameters, in the model's shapes, and of buffers, in any
+)->nn.Module: # `model`
+    "Makes parameters and buffers of `model` these tensors, bit for bit"
+    now = named_tensors(model)
+    for k,t in tensors.items():
+        if k not in now: # a buffer that is None now
+            layer,_,name = k.rpartition('.')
+            unwrap(model).get_submodule(layer)._buffers[name] = t.clone()
+        elif now[k].shape==t.shape: overwrite_(now[k], t)
+        else: now[k].data = t.to(now[k], copy=True)
+    return model

@@ -22,8 +22,8 @@ from .core import (ArgumentError, ArgumentTypeError, check_choice, check_flag, c
 from .criteria import Criterion, WeightView, criteria as all_criteria, large_final, random_scores
 from .granularity import (LayerWeight, all_granularities, default_types, granularities_of, layout_type,
                                     layouts_of, plain_layout, pruned_filters, units_class)
-from .masks import (Masks, check_weight, copy_model, int_dtype, keep_bits, named_tensors, overwrite_,
-                              parameter_name, unwrap, zero_once_, zero_pruned_)
+from .masks import (Masks, buffer_names, check_weight, copy_model, int_dtype, keep_bits, named_tensors,
+                              parameter_name, set_tensors_, unwrap, zero_once_, zero_pruned_)
 
 # %% ../nbs/05_sparsifier.ipynb #18852be8
 prunable_types = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
@@ -317,6 +317,21 @@ def weight(self:Sparsifier,
 @patch
 def _clone_weights(self:Sparsifier): return {k: self.weight(k).detach().clone() for k in self.layers}
 
+# %% ../nbs/05_sparsifier.ipynb #a1e0bb14
+@patch
+def look_again(self:Sparsifier):
+    "Takes the weights that the model has now under these names. Raises `ArgumentError` if they have other shapes"
+    weights = _all_weights(unwrap(self.model))
+    now = {k: replace(weights[k], spare_rows=w.spare_rows) for k,w in self.layers.items() if k in weights}
+    was = self._masks if self.has_pruned else {k: w.whole for k,w in self.layers.items()}
+    shapes = {k: t.shape for k,t in was.items()},{k: w.whole.shape for k,w in now.items()}
+    if diff := shape_differences(*shapes, 'the masks', 'the model'):
+        raise ArgumentError('model', type(self.model).__name__,
+                            f'the layers that are pruned; since then one has been exchanged ({diff}): begin anew')
+    new = {k: w for k,w in now.items() if w.whole is not self.weight(k)}
+    self.units.take(new)
+    for then in self.remembered.values(): then.update({k: w.whole.detach().clone() for k,w in new.items()})
+
 # %% ../nbs/05_sparsifier.ipynb #b3644fc7
 @patch(as_prop=True)
 def masks(self:Sparsifier)->Masks:
@@ -337,6 +352,7 @@ def put_on(self:Sparsifier,
 ):
     "Takes these masks from now on, and zeroes what they prune"
     if not isinstance(masks, Masks): raise ArgumentTypeError('masks', masks, 'Masks')
+    self.look_again()
     shapes = {k: self.weight(k).shape for k in self.layers}
     if diff := shape_differences(masks.shapes(), shapes, 'the masks', 'the model'):
         raise ArgumentError('masks', masks, f'masks of this model: {diff}')
@@ -398,6 +414,9 @@ def _unit_scores(self:Sparsifier, name, criterion):
         final,grad = w.weight.detach(),w.whole.grad
         if grad is not None: grad = w.of(grad.to_dense() if grad.is_sparse else grad)
         _check_finite(k, final, 'the weight holds')
+        if 'grad' in criterion.needs and grad is None and not w.whole.requires_grad:
+            raise ArgumentError(k, 'frozen', f'a weight that gets a gradient, which {criterion} needs: unfreeze it, '
+                                'leave it out of `layers`, or take another criterion')
         return final if criterion.of_units else criterion.scores(WeightView(k, final, grad=grad, **kept))
     scores = self.units.scores(name, of_weights)
     if criterion.of_units: scores = criterion.scores(WeightView(name, scores))
@@ -503,6 +522,7 @@ def make_masks(self:Sparsifier,
     round_to:int|None=None # keep a multiple of so many units in every layer
 )->Masks:
     "Does what `sparsify` does, without a check or a warning about its arguments"
+    self.look_again()
     kept,names = {},self.units.names
     for ks in [[k] for k in names] if self.method=='local' else [names]: kept.update(zip(ks, self.select(ks, sparsity)))
     if round_to: kept = {k: self._round_up(k, o, round_to) for k,o in kept.items()}
@@ -560,6 +580,7 @@ def watch(self:Sparsifier,
     inner = _optimizer(opt)
     if not isinstance(inner, torch.optim.Optimizer):
         raise ArgumentTypeError('opt', opt, 'a torch.optim.Optimizer (in a fastai Learner use SparsifyCallback)')
+    self.look_again()
     _check_trains(inner, [self.weight(k) for k in self.layers], 'the pruned weights')
     return Watch(self, inner)
 
@@ -689,22 +710,23 @@ def rewind(self:Sparsifier,
 ):
     """Takes every parameter and buffer back to `save_weights`, bit for bit, then puts the masks on.
 
-    Raises `ValueError`, and changes nothing, without a snapshot, if the model has other shapes or coarser types since,
-    or for an optimizer that can't be taken along"""
+    Raises `ValueError`, and changes nothing, without a snapshot, if the model has other parameters or coarser types
+    since, or for an optimizer that can't be taken along"""
     how,inner = check_choice('rewind_opt', rewind_opt, rewind_opts),None if opt is None else _optimizer(opt)
     if self._snapshot is None: raise ValueError('rewind: nothing to go back to: call save_weights() first')
-    (weights,saved),now = self._snapshot,named_tensors(self.model)
-    shapes = [{k: t.shape for k,t in o.items()} for o in (weights,now)]
+    self.look_again()
+    (weights,saved),now,may_grow = self._snapshot,named_tensors(self.model),buffer_names(self.model)
+    shapes = [{k: t.shape for k,t in o.items() if k not in may_grow} for o in (weights,now)]
     if diff := shape_differences(*shapes, 'the snapshot', 'the model'):
         raise ValueError(f'rewind: the model has changed since save_weights(): {diff}')
     for k,t in weights.items():
-        if torch.promote_types(t.dtype, now[k].dtype)==now[k].dtype: continue
+        if k not in now or torch.promote_types(t.dtype, now[k].dtype)==now[k].dtype: continue
         raise ValueError(f'rewind: {k} was {t.dtype} at save_weights(), and would be rounded to {now[k].dtype}')
     if inner is not None:
         _check_trains(inner, now.values(), "the model's parameters")
         if how=='restore': _check_restores(inner, saved)
         _rewind_optimizer(inner, how, saved) # first, since it may refuse
-    for k,t in weights.items(): overwrite_(now[k], t)
+    set_tensors_(self.model, weights)
     self.apply()
     self._remember_previous()
     for o in self.watches: o.drop_state()
