@@ -19,7 +19,7 @@ from fastai.learner import Recorder
 from fastcore.basics import patch, store_attr
 from torch import nn, Tensor
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_flag, check_whole,
-                             json_safe, seeded, versions)
+                             json_safe, known_keywords, seeded, versions)
 from .criteria import Criterion, criteria as all_criteria
 from .granularity import check_granularity
 from .masks import Masks, named_tensors, unwrap
@@ -35,6 +35,7 @@ class SparsifyCallback(Callback):
     Source: Frankle & Carbin 2019, section 1; rewinding: Frankle et al. 2020, section 4"""
     order,run_valid,_only_train_loop = 55,False,True # between the Recorder (50) and what prints its table (60)
     begun = waits = False # is this fit training? And is it one that only waits?
+    @known_keywords
     def __init__(self,
         end_sparsity:float, # percent of the prunable weights that are pruned in the end, 0 to 100
         granularity:str, # which weights go together: one of `all_granularities()`, or n of every m: '2:4'
@@ -56,7 +57,7 @@ class SparsifyCallback(Callback):
         frozen:bool=False # prune layers that are frozen, too? Otherwise pruning waits for a fit that trains them all
     ):
         store_attr()
-        for k in ('end_sparsity','start_sparsity'): check_sparsity(k, getattr(self, k)) # here: warns of your line
+        for k in ('end_sparsity','start_sparsity'): check_sparsity(k, getattr(self, k), stacklevel=4) # of your line
         self.criteria = check_choice('criteria', criteria, all_criteria, Criterion)
         self.schedule = check_choice('schedule', schedule, schedules, Schedule)
         self.in_rounds,self.falls = self.schedule.stepwise,self.schedule.falls # found by trying, so only once
@@ -99,7 +100,7 @@ def _check_arguments(self:SparsifyCallback):
                             'each new mask rewinds the weights, so nothing would ever be trained')
     if self.reset_end and not self.lth:
         warnings.warn(f'reset_end=True without lth=True: the rounds go on from one another, but at the end the weights '
-                      f'go back to epoch {self.rewind_epoch} all the same', stacklevel=4)
+                      f'go back to epoch {self.rewind_epoch} all the same', stacklevel=5)
 
 # %% ../nbs/08_callback.ipynb #22becd64
 @patch

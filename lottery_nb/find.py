@@ -24,14 +24,15 @@ from .arms import Arm, arms as all_arms, check_arms
 from .callback import (HoldMasks, SparsifyCallback, data_origin, first_batch, measured_now, recorded, rows_of,
                                  weights_digest)
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_flag, check_number,
-                             check_path, check_whole, json_safe, progress as progress_bar, rewind_point, seed_of,
-                             seeded, source_of, versions, write_atomically)
+                             check_path, check_whole, json_safe, known_keywords, progress as progress_bar,
+                             rewind_point, seed_of, seeded, source_of, versions, write_atomically)
 from .criteria import Criterion, criteria as all_criteria, large_final
 from .masks import Masks, named_tensors, shape_differences
 from .sparsifier import Sparsifier, check_reach, check_sparsity, count_of
 from .ticket import Ticket
 
 # %% ../nbs/11_find.ipynb #dcc47975
+@known_keywords
 def find_ticket(
     learner:Callable, # function without arguments that makes a new `Learner` with a new model, for every run
     fit:Callable, # function of a `Learner` that trains it: one run, with its learning-rate schedule from the beginning

@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 import numpy as np, pandas as pd
 from fastcore.basics import patch
-from .core import ArgumentError, shape_differences
+from .core import ArgumentError, check_path, shape_differences
 
 # %% ../nbs/05b_ticketfile.ipynb #5b62e3ac
 class TicketFile:
@@ -103,7 +103,7 @@ def read_header(
 )->dict: # digest, format, shapes, names, meta
     "What a ticket's file says of itself. Raises `TicketError` if it isn't one"
     try:
-        with Path(path).open('rb') as f: return _header(f)
+        with check_path('path', path).open('rb') as f: return _header(f)
     except TicketError as e: raise TicketError(f'{path}: {e}') from e
 
 # %% ../nbs/05b_ticketfile.ipynb #1ef58340

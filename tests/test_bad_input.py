@@ -17,7 +17,8 @@ from lottery_nb.granularity import Units, granularity, layout
 from lottery_nb.masks import Masks
 from lottery_nb.schedules import Schedule, iterative, one_cycle, one_shot, plot_schedules, schedule
 from lottery_nb.sparsifier import Sparsifier
-from lottery_nb.ticket import Ticket, read_header
+from lottery_nb.ticket import Ticket
+from lottery_nb.ticketfile import read_header
 from models import ConvNet, copied, differing, everything, few_batches, quiet
 
 def sgd(net): return torch.optim.SGD(net.parameters(), lr=.1, momentum=.9)
