@@ -11,6 +11,7 @@ from .masks import *
 from .criteria import *
 from .granularity import *
 from .sparsifier import *
+from .ticketfile import *
 from .ticket import *
 from .schedules import *
 from .callback import *

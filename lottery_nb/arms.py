@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from fastcore.basics import listify, patch
 from torch import nn
-from .core import (ArgumentError, ArgumentTypeError, Rule, check_choice, check_whole, make_rule, seed_of,
-                             seeded, versions)
+from .core import (ArgumentError, ArgumentTypeError, Rule, check_choice, check_flag, check_whole, make_rule,
+                             seed_of, seeded, versions)
 from .criteria import random_scores
 from .masks import Masks, copy_model, named_tensors, shape_differences, unwrap
 from .sparsifier import Sparsifier, find_layers
@@ -33,10 +33,11 @@ def arm(
     *, label:str|None=None, # for legends and findings; None: the function's name
     fresh:bool=False # does it begin with new weights?
 )->Arm:
-    "Makes a function an `Arm`, under its own name in `arms`"
+    "Makes a function an `Arm`, under its own name in `arms`. Raises `ArgumentError` for what can't be one"
+    if not isinstance(label, str|None): raise ArgumentTypeError('label', label, 'a text, or None')
+    check_flag('fresh', fresh)
     if fn is None: return lambda fn: arm(fn, label=label, fresh=fresh)
-    if not callable(fn): raise ArgumentTypeError('arm', fn, "a function, or a label by its name, @arm(label='fresh')")
-    rule = arms[fn.__name__] = make_rule(fn, Arm, label=label or fn.__name__, fresh=fresh)
+    rule = arms[fn.__name__] = make_rule(fn, Arm, label=label or getattr(fn, '__name__', ''), fresh=fresh)
     return rule
 
 # %% ../nbs/10_arms.ipynb #22f079db
@@ -124,6 +125,8 @@ def fresh_weights(
     seed:int=0 # whole number of at least 0
 )->dict: # name -> tensor of every parameter and buffer
     "New first weights. Raises `ArgumentError` for a model of another architecture"
+    if not isinstance(ticket, Ticket): raise ArgumentTypeError('ticket', ticket, 'a Ticket')
+    check_whole('seed', seed)
     if isinstance(model, nn.Module): new = _reset(ticket, model, seed)
     elif not callable(model): raise ArgumentTypeError('model', model, 'a function that makes a model, or a module')
     else:
@@ -157,7 +160,8 @@ def shuffle_masks(
     seed:int=0 # whole number of at least 0
 )->Masks: # on the CPU
     "As many weights at random places of the same layer"
-    g = torch.Generator().manual_seed(seed_of('shuffle', seed))
+    if not isinstance(masks, Masks): raise ArgumentTypeError('masks', masks, 'Masks')
+    g = torch.Generator().manual_seed(seed_of('shuffle', check_whole('seed', seed)))
     return Masks({k: m.cpu().flatten()[torch.randperm(m.numel(), generator=g)].view(m.shape) for k,m in masks.items()})
 
 # %% ../nbs/10_arms.ipynb #8d116ece
@@ -166,8 +170,9 @@ def random_masks(
     seed:int=0 # whole number of at least 0
 )->Masks: # on the CPU
     "As many weights at random places of all layers together; a layer that keeps a weight keeps one here too"
-    g,sizes = torch.Generator().manual_seed(seed_of('random', seed)),[m.numel() for m in masks.values()]
-    rank = torch.randperm(masks.n_weights, generator=g)
+    if not isinstance(masks, Masks): raise ArgumentTypeError('masks', masks, 'Masks')
+    g = torch.Generator().manual_seed(seed_of('random', check_whole('seed', seed)))
+    sizes,rank = [m.numel() for m in masks.values()],torch.randperm(masks.n_weights, generator=g)
     for o,m in zip(rank.split(sizes), masks.values()):
         if m.any(): o[o.argmax()] = masks.n_weights # first of all
     keep = torch.zeros_like(rank, dtype=torch.bool)

@@ -18,7 +18,8 @@ from fastai.callback.training import GradientAccumulation
 from fastai.learner import Recorder
 from fastcore.basics import patch, store_attr
 from torch import nn, Tensor
-from .core import ArgumentError, as_table, check_choice, check_whole, json_safe, seeded, versions
+from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_flag, check_whole,
+                             json_safe, known_keywords, seeded, versions)
 from .criteria import Criterion, criteria as all_criteria
 from .granularity import check_granularity
 from .masks import Masks, named_tensors, unwrap
@@ -34,6 +35,7 @@ class SparsifyCallback(Callback):
     Source: Frankle & Carbin 2019, section 1; rewinding: Frankle et al. 2020, section 4"""
     order,run_valid,_only_train_loop = 55,False,True # between the Recorder (50) and what prints its table (60)
     begun = waits = False # is this fit training? And is it one that only waits?
+    @known_keywords
     def __init__(self,
         end_sparsity:float, # percent of the prunable weights that are pruned in the end, 0 to 100
         granularity:str, # which weights go together: one of `all_granularities()`, or n of every m: '2:4'
@@ -55,7 +57,7 @@ class SparsifyCallback(Callback):
         frozen:bool=False # prune layers that are frozen, too? Otherwise pruning waits for a fit that trains them all
     ):
         store_attr()
-        for k in ('end_sparsity','start_sparsity'): check_sparsity(k, getattr(self, k)) # here: warns of your line
+        for k in ('end_sparsity','start_sparsity'): check_sparsity(k, getattr(self, k), stacklevel=4) # of your line
         self.criteria = check_choice('criteria', criteria, all_criteria, Criterion)
         self.schedule = check_choice('schedule', schedule, schedules, Schedule)
         self.in_rounds,self.falls = self.schedule.stepwise,self.schedule.falls # found by trying, so only once
@@ -78,6 +80,7 @@ def _check_arguments(self:SparsifyCallback):
     check_choice('method', self.method, ('local','global'))
     check_choice('rewind_opt', self.rewind_opt, rewind_opts)
     for k in ('start_epoch','rewind_epoch'): check_whole(k, getattr(self, k))
+    for k in ('lth','reset_end','verbose','allow_collapse'): check_flag(k, getattr(self, k))
     for k,least in dict(end_epoch=0, round_to=1, update_every=1).items():
         if getattr(self, k) is not None: check_whole(k, getattr(self, k), least)
     check_reach('end_sparsity', self.end_sparsity, self.granularity, self.round_to)
@@ -92,7 +95,7 @@ def _check_arguments(self:SparsifyCallback):
                             'each new mask rewinds the weights, so nothing would ever be trained')
     if self.reset_end and not self.lth:
         warnings.warn(f'reset_end=True without lth=True: the rounds go on from one another, but at the end the weights '
-                      f'go back to epoch {self.rewind_epoch} all the same', stacklevel=4)
+                      f'go back to epoch {self.rewind_epoch} all the same', stacklevel=5)
 
 # %% ../nbs/08_callback.ipynb #22becd64
 @patch
@@ -271,6 +274,7 @@ def first_batch(
     dls # `DataLoaders`
 )->tuple: # the inputs of a batch
     "What the model gets in a first batch of the training data. The random numbers are then as they were"
+    if not hasattr(dls, 'one_batch'): raise ArgumentTypeError('dls', dls, 'DataLoaders')
     own = {k: deepcopy(v) for k,v in vars(dls.train).items() if k in ('rng','epoch')}
     with seeded('first batch'): batch = dls.one_batch()
     vars(dls.train).update(own)
@@ -473,7 +477,9 @@ class HoldMasks(Callback):
     run_valid,_only_train_loop = False,True
     def __init__(self,
         sparsifier:Sparsifier # of the learner's model, with masks; `Ticket.apply_to` gives one
-    ): self.sparsifier = sparsifier
+    ):
+        if not isinstance(sparsifier, Sparsifier): raise ArgumentTypeError('sparsifier', sparsifier, 'a Sparsifier')
+        self.sparsifier = sparsifier
 
     def before_train(self):
         if unwrap(self.sparsifier.model) is not unwrap(self.model):

@@ -12,9 +12,10 @@ __all__ = ['criteria', 'WeightView', 'Criterion', 'criterion', 'large_final', 's
 import zlib
 from dataclasses import dataclass
 import torch
-from fastcore.basics import patch
+from fastcore.basics import listify, patch
 from torch import Tensor
-from .core import ArgumentError, ArgumentTypeError, Rule, check_choice, check_whole, make_rule, seeded
+from .core import (ArgumentError, ArgumentTypeError, Rule, check_choice, check_flag, check_whole, make_rule,
+                             seeded)
 
 # %% ../nbs/03_criteria.ipynb #4e7c71e6
 class WeightView:
@@ -120,12 +121,10 @@ def criterion(
     *, needs:str|tuple[str,...]=(), # what it reads besides `final`: 'init', 'previous', 'grad' or several of them
     of_units:bool=False # does it score units and not weights? Then the `WeightView` has an entry a unit
 )->Criterion:
-    "Makes a scoring function a `Criterion`, under its own name in `criteria`. Raises `ArgumentError` for another need"
-    needs = (needs,) if isinstance(needs, str) else tuple(needs)
-    for n in needs: check_choice('needs', n, _missing)
+    "Makes a scoring function a `Criterion`, under its own name in `criteria`. Raises `ArgumentError` for other needs"
+    needs = tuple(check_choice('needs', n, list(_missing)) for n in listify(needs))
+    check_flag('of_units', of_units)
     if fn is None: return lambda fn: criterion(fn, needs=needs, of_units=of_units)
-    if not callable(fn):
-        raise ArgumentTypeError('fn', fn, "a function; say what it needs by name, @criterion(needs='init')")
     rule = criteria[fn.__name__] = make_rule(fn, Criterion, needs=needs, of_units=of_units)
     return rule
 

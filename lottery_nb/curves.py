@@ -167,7 +167,7 @@ def meet(self:Curve):
     if self.bs>n: raise ArgumentError('bs', self.bs, f'at most {n}, the number of training items')
     self.n_iter = n//self.bs
     self.first = point.step(self.n_iter)
-    if point.unit=='lr' or self.first>=self.n_step:
+    if point.kind=='lr' or self.first>=self.n_step:
         raise ArgumentError('rewind', self.rewind, f'a point of {self.n_step} steps, {self.n_iter} an epoch')
     if all(torch.equal(a, b) for a,b in zip(self.net.parameters(), other.parameters())):
         warnings.warn('model: makes the same weights for every seed (does it set a seed, or load them?): replicates '

@@ -26,7 +26,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
 from torchvision import models
-from .core import ArgumentError, ArgumentTypeError, check_number, check_whole, seeded
+from .core import ArgumentError, ArgumentTypeError, check_number, check_path, check_whole, seeded
 
 # %% ../nbs/01_data.ipynb #b9201914
 def digits_dls(
@@ -38,7 +38,8 @@ def digits_dls(
     images,labels = load_digits(return_X_y=True)
     parts = train_test_split(range(len(labels)), test_size=.2, stratify=labels, random_state=0)
     check_number('bs', bs, 1, len(parts[0]), f'at most {len(parts[0])}, the number of training images')
-    items = [[image, str(label)] for image,label in zip(torch.tensor(images/16).float().view(-1,1,8,8), labels)]
+    images = torch.tensor(images/16).float().view(-1,1,8,8)
+    items = [[image.clone(), str(label)] for image,label in zip(images, labels)] # a view is pickled with all images
     classes = Categorize(vocab=[str(i) for i in range(10)], sort=False)
     dsets = Datasets(items, [[_digit_image], [ItemGetter(1), classes]], splits=parts)
     return dsets.dataloaders(bs=bs, dl_type=WholeDL, seed=seed, num_workers=0)
@@ -75,8 +76,7 @@ def photo_files(
     path:str|Path # a folder with the folders train and val, in these a folder a class
 )->tuple: # lists of paths, sorted: of train, of val
     "The image files of `path`. Raises `FileNotFoundError` if it isn't there, `ArgumentError` if it lacks something"
-    if not isinstance(path, (str,Path)): raise ArgumentTypeError('path', path, 'the path of a folder')
-    path = Path(path)
+    path = check_path('path', path, 'a folder')
     if not path.is_dir(): raise FileNotFoundError(f"path='{path}': no such folder")
     missing = [part for part in ('train','val') if not (path/part).is_dir()]
     expected = 'a folder with the folders train and val'
@@ -145,10 +145,11 @@ def dls_by_name(
     "The data of that name. Raises `ArgumentError` for words that can't be right, `FileNotFoundError` without photos"
     expected = 'digits, imagenette, or the path of a folder that is there'
     if not isinstance(data, (str,Path)): raise ArgumentTypeError('data', data, expected)
+    if num_workers is not None: check_whole('num_workers', num_workers)
     if data=='digits':
         if size is not None: raise ArgumentError('size', size, 'None, as the digits stay 8 by 8 pixels')
         return digits_dls(bs, seed)
-    if data!='imagenette' and not Path(data).is_dir(): raise ArgumentError('data', str(data), expected)
+    if data!='imagenette' and not (data!='' and Path(data).is_dir()): raise ArgumentError('data', str(data), expected)
     path = None if data=='imagenette' else data
     dls = imagenette_dls(128 if size is None else size, bs, path, check_whole('seed', seed), num_workers)
     if dls.c<2: raise ArgumentError('data', str(data), f'at least two classes, but there is only {dls.vocab[0]}')
@@ -181,11 +182,11 @@ class SeededDL(TfmdDL):
     "A fastai `TfmdDL` whose order and whose random item transforms depend on `seed` and `epoch` alone"
     def __init__(self,
         dataset, # what fastai's `TfmdDL` takes
-        seed:int=0, # whole number; the same seed gives the same batches
+        seed:int=0, # whole number of at least 0: the same seed gives the same batches
         **kwargs # bs, shuffle and all others of fastai's `TfmdDL`
     ):
+        self.seed,self.epoch = check_whole('seed', seed),0
         with seeded(seed): super().__init__(dataset, **kwargs)
-        self.seed,self.epoch = seed,0
 
     def randomize(self):
         "New random numbers for the pass that begins, from `seed` and `epoch`; fastai calls it at the start of each"

@@ -8,6 +8,7 @@ __all__ = ['mean_interval', 'early_stop', 'summarise', 'plot_curve', 'plot_learn
 # %% ../nbs/13_evidence.ipynb #36e48ad9
 import math
 import numpy as np, pandas as pd
+from fastcore.basics import listify
 from matplotlib.figure import Figure
 from scipy import stats
 from .arms import arms as all_arms
@@ -33,7 +34,8 @@ def _check_table(df)->pd.DataFrame: # `df`
     if df.duplicated(['arm','seed','round','step','metric']).any():
         vary = [k for k in df if k not in table_columns and df[k].nunique()>1]
         told = 'one setting; it has several values for the same seed, round and step'
-        if vary: told += f": {', '.join(vary)} differ; take one, as in df[df[{vary[0]!r}]=={df[vary[0]].tolist()[0]!r}]"
+        if not vary: told += "; to compare two tables, rename the arms of one: df.assign(arm='other '+df.arm)"
+        else: told += f": {', '.join(vary)} differ; take one, as in df[df[{vary[0]!r}]=={df[vary[0]].tolist()[0]!r}]"
         raise ArgumentError('df', df, told)
     return df
 
@@ -45,7 +47,7 @@ def early_stop(
 
     Source: Frankle & Carbin 2019, section 2"""
     losses = _check_table(df)[df.metric=='valid_loss'].dropna(subset='value').reset_index(drop=True)
-    if not len(losses): raise ArgumentError('df', df, 'a table with the metric valid_loss')
+    if not len(losses): raise ArgumentError('df', df, 'a table with the metric valid_loss, and numbers in it')
     rows = losses.loc[losses.groupby(['arm','seed','round'], sort=False).value.idxmin()]
     return rows.assign(metric='early_stop', value=rows.step.astype(float)).reset_index(drop=True)
 
@@ -56,12 +58,16 @@ def _metric(df, metric)->str:
     if metric is None: return 'accuracy' if 'accuracy' in there else there[-1]
     return check_choice('metric', metric, [*there, *['early_stop']*('valid_loss' in there)])
 
+def _check_numbers(metric, rows):
+    if rows.empty: raise ArgumentError('metric', metric, 'one that is a number in some run, and there')
+
 # %% ../nbs/13_evidence.ipynb #e5411dc1
 def _values(df, metric, step)->pd.DataFrame:
     "A row a run: arm, seed, round, density, step and the value that counts"
     if metric=='early_stop': return early_stop(df)
+    if step is None: df = df[df.step==df.groupby(['arm','round']).step.transform('max')]
     rows = df[df.metric==metric].dropna(subset='value')
-    if step is None: return rows[rows.step==df.groupby(['arm','round']).step.transform('max')[rows.index]]
+    if step is None: return rows
     if isinstance(step, str): check_choice('step', step, ['early_stop'])
     if step=='early_stop': return rows.merge(early_stop(df)[['arm','seed','round','step']])
     there = sorted(set(rows.step))
@@ -83,6 +89,7 @@ def summarise(
     last step a run that ended before others of its arm isn't counted. Raises `ArgumentError` for what isn't there"""
     metric = _metric(_check_table(df), metric)
     rows = _values(df, metric, step)
+    _check_numbers(metric, rows)
     at = {k: o.set_index('seed') for k,o in rows.groupby(['arm','round'])}
     found = []
     for arm in _in_order(rows.arm):
@@ -131,6 +138,7 @@ def _finding(row, metric)->str:
     chance = f'; {seeds} cannot tell how much of that is chance' if math.isnan(half) else f', {seeds}'
     if versus is None: return f'{where} {_label(row["arm"])}: {_amount(mean, half, percent)}{chance}'
     both = f'tickets and {_label(versus)}'
+    if not n: return f'{where} {both} have no seed in common'
     if math.isnan(half): return f'{where} {both} are {_amount(mean, half, points, "+")} apart{chance}'
     verb = more if mean>0 else less
     if row['shown']: return f'{where} tickets {verb} {_label(versus)} by {_amount(abs(mean), half, points)}{chance}'
@@ -208,7 +216,8 @@ def plot_curve(
     Source: the shape of Frankle & Carbin 2019, figures 3 and 4"""
     there = [o for o in _in_order(_check_table(df).arm) if o!='dense']
     if panels is None: panels = ['early_stop']*('valid_loss' in set(df.metric)) + [_metric(df, None)]
-    panels,arms = ([o] if isinstance(o, str) else o for o in (panels, there if arms is None else arms))
+    panels,arms = listify(panels),listify(there if arms is None else arms)
+    if not panels: raise ArgumentError('panels', panels, 'a metric or several')
     arms = [check_choice('arms', o, ['dense', *there]) for o in arms if o!='dense']
     fig = Figure(figsize=figsize or (4.5*len(panels), 3.4), layout='constrained')
     for ax,panel in zip(fig.subplots(1, len(panels), squeeze=False)[0], panels):
@@ -224,16 +233,18 @@ def plot_learning(
     figsize=(5.5,3.4) # inches
 )->Figure:
     "Draws how the networks of a round learn, a line an arm. Raises `ArgumentError` for what isn't in the table"
-    metric = check_choice('metric', _metric(_check_table(df), metric), list(dict.fromkeys(df.metric)))
-    there = sorted(set(df['round']))
+    if metric is not None: check_choice('metric', metric, list(dict.fromkeys(_check_table(df).metric)))
+    metric,there = _metric(_check_table(df), metric),sorted(set(df['round']))
+    check_whole('round', round)
     if round not in there: raise ArgumentError('round', round, f"one of {', '.join(map(str, there))}")
     rows = df[(df.metric==metric) & ((df['round']==round) | (df.arm=='dense'))].dropna(subset='value')
+    _check_numbers(metric, rows)
     fig,names,scale = Figure(figsize=figsize, layout='constrained'),_in_order(df.arm),_words(metric)[2]
     ax = fig.subplots()
     for arm in _in_order(rows.arm):
         steps = rows[rows.arm==arm].groupby('step').value
         mean,half = np.array([mean_interval(scale*o) for _,o in steps]).T
         _line(ax, list(steps.groups), mean, half, arm, names, marker='')
-    density = rows[rows['round']==round].density.mean()
+    density = df[df['round']==round].density.mean()
     ax.set(xlabel='step', ylabel=_axis_label(metric), title=f'{density:.3g} % of the weights')
     return _finish(fig, rows)

@@ -18,8 +18,8 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from filelock import FileLock, Timeout
-from .core import (ArgumentError, ArgumentTypeError, Rule, check_choice, check_whole, json_safe,
-                             progress as bar, seeded, source_of, threads, versions)
+from .core import (ArgumentError, ArgumentTypeError, Rule, check_choice, check_flag, check_path, check_whole,
+                             json_safe, progress as bar, seeded, source_of, threads, versions)
 from .curves import lottery_curve
 from .data import learner_by_name
 from .find import Search, find_ticket
@@ -39,7 +39,8 @@ class Experiment:
     ):
         if not _is_code(fn): raise ArgumentTypeError('fn', fn, 'a function of settings')
         if not isinstance(grid or {}, dict): raise ArgumentTypeError('grid', grid, 'a dict of lists')
-        self.file,self.fn,self.name,self.source,self.version = Path(file),fn,_shown(fn),source_of(fn),version
+        self.file,self.fn,self.name,self.source = check_path('file', file),fn,_shown(fn),source_of(fn)
+        self.version = version
         self.grid,self.settings = {k: _values(f'grid[{k!r}]', v) for k,v in (grid or {}).items()},settings
         if isinstance(seeds, (int,np.integer)): seeds = range(check_whole('seeds', seeds, 1))
         if isinstance(arms, str): arms = [arms]
@@ -86,7 +87,7 @@ def _make_cells(self:Experiment)->list: # of `Cell`, in the order in which they 
 # %% ../nbs/14_experiment.ipynb #c05b0858
 def _values(name, values)->list:
     "The values that a setting takes. Raises `ArgumentError`"
-    if isinstance(values, (str,dict)) or not isinstance(values, Iterable):
+    if isinstance(values, (str,bytes,dict)) or not isinstance(values, Iterable):
         raise ArgumentTypeError(name, values, 'a list of values')
     values = list(values)
     told = {json.dumps(_described(f'{name}[{i}]', o), sort_keys=True) for i,o in enumerate(values)}
@@ -170,7 +171,8 @@ def _opened(path, make=False):
                 columns = ', '.join(_columns)
                 db.executescript(f'begin immediate; create table if not exists cells ({columns}); {marked} commit')
             yield db if tables or make else None
-    except sqlite3.Error as e: raise ExperimentError(f"{path}: can't be used as the file of an experiment: {e}") from e
+    except (sqlite3.Error,UnicodeDecodeError) as e:
+        raise ExperimentError(f"{path}: can't be used as the file of an experiment: {e}") from e
 
 # %% ../nbs/14_experiment.ipynb #0cb1e29c
 @patch
@@ -180,6 +182,13 @@ def _stored(self:Experiment, *columns)->dict: # key -> tuple
         rows = db.execute(f"select key, {', '.join(columns)} from cells").fetchall() if db else []
     keys = {o.key for o in self.cells}
     return {k: tuple(o) for k,*o in rows if k in keys}
+
+@patch
+def _read(self:Experiment, key, fn, text):
+    "`fn(text)`. Raises `ExperimentError` if that isn't what was stored for a cell"
+    try: return fn(text)
+    except (LookupError,TypeError,ValueError) as e:
+        raise ExperimentError(f'{self.file}: what it holds of cell {key[:8]} is damaged: {e}') from e
 
 # %% ../nbs/14_experiment.ipynb #9422d1a6
 @patch
@@ -209,7 +218,7 @@ def errors(self:Experiment)->dict: # cell, as in `status` -> traceback, a text
 @patch
 def warned(self:Experiment)->dict: # cell, as in `status` -> list of texts
     "What each cell has warned of, if it has"
-    return {k[:8]: json.loads(o) for k,(o,) in self._stored('warned').items() if o!='[]'}
+    return {k[:8]: self._read(k, json.loads, o) for k,(o,) in self._stored('warned').items() if o!='[]'}
 
 # %% ../nbs/14_experiment.ipynb #8e81973e
 @patch
@@ -227,7 +236,8 @@ def results(self:Experiment)->pd.DataFrame: # the settings that vary, and the co
     name,n,warned = self.file.name,len(self.cells),sum(o!='[]' for _,o in there.values())
     if len(there)<n: warnings.warn(f"{name}: {n-len(there)} of {n} cells aren't done: see `status()`", stacklevel=2)
     if warned: warnings.warn(f'{name}: {warned} of the cells warned of something: see `warned()`', stacklevel=2)
-    found = [_with_settings(o.varying, table_from_text(there[o.key][0])) for o in self.cells if o.key in there]
+    tables = [(o.varying, self._read(o.key, table_from_text, there[o.key][0])) for o in self.cells if o.key in there]
+    found = [_with_settings(*o) for o in tables]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(self.grid))
 
 # %% ../nbs/14_experiment.ipynb #dbc496cb
@@ -252,7 +262,7 @@ def run(self:Experiment,
     another run; `OSError` if the folder can't be written to"""
     if isinstance(pool, ThreadPool) or not (pool is None or hasattr(pool, 'imap_unordered')):
         raise ArgumentTypeError('pool', pool, 'processes with `imap_unordered` (threads share their random numbers)')
-    check_whole('n_threads', n_threads, 1)
+    check_whole('n_threads', n_threads, 1), check_flag('force', force)
     self.file.parent.mkdir(parents=True, exist_ok=True)
     try: lock = FileLock(f'{self.file}.lock').acquire(timeout=0)
     except Timeout: raise ExperimentError(f'{self.file}: another run is writing to this file') from None
@@ -303,7 +313,7 @@ def from_toml(cls:Experiment,
     the tables `grid` and `settings`.
 
     Raises `ArgumentError` for what can't be right, `ExperimentError` if it's no TOML, `OSError` if it can't be read"""
-    path = Path(path)
+    path = check_path('path', path)
     try: told = tomllib.loads(path.read_text(encoding='utf-8'))
     except ValueError as e: raise ExperimentError(f'{path}: {e}') from e
     for k in told: check_choice(path.name, k, ['file','function','seeds','arms','version','grid','settings'])

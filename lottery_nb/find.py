@@ -8,7 +8,7 @@ __all__ = ['find_ticket', 'n_pruned', 'check_prune', 'next_masks', 'check_final_
 
 # %% ../nbs/11_find.ipynb #8b197ab3
 import errno, json, math, os, random, re, warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -23,15 +23,16 @@ from filelock import FileLock, Timeout
 from .arms import Arm, arms as all_arms, check_arms
 from .callback import (HoldMasks, SparsifyCallback, data_origin, first_batch, measured_now, recorded, rows_of,
                                  weights_digest)
-from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_number, check_whole,
-                             json_safe, progress as progress_bar, rewind_point, seed_of, seeded, source_of, versions,
-                             write_atomically)
+from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_flag, check_number,
+                             check_path, check_whole, json_safe, known_keywords, progress as progress_bar,
+                             rewind_point, seed_of, seeded, source_of, versions, write_atomically)
 from .criteria import Criterion, criteria as all_criteria, large_final
 from .masks import Masks, named_tensors, shape_differences
 from .sparsifier import Sparsifier, check_reach, check_sparsity, count_of
 from .ticket import Ticket
 
 # %% ../nbs/11_find.ipynb #dcc47975
+@known_keywords
 def find_ticket(
     learner:Callable, # function without arguments that makes a new `Learner` with a new model, for every run
     fit:Callable, # function of a `Learner` that trains it: one run, with its learning-rate schedule from the beginning
@@ -59,6 +60,7 @@ def find_ticket(
     `SearchError` or `TicketError` for another search or a damaged file in `dir`; `OSError` for a full disk.
 
     Source: Frankle & Carbin 2019; rewinding: Frankle et al. 2020; of the learning rate: Renda et al. 2020"""
+    check_flag('force', force)
     how = dict(granularity=granularity, method=method, criteria=criteria, layers=layers, allow_collapse=allow_collapse)
     plan = SearchPlan(learner, fit, *check_prune(prune, rounds), rewind, how, final_layer_rate,
                       arms, seed, version, meta)
@@ -140,6 +142,7 @@ class SearchPlan:
                            fit='of a Learner that trains it, such as lambda learn: learn.fit(5)').items():
             if isinstance(o:=getattr(self, k), Learner) or not callable(o):
                 raise ArgumentTypeError(k, o, f'a function {what}')
+        if not isinstance(self.meta or {}, Mapping): raise ArgumentTypeError('meta', self.meta, 'a dict')
         method = check_choice('method', self.how['method'], ('local','global'))
         self.criterion = check_choice('criteria', self.how['criteria'], all_criteria, Criterion)
         self.final_layer_rate = check_final_layer_rate(self.final_layer_rate, method, self.how['granularity'])
@@ -256,7 +259,7 @@ class _FollowRun(Callback):
         self.start = start # the epochs and steps that its first weights were trained for
         self.epochs_done,self.n_step,self.rows,self.last,self.digests = 0,0,[],{},{}
         self.weights,self.trained_for,self.trains = None,None,False # at the rewind point; is this more than a look?
-        self.rewinds = not begun.meta['round'] and plan.point.unit!='lr' # is the rewind point in this run?
+        self.rewinds = not begun.meta['round'] and plan.point.kind!='lr' # is the rewind point in this run?
 
     def __call__(self, event_name):
         if not (self.learn.lock.locked() or hasattr(self.learn, 'lr_finder')): return super().__call__(event_name)
@@ -276,7 +279,7 @@ class _FollowRun(Callback):
             self.weights = self.plan.weights(self.learn, 'weights at the rewind point')
             self.trained_for = self.epochs_done,self.n_step
 
-    def trained(self): return self.epochs_done if self.plan.point.unit=='epoch' else self.n_step # as the point counts
+    def trained(self): return self.epochs_done if self.plan.point.kind=='epoch' else self.n_step # as the point counts
     def after_batch(self): self.n_step += 1
     def before_validate(self): self.digests[self.start[0]+self.epochs_done] = self.plan.digest(self.learn)
 
@@ -320,7 +323,7 @@ def weights(self:SearchPlan, learn, what)->dict: # name -> tensor, on the CPU
 @patch
 def check_reaches(self:SearchPlan, n):
     "Raises `ArgumentError` if the rewind point is beyond a run of `n` epochs or steps"
-    what = f"{n} {self.point.unit}{'s'*(n!=1)}"
+    what = f"{n} {self.point.kind}{'s'*(n!=1)}"
     if self.point.at>=n: raise ArgumentError('rewind', self.rewind, f'a point of the first fit, which has only {what}')
 
 # %% ../nbs/11_find.ipynb #f28c105d
@@ -328,7 +331,7 @@ def check_reaches(self:SearchPlan, n):
 def check_fit(self:SearchPlan, learn, rewinds):
     "Raises `ArgumentError` if a fit that is about to begin can't be right"
     more = any(not p.requires_grad for p in learn.model.parameters()) # such as the first half of `fine_tune`
-    if rewinds and not more: self.check_reaches(learn.n_epoch*(1 if self.point.unit=='epoch' else len(learn.dls.train)))
+    if rewinds and not more: self.check_reaches(learn.n_epoch*(1 if self.point.kind=='epoch' else len(learn.dls.train)))
 
 # %% ../nbs/11_find.ipynb #bfdd3375
 @patch
@@ -357,7 +360,7 @@ def train(self:SearchPlan, search, r, arm=None, tell=noop)->Ticket:
 @patch
 def start_of(self:SearchPlan, search, r)->tuple: # epochs, steps
     "How long the weights that round `r` goes back to were trained"
-    if self.point.unit!='lr': return tuple(search.tickets[0].meta['trained_for'])
+    if self.point.kind!='lr': return tuple(search.tickets[0].meta['trained_for'])
     ends = [(o['epoch']+1, o['step']) for o in search.tickets[r-1].meta['table'] if o['round']==r-1]
     return max(ends, default=(0,0))
 
@@ -375,7 +378,7 @@ def try_out(self:SearchPlan)->dict: # everything that the result depends on, as 
         sparsity = n_pruned(10**6, rate, self.rounds)/10**4
         check_reach(f'prune={rate}, rounds={self.rounds}: sparsity', sparsity, self.how['granularity'])
     trial = self.begin(Search(), one, 0)
-    if self.point.unit=='lr': trial.full = None # as in later rounds
+    if self.point.kind=='lr': trial.full = None # as in later rounds
     for arm in self.arms: arm.begin(trial, self.seed, lambda: self.learner().model)
     functions = dict(learner=source_of(self.learner), fit=source_of(self.fit), version=self.version)
     apart = ('arm','round','sparsity','seeds','search','versions','followers')
@@ -522,8 +525,7 @@ class SearchFolder:
     def __init__(self,
         path:str|Path|None # None: nothing is kept
     ):
-        if not isinstance(path, str|os.PathLike|None): raise ArgumentTypeError('dir', path, 'the path of a folder')
-        self.path,self.lock = None if path is None else Path(path),None
+        self.path,self.lock = None if path is None else check_path('dir', path, 'a folder'),None
         names = ('init.safetensors','table.csv','settings.json')
         self.init,self.table,self.settings = [self.path and self.path/o for o in names]
 
@@ -599,8 +601,9 @@ def load(cls:Search,
     dir:str|Path # a folder that `find_ticket` was given
 )->Search:
     "The finished runs of a search. Raises `SearchError` or `TicketError`, about what's missing or damaged"
-    if not Path(dir).is_dir(): raise FileNotFoundError(errno.ENOENT, 'no such folder', str(dir))
-    folder = SearchFolder(dir)
+    path = check_path('dir', dir, 'a folder')
+    if not path.is_dir(): raise FileNotFoundError(errno.ENOENT, 'no such folder', str(dir))
+    folder = SearchFolder(path)
     return folder.read(folder.read_settings())
 
 # %% ../nbs/11_find.ipynb #b3718060

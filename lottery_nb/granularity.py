@@ -9,14 +9,14 @@ __all__ = ['granularities', 'network_granularities', 'layouts', 'default_types',
            'check_granularity']
 
 # %% ../nbs/04_granularity.ipynb #5b614868
-import math, re
+import inspect, math, re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.nn.parameter import is_lazy
-from .core import ArgumentError, ArgumentTypeError, check_choice
+from .core import ArgumentError, ArgumentTypeError, check_choice, check_flag
 from .masks import Masks
 
 # %% ../nbs/04_granularity.ipynb #eb63d461
@@ -28,6 +28,8 @@ class Units:
 
     def __post_init__(self):
         "Raises `ArgumentError` unless `dims` are different axes of `shape`"
+        for k,v in dict(shape=self.shape, dims=self.dims).items():
+            if not isinstance(v, tuple|list): raise ArgumentTypeError(k, v, 'a tuple of whole numbers')
         n = len(self.shape)
         dims = sorted({d%n for d in self.dims if -n<=d<n})
         if len(dims)<len(self.dims): raise ArgumentError('dims', self.dims, f'different axes of {tuple(self.shape)}')
@@ -127,6 +129,7 @@ def layout(
     for t in types:
         if not (isinstance(t, str) or isinstance(t, type) and issubclass(t, nn.Module)):
             raise ArgumentTypeError('types', t, 'a type of layer, as in @layout(nn.Linear)')
+    check_flag('default', default)
     def register(fn):
         layouts.update(dict.fromkeys(types, fn))
         default_types.extend([t for t in types if default and t not in default_types])
@@ -304,6 +307,7 @@ def granularity(
     if not (isinstance(layer_type, type) and issubclass(layer_type, nn.Module)):
         raise ArgumentTypeError('layer_type', layer_type, 'a type of layer, as in @granularity(nn.Linear)')
     def register(fn):
+        if not inspect.isfunction(fn): raise ArgumentTypeError('fn', fn, 'a function from a layer to its Units')
         name = fn.__name__
         builtin = [o for axes,types in _kinds.items() if issubclass(layer_type, types) for o in _names[axes]]
         if name in ['weight', 'layer', *builtin, *_added_by]:
@@ -356,19 +360,6 @@ class LayerUnits:
         joined = {k: o[0] if len(o)==1 else torch.cat(o) for k,o in found.items()}
         return Masks({k: o.view(self.layers[k].whole.shape) for k,o in joined.items()})
 
-    # a granularity with a quota says otherwise
-    def least(self, name)->int: # how many units of a name have to stay
-        return filters_of(self.parts[name]).n if self.spares_rows(name) else 0
-    def spared(self, name, keys)->Tensor|None: # which ones, [n], bool; `keys` [n], the highest matter most
-        return _best_of_each_row(filters_of(self.parts[name]), keys) if self.spares_rows(name) else None
-    def check(self, masks): "Raises `ArgumentError` if too little stays under these masks"
-    def spares_rows(self, name): return name in self.parts and self.parts[name].spare_rows
-
-    @classmethod
-    def limit(cls, granularity)->float:
-        "The sparsity in percent at which it ends. Raises `ArgumentError` if its name can't be right"
-        return 100.
-
 # %% ../nbs/04_granularity.ipynb #d1c82082
 def _best_of_each_row(rows, keys):
     "Which single weights are the best of their row, [n], bool"
@@ -376,6 +367,26 @@ def _best_of_each_row(rows, keys):
     places = torch.arange(len(keys), device=keys.device).view(rows.shape).permute(order).reshape(rows.n, -1)
     best = keys[places].argmax(1, keepdim=True)
     return torch.zeros_like(keys, dtype=torch.bool).index_fill_(0, places.gather(1, best).flatten(), True)
+
+# %% ../nbs/04_granularity.ipynb #a1e0b10d
+@patch
+def least(self:LayerUnits, name)->int: # how many units of a name have to stay
+    return filters_of(self.parts[name]).n if self.spares_rows(name) else 0
+
+@patch
+def spared(self:LayerUnits, name, keys)->Tensor|None: # which ones, [n], bool; `keys` [n], the highest matter most
+    return _best_of_each_row(filters_of(self.parts[name]), keys) if self.spares_rows(name) else None
+
+@patch
+def spares_rows(self:LayerUnits, name)->bool: return name in self.parts and self.parts[name].spare_rows
+
+@patch
+def check(self:LayerUnits, masks): "Raises `ArgumentError` if too little stays under these masks"
+
+@patch(cls_method=True)
+def limit(cls:LayerUnits, granularity)->float:
+    "The sparsity in percent at which it ends. Raises `ArgumentError` if its name can't be right"
+    return 100.
 
 # %% ../nbs/04_granularity.ipynb #258f3c8e
 def units_class(

@@ -36,8 +36,8 @@ def profile(
     against:nn.Module|Ticket|Mapping|None=None, # another network, a `Ticket` of the first one, or several by name
     data=None, # batches of inputs and labels for the accuracy: a data loader, or fastai's `DataLoaders`; or None
     device:str|torch.device|None=None, # where to measure; None: where the first network is
-    repeats:int=100, # rounds in which every network is timed once, at least 1
-    seconds:float=10., # no round begins when the timing has taken this long; greater than 0
+    repeats:int=100, # how often every network is timed, in turns, at least 1; a ratio of times needs 10
+    seconds:float=10., # no repeat begins when the timing has taken this long; greater than 0
     threads:int|None=None, # CPU threads while timing, at least 1; None: as many as PyTorch uses now
     timer:Callable=time.perf_counter # () -> seconds
 )->'Profile':
@@ -60,7 +60,7 @@ def profile(
     if uncounted: warnings.warn(f'multiply-adds not counted: {uncounted}', stacklevel=2)
     shapes = [list(o.shape) for o in tensors_in((args, kwargs))]
     where = torch.cuda.get_device_name(device) if device.type=='cuda' else str(device)
-    facts = dict(device=where, threads=threads or torch.get_num_threads(), rounds=len(times), example=shapes,
+    facts = dict(device=where, threads=threads or torch.get_num_threads(), repeats=len(times), example=shapes,
                  uncounted=uncounted, versions=versions())
     layers = pd.concat({k: macs.layers for k,(_,macs) in found.items()}, names=['network']).reset_index(0)
     table = _compared({k: row for k,(row,_) in found.items()}, times)
@@ -260,15 +260,15 @@ def n_nonzero(
 # %% ../nbs/31_measure.ipynb #627bd22d
 def interleaved_times(
     runs:Mapping, # name -> a function without arguments
-    repeats:int=100, # rounds, at least 1
-    seconds:float=10., # no round begins after this long; greater than 0
+    repeats:int=100, # how often each is timed, at least 1
+    seconds:float=10., # no repeat begins after this long; greater than 0
     threads:int|None=None, # CPU threads, at least 1; None: as many as PyTorch uses now
     timer:Callable=time.perf_counter # () -> seconds
-)->pd.DataFrame: # seconds of one call: a row a round, a column a name
+)->pd.DataFrame: # seconds of one call: a row a repeat, a column a name
     """Times functions that take turns. A time is that of at least a millisecond of calls, after one that warms up; a
     GPU has finished before the clock is read. Raises `ArgumentError` for settings that can't be right"""
     check_timing(repeats, seconds, threads)
-    names,rounds,wait = list(runs),[],torch.cuda.synchronize if torch.cuda.is_initialized() else noop
+    names,rows,wait = list(runs),[],torch.cuda.synchronize if torch.cuda.is_initialized() else noop
     def measure(name, n):
         runs[name](), wait()
         start = timer()
@@ -278,14 +278,14 @@ def interleaved_times(
     with cpu_threads(threads or torch.get_num_threads()):
         calls = {k: min(math.ceil(.001/max(measure(k, 1), 1e-9)), 10_000) for k in names}
         start = timer()
-        while len(rounds)<repeats and (not rounds or timer()-start<seconds):
-            i = len(rounds)%len(names)
-            rounds.append({k: measure(k, calls[k]) for k in names[i:]+names[:i]})
-    return pd.DataFrame(rounds, columns=names)
+        while len(rows)<repeats and (not rows or timer()-start<seconds):
+            i = len(rows)%len(names)
+            rows.append({k: measure(k, calls[k]) for k in names[i:]+names[:i]})
+    return pd.DataFrame(rows, columns=names)
 
 # %% ../nbs/31_measure.ipynb #be000022
 def check_timing(
-    repeats:int, # rounds, at least 1
+    repeats:int, # at least 1
     seconds:float, # greater than 0
     threads:int|None # at least 1, or None
 ):
@@ -364,15 +364,17 @@ _quantities = dict( # column -> what it's called, how it's read, and the column 
     accuracy=('accuracy', '{:.1%}', None))
 
 # %% ../nbs/31_measure.ipynb #7bf62cd7
+_enough = 10 # repeats, for a ratio of times
+
 def _compared(rows, times):
-    "The table of a profile, of a dict a network and of the seconds of every round"
+    "The table of a profile, of a dict a network and of the seconds of every repeat"
     df = pd.DataFrame.from_dict(rows, orient='index').rename_axis('network')
     first,ratios = df.index[0],times.div(times.iloc[:,0], axis=0)
     def quartiles(t): return t.quantile([.25,.5,.75]).T.to_numpy()
     df[['latency_q1','latency','latency_q3']] = quartiles(1e3*times)
     for k,(_,_,whole) in _quantities.items():
         if whole: df[f'{k}_ratio'] = df[k]/(df.loc[first,whole] or math.nan)
-    df[['latency_ratio_q1','latency_ratio','latency_ratio_q3']] = quartiles(ratios)
+    df[['latency_ratio_q1','latency_ratio','latency_ratio_q3']] = quartiles(ratios) if len(times)>=_enough else math.nan
     return df
 
 # %% ../nbs/31_measure.ipynb #83153e9c
@@ -381,8 +383,8 @@ class Profile:
     "What several networks cost"
     table:pd.DataFrame # a row a network: counts, bytes, ms, accuracy 0 to 1; `…_ratio`: parts of what the first one has
     layers:pd.DataFrame # a row a layer: network, layer, kind, parameters, nonzero, macs, macs_nonzero
-    times:pd.DataFrame=field(default_factory=pd.DataFrame) # seconds of a pass: a row a round, a column a network
-    facts:dict=field(default_factory=dict) # device, threads, rounds, uncounted, example (shapes), versions
+    times:pd.DataFrame=field(default_factory=pd.DataFrame) # seconds of a pass: a row a repeat, a column a network
+    facts:dict=field(default_factory=dict) # device, threads, repeats, uncounted, example (shapes), versions
 
 # %% ../nbs/31_measure.ipynb #ed850f1e
 @patch
@@ -395,8 +397,10 @@ def readable(self:Profile)->pd.DataFrame: # a row a quantity; a column a network
         columns[name,''] = ['–' if math.isnan(row[k]) else _quantities[k][1].format(row[k]) for k in keys]
         if name!=first: columns[name,'ratio'] = ['' if math.isnan(ratio(k)) else f'{ratio(k):.2f}×' for k in keys]
     df = pd.DataFrame(columns, index=[_quantities[k][0] for k in keys])
-    for name,row in self.table.iloc[1:].iterrows():
-        df.loc['time of a pass',(name,'ratio')] += f' ({row.latency_ratio_q1:.2f} to {row.latency_ratio_q3:.2f})'
+    for name,row in self.table.iloc[1:].dropna(subset='latency_ratio').iterrows():
+        low,high = row.latency_ratio_q1,row.latency_ratio_q3
+        told = 'no difference' if low<=1<=high else f'{row.latency_ratio:.2f}×'
+        df.loc['time of a pass',(name,'ratio')] = f'{told} ({low:.2f} to {high:.2f})'
     return df
 
 # %% ../nbs/31_measure.ipynb #be000031
@@ -405,8 +409,11 @@ def how(self:Profile)->str:
     "How it was measured, in a sentence or two"
     f,missing = self.facts,', '.join(sorted(set(sum(self.facts['uncounted'].values(), []))))
     shapes,n = ', '.join(' × '.join(map(str, o)) for o in f['example']),f['threads']
-    return (f"One pass of {shapes} on {f['device']}, {n} CPU thread{'s'*(n>1)}. Times are medians of {f['rounds']} "
-            f"rounds, in brackets the quartiles of the ratio in a round." + f" Not counted: {missing}."*bool(missing))
+    k = f['repeats']
+    few = f'fewer than the {_enough} that a ratio needs'
+    ratio = few if k<_enough else 'in brackets the quartiles of the ratio in a repeat'
+    return (f"One pass of {shapes} on {f['device']}, {n} CPU thread{'s'*(n>1)}. Times are medians of {k} "
+            f"repeat{'s'*(k>1)}, {ratio}." + f" Not counted: {missing}."*bool(missing))
 
 # %% ../nbs/31_measure.ipynb #be000032
 @patch

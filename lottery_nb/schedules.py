@@ -27,6 +27,7 @@ def at(self:Schedule,
     end:float=100. # sparsity to be reached, percent
 )->float: # percent, 0 to 100
     "The sparsity due at `pos`. Raises `ArgumentError` if that isn't from 0 to 100"
+    check_number('pos', pos, expected='a finite number'), check_percent('start', start), check_percent('end', end)
     due = start if pos<0 else self.fn(start, end, min(pos, 1.), **self.params)
     if hasattr(due, 'item'): due = due.item() # a tensor or a numpy number
     if isinstance(due, float) and -1e-6 < due < 100+1e-6: due = min(max(due, 0.), 100.) # allow for rounding
@@ -129,7 +130,7 @@ def one_cycle(start, end, pos, *,
     beta:float=6 # where it is: the middle at `beta/alpha` of the phase
 ):
     "Along an S, most of it in the middle (Hubens et al. 2022, One-Cycle Pruning)"
-    check_number('alpha', alpha, above=0)
+    check_number('alpha', alpha, above=0), check_number('beta', beta, expected='a finite number')
     return _between(start, end, (1+math.exp(beta-alpha))/(1+math.exp(beta-alpha*pos)))
 
 # %% ../nbs/07_schedules.ipynb #2f51878f

@@ -7,7 +7,7 @@ __all__ = ['prunable_types', 'rewind_opts', 'find_layers', 'sort_keys_', 'keep_h
            'check_sparsity', 'count_of', 'check_reach', 'Watch']
 
 # %% ../nbs/05_sparsifier.ipynb #f24bc775
-import copy, difflib, math, warnings, weakref
+import copy, difflib, inspect, warnings, weakref
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -17,12 +17,13 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
-from .core import ArgumentError, ArgumentTypeError, check_choice, check_percent, check_whole, threads
+from .core import (ArgumentError, ArgumentTypeError, check_choice, check_flag, check_percent, check_whole,
+                             known_keywords, shape_differences, threads)
 from .criteria import Criterion, WeightView, criteria as all_criteria, large_final, random_scores
 from .granularity import (LayerWeight, all_granularities, default_types, granularities_of, layout_type,
                                     layouts_of, plain_layout, pruned_filters, units_class)
 from .masks import (Masks, buffer_names, check_weight, copy_model, int_dtype, keep_bits, named_tensors,
-                              parameter_name, set_tensors_, shape_differences, unwrap, zero_once_, zero_pruned_)
+                              parameter_name, set_tensors_, unwrap, zero_once_, zero_pruned_)
 
 # %% ../nbs/05_sparsifier.ipynb #18852be8
 prunable_types = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
@@ -80,6 +81,10 @@ def _of_these(names, weights):
     kinds = [_is_default, lambda w: w.whole.dim()>1, lambda w: w.name=='weight']
     return next((o for is_it in kinds if (o := [k for k in names if is_it(weights[k])])), [])
 
+def _check_takes_two(fn):
+    try: inspect.signature(fn).bind('name', 'module')
+    except TypeError as e: raise ArgumentTypeError('layers', fn, f'a function of name and module, but {e}') from None
+
 def _asked_for(layers, weights, modules):
     "Name of a weight -> was it asked for in particular?"
     several = [layers] if layers is None or not isinstance(layers, (list,tuple,set)) else layers
@@ -89,6 +94,7 @@ def _asked_for(layers, weights, modules):
         elif isinstance(o, str): chosen = _named(o, weights, modules)
         elif isinstance(o, type): chosen = _of_these([k for k,w in weights.items() if isinstance(w.layer, o)], weights)
         elif callable(o) and not isinstance(o, nn.Module):
+            _check_takes_two(o)
             chosen = [k for k,w in weights.items() if _is_default(w) and o(names[w.layer], w.layer)]
         else: raise ArgumentTypeError('layers', layers, 'types of layers, names, or a function of name and module')
         found.update({k: isinstance(o, str|type) and o!='default' or found.get(k, False) for k in chosen})
@@ -110,7 +116,9 @@ def _what_lacks(model, asked):
     kinds = [type(m) for m in model.modules()]
     if any(issubclass(o, torch.jit.ScriptModule) for o in kinds): return 'one before it is scripted: prune, then script'
     if any('quantized' in o.__module__ for o in kinds): return 'one before it is quantized: prune, then convert'
-    return 'one with prunable weights: conv, linear, recurrent or attention layers'
+    takes = [o for k,w in _all_weights(model).items() if w.whole.dim()>1 for o in [_why_left_out(w, 'weight')[1]] if o]
+    return ('one with prunable weights: conv, linear, recurrent or attention layers'
+            + f"; or say layers={' or '.join(dict.fromkeys(takes))}"*bool(takes))
 
 # %% ../nbs/05_sparsifier.ipynb #a1e0b306
 class _Used(Exception): "Has the weight that a layer multiplies with"
@@ -173,10 +181,13 @@ def _with_granularity(weights, granularity):
 def _why_left_out(w, granularity):
     "Why a weight isn't pruned, and what `layers` takes to prune it; the latter None if it can't be pruned"
     if why := _tried(w)[1]: return why, None
-    lacks = f'it has no {granularity}' if granularity in all_granularities() else 'it has to stay'
-    if _is_default(w): return lacks, None
+    if _is_default(w):
+        if granularity not in all_granularities(): return 'it has to stay', None
+        return 'not asked for' if granularity in granularities_of(w) else f'it has no {granularity}', None
     if w.name not in layouts_of(w.layer): return '', None
-    return '', ('nn.'*type(w.layer).__module__.startswith('torch.nn')) + type(w.layer).__name__
+    kind = layout_type(w.layer)
+    if isinstance(kind, str): kind = type(w.layer)
+    return '', ('nn.'*kind.__module__.startswith('torch.nn')) + kind.__name__
 
 # %% ../nbs/05_sparsifier.ipynb #a1e0b313
 def _left_out(model, pruned, granularity):
@@ -265,6 +276,7 @@ def _may_go(keys, kept): return (kept & (keys<torch.iinfo(keys.dtype).max)).nonz
 # %% ../nbs/05_sparsifier.ipynb #0f96a851
 class Sparsifier:
     "Makes the masks of a model, holds them against any optimizer, and rewinds. Raises `ArgumentError`"
+    @known_keywords
     def __init__(self,
         model:nn.Module, # the network, on any device; float weights
         granularity:str='weight', # what goes together: `weight`, … (`all_granularities()`), `group`, or n of m: '2:4'
@@ -276,6 +288,7 @@ class Sparsifier:
     ):
         self.criterion = check_choice('criteria', criteria, all_criteria, Criterion)
         self.method = check_choice('method', method, ('local','global'))
+        check_flag('allow_collapse', allow_collapse)
         found = find_layers(model, layers)
         if layers is None: found = _with_granularity(found, granularity)
         self.units = units_class(granularity)(model, found, granularity, example)
@@ -287,7 +300,7 @@ class Sparsifier:
         # what the criterion needs: 'init' or 'previous' -> name -> tensor
         self.remembered = {need: self._clone_weights() for need in self.criterion.needs if need!='grad'}
         self.left_out = _left_out(unwrap(model), self.layers, granularity) # the last row of `report`, or None
-        if layers is None and self.left_out: warnings.warn(_told(self.left_out), stacklevel=2)
+        if layers is None and self.left_out: warnings.warn(_told(self.left_out), stacklevel=3) # past `known_keywords`
         self.criterion.try_on({k: self.weight(k) for k in self.layers})
 
     def __getstate__(self): return {**vars(self), 'watches': []} # a copy is watched by nobody
@@ -484,7 +497,7 @@ def _round_up(self:Sparsifier, name, kept, round_to):
     before,n = self._kept(name),int(kept.count_nonzero())
     most = len(kept) if before is None else max(n, int(before.count_nonzero()))
     keys, = self._ranking([name], self.units.n_weights(name))
-    return keep_highest([keys], [1], len(kept) - min(math.ceil(n/round_to)*round_to, most))[0]
+    return keep_highest([keys], [1], len(kept) - min(-(-n//round_to)*round_to, most))[0]
 
 # %% ../nbs/05_sparsifier.ipynb #4212fc9b
 @patch
@@ -527,12 +540,13 @@ def _remember_previous(self:Sparsifier):
 # %% ../nbs/05_sparsifier.ipynb #f95925d0
 def check_sparsity(
     name:str, # the argument's name, for the error
-    value:float # percent, 0 to 100
+    value:float, # percent, 0 to 100
+    stacklevel:int=3 # of the warning: 3 is the line that called your function
 )->float: # percent
     "`value` as a float. Raises `ArgumentError` unless it's from 0 to 100; warns if it looks like a fraction"
     value = check_percent(name, value)
     meant = f'{name}={value:g} means {value:g} percent; for {100*value:g} percent say {name}={100*value:g}'
-    if 0<value<1: warnings.warn(meant, stacklevel=3)
+    if 0<value<1: warnings.warn(meant, stacklevel=stacklevel)
     return value
 
 # %% ../nbs/05_sparsifier.ipynb #a1e0b320
@@ -567,9 +581,7 @@ def watch(self:Sparsifier,
     if not isinstance(inner, torch.optim.Optimizer):
         raise ArgumentTypeError('opt', opt, 'a torch.optim.Optimizer (in a fastai Learner use SparsifyCallback)')
     self.look_again()
-    has = {id(p) for group in inner.param_groups for p in group['params']}
-    if not any(id(self.weight(k)) in has for k in self.layers):
-        raise ArgumentError('opt', type(opt).__name__, 'an optimizer of this model: it has none of the pruned weights')
+    _check_trains(inner, [self.weight(k) for k in self.layers], 'the pruned weights')
     return Watch(self, inner)
 
 # %% ../nbs/05_sparsifier.ipynb #a1e0b315
@@ -646,17 +658,35 @@ def _optimizer(opt):
         if inner is None: raise ArgumentTypeError('opt', opt, "a torch.optim.Optimizer, or fastai's")
     return inner
 
+def _check_trains(opt, params, what):
+    has = {id(p) for group in opt.param_groups for p in group['params']}
+    if any(id(p) in has for p in params): return
+    raise ArgumentError('opt', type(opt).__name__, f'an optimizer of this model: it has none of {what}')
+
 # %% ../nbs/05_sparsifier.ipynb #f9cdd56b
 @patch
 def save_weights(self:Sparsifier,
     opt=None # an optimizer, torch's or fastai's, whose state is saved too
 ):
     "Remembers the whole model as it is now, as the point to `rewind` to"
-    state = None if opt is None else copy.deepcopy(_optimizer(opt).state_dict())
-    self._snapshot = {k: t.detach().clone() for k,t in named_tensors(self.model).items()},state
+    now,saved = named_tensors(self.model),None
+    if opt is not None:
+        inner = _optimizer(opt)
+        _check_trains(inner, now.values(), "the model's parameters")
+        saved = _kind(inner),copy.deepcopy(inner.state_dict())
+    self._snapshot = {k: t.detach().clone() for k,t in now.items()},saved
 
 # %% ../nbs/05_sparsifier.ipynb #5268658c
 rewind_opts = ('reset', 'restore', 'keep')
+
+def _kind(opt):
+    "What it takes to get an optimizer's state: its class, and how many parameters each group has"
+    return f"{type(opt).__name__} of {[len(group['params']) for group in opt.param_groups]} parameters"
+
+def _check_restores(opt, saved):
+    first = 'reset or keep: to restore the optimizer, call save_weights(opt) first'
+    if saved is None: raise ArgumentError('rewind_opt', 'restore', first)
+    if _kind(opt)!=saved[0]: raise ArgumentError('opt', _kind(opt), f'what save_weights(opt) was given: {saved[0]}')
 
 def _rewind_optimizer(opt, how, saved):
     "Makes an optimizer forget, remember or keep its state"
@@ -664,7 +694,7 @@ def _rewind_optimizer(opt, how, saved):
         if hasattr(opt, 'clear_state'): opt.clear_state() # fastai's keeps its flags for bias and norm
         else: opt.state.clear()
     if how=='restore':
-        saved = copy.deepcopy(saved)
+        saved = copy.deepcopy(saved[1])
         if hasattr(opt, 'hypers'): saved['hypers'] = opt.hypers # fastai's
         else:
             pairs = zip(opt.param_groups, saved['param_groups'])
@@ -680,17 +710,22 @@ def rewind(self:Sparsifier,
 ):
     """Takes every parameter and buffer back to `save_weights`, bit for bit, then puts the masks on.
 
-    Raises `ValueError` without a snapshot, or if the model has other parameters since, and changes nothing"""
+    Raises `ValueError`, and changes nothing, without a snapshot, if the model has other parameters or coarser types
+    since, or for an optimizer that can't be taken along"""
     how,inner = check_choice('rewind_opt', rewind_opt, rewind_opts),None if opt is None else _optimizer(opt)
     if self._snapshot is None: raise ValueError('rewind: nothing to go back to: call save_weights() first')
     self.look_again()
-    (weights,state),now,may_grow = self._snapshot,named_tensors(self.model),buffer_names(self.model)
+    (weights,saved),now,may_grow = self._snapshot,named_tensors(self.model),buffer_names(self.model)
     shapes = [{k: t.shape for k,t in o.items() if k not in may_grow} for o in (weights,now)]
     if diff := shape_differences(*shapes, 'the snapshot', 'the model'):
         raise ValueError(f'rewind: the model has changed since save_weights(): {diff}')
-    if inner is not None and how=='restore' and state is None:
-        raise ArgumentError('rewind_opt', how, 'reset or keep: to restore the optimizer, call save_weights(opt) first')
-    if inner is not None: _rewind_optimizer(inner, how, state) # first, since it may refuse
+    for k,t in weights.items():
+        if k not in now or torch.promote_types(t.dtype, now[k].dtype)==now[k].dtype: continue
+        raise ValueError(f'rewind: {k} was {t.dtype} at save_weights(), and would be rounded to {now[k].dtype}')
+    if inner is not None:
+        _check_trains(inner, now.values(), "the model's parameters")
+        if how=='restore': _check_restores(inner, saved)
+        _rewind_optimizer(inner, how, saved) # first, since it may refuse
     set_tensors_(self.model, weights)
     self.apply()
     self._remember_previous()

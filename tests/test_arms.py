@@ -187,7 +187,6 @@ def test_an_own_arm():
     @arm
     def plain(ticket, seed, model): return 3
     with pytest.raises(TypeError, match='arm plain=3: expected a function that gives a Ticket'): plain.begin(ticket)
-    with pytest.raises(TypeError, match="arm='half': expected a function"): arm('half')
 
 def test_arms_can_be_sent_to_other_processes():
     assert all(pickle.loads(pickle.dumps(o))==o for o in arms.values())

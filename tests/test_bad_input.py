@@ -1,17 +1,24 @@
 "Bad input: an error that names the argument, before anything has been changed; and what is only warned of"
 import math, warnings
 
-import pytest, torch
+import pandas as pd, pytest, torch
 from fastai.basics import CrossEntropyLossFlat, Learner
 from torch import nn
 
-from lottery_nb.callback import SparsifyCallback
-from lottery_nb.criteria import Criterion, large_final
-from lottery_nb.data import digits_dls, dls_by_name, imagenette_dls, model_by_name
+from lottery_nb.arms import arm, fresh_weights, random_masks, shuffle_masks
+from lottery_nb.callback import HoldMasks, SparsifyCallback, first_batch
+from lottery_nb.core import as_table, check_flag, progress, write_atomically
+from lottery_nb.criteria import Criterion, criterion, large_final
+from lottery_nb.data import SeededDL, digits_dls, dls_by_name, imagenette_dls, learner_by_name, model_by_name
+from lottery_nb.evidence import plot_curve, plot_learning, summarise
 from lottery_nb.experiment import Experiment, find_by_name
+from lottery_nb.find import Search, find_ticket
+from lottery_nb.granularity import Units, granularity, layout
 from lottery_nb.masks import Masks
-from lottery_nb.schedules import Schedule, iterative, one_shot
+from lottery_nb.schedules import Schedule, iterative, one_cycle, one_shot, plot_schedules, schedule
 from lottery_nb.sparsifier import Sparsifier
+from lottery_nb.ticket import Ticket
+from lottery_nb.ticketfile import read_header
 from models import ConvNet, copied, differing, everything, few_batches, quiet
 
 def sgd(net): return torch.optim.SGD(net.parameters(), lr=.1, momentum=.9)
@@ -63,6 +70,19 @@ def twice_in_turn(net):
     learner(net, cbs=c).fit(1, cbs=c)
 
 def draw(x, seed=0): return dict(y=x*seed)
+
+def ticket_of(net):
+    state = everything(net)
+    return Ticket(Sparsifier(net).masks, state, state, full=state)
+
+def search(**kwargs): return find_ticket(digits, lambda learn: learn.fit(1), rounds=1, **kwargs)
+def digits(): return learner_by_name()
+
+def measured(**changed):
+    "A table of two arms, two rounds and two seeds"
+    rows = [dict(arm=arm, seed=seed, round=arm=='ticket', density=50, epoch=0, step=9, metric=metric, value=seed)
+            for arm in ('dense','ticket') for seed in range(2) for metric in ('accuracy','valid_loss')]
+    return as_table(rows).assign(**changed)
 
 def returns(value): return Criterion(lambda w: value)
 odd = Schedule(lambda start, end, pos: 150.)
@@ -204,6 +224,70 @@ cases = [
      'n_threads=0: expected a whole number of at least 1'),
     (lambda net: Experiment('a.db', draw, x=1).run('ray'), T, "pool='ray': expected processes with `imap_unordered`"),
     (lambda net: find_by_name(n_epoch=0), V, 'n_epoch=0: expected a whole number of at least 1'),
+    (lambda net: Experiment('a.db', draw, x=[1], seeds=b'x'), T, "seeds=b'x': expected a list of values"),
+    # yes or no
+    *[(lambda net, name=name: fit(net, **{name: 'no'}), T, f"{name}='no': expected True or False")
+      for name in ('lth', 'reset_end', 'verbose', 'allow_collapse')],
+    *[(lambda net, do=do: do('no'), T, "='no': expected True or False") for do in [
+        lambda v: check_flag('lth', v),
+        lambda v: progress(v).__enter__(),
+        lambda v: Sparsifier(ConvNet(), allow_collapse=v),
+        lambda v: criterion(of_units=v),
+        lambda v: layout(nn.Linear, default=v),
+        lambda v: arm(fresh=v),
+        lambda v: ticket_of(ConvNet()).save('t', trained=v),
+        lambda v: ticket_of(ConvNet()).save('t', full=v),
+        lambda v: search(dir='a', force=v),
+        lambda v: Experiment('a.db', draw, x=1).run(force=v)]],
+    (lambda net: check_flag('lth', 1), T, 'lth=1: expected True or False'),
+    # paths
+    *[(lambda net, do=do, v=v: do(v), e, f'={v!r}: expected the path of a') for v,e in [(3, T), ('', V)] for do in [
+        Ticket.load, read_header, lambda v: ticket_of(ConvNet()).save(v), lambda v: write_atomically(v, b''),
+        Search.load, lambda v: search(dir=v), Experiment.from_toml, lambda v: Experiment(v, draw, x=1)]],
+    *[(lambda net, do=do: do(None), T, '=None: expected the path of a') for do in (Ticket.load, Search.load)],
+    (lambda net: imagenette_dls(path=''), V, "path='': expected the path of a folder"),
+    (lambda net: dls_by_name(''), V, "data='': expected digits, imagenette, or the path"),
+    # functions
+    *[(lambda net, make=make, v=v: make(v), T, 'fn=.*expected a function')
+      for make in (criterion, schedule, arm, granularity(nn.Linear)) for v in (5, nn.ReLU(), 'init')],
+    (lambda net: criterion(needs=5), T, 'needs=5: expected one of init, previous, grad'),
+    (lambda net: arm(label=5), T, 'label=5: expected a text'),
+    (lambda net: Sparsifier(net, layers=lambda m: True), T, 'layers=<lambda>: expected a function of name and module'),
+    (lambda net: Units(5), T, 'shape=5: expected a tuple'),
+    (lambda net: Units((2,3), 1), T, 'dims=1: expected a tuple'),
+    *[(lambda net, v=v: one_shot.at(v), e, f'pos={v!r}: expected a') for v,e in [('x', T), (math.nan, V), (None, T)]],
+    (lambda net: one_shot.at(.5, 'x'), T, "start='x': expected a number"),
+    (lambda net: plot_schedules(end='x'), T, "end='x': expected a number"),
+    (lambda net: one_cycle(beta='x').at(.5), T, "beta='x': expected a number"),
+    # masks, tickets and arms again
+    (lambda net: Masks(5), T, 'masks=5: expected a dict of bool tensors'),
+    (lambda net: Sparsifier(net).masks.iou(5), T, 'other=5: expected Masks'),
+    (lambda net: Sparsifier(net).masks.show('0.weight'), V, "names='0.weight': expected one of stem.0.weight"),
+    *[(lambda net, fn=fn: fn({}), T, 'masks={}: expected Masks') for fn in (shuffle_masks, random_masks)],
+    *[(lambda net, fn=fn, v=v: fn(Sparsifier(net).masks, v), e, f'seed={v!r}: expected a whole number')
+      for fn in (shuffle_masks, random_masks) for v,e in [(-1, V), (math.nan, T), (None, T)]],
+    (lambda net: fresh_weights(net, ConvNet), T, 'ticket=ConvNet: expected a Ticket'),
+    (lambda net: fresh_weights(ticket_of(net), ConvNet, -1), V, 'seed=-1: expected a whole number'),
+    # around a fit
+    (lambda net: HoldMasks(net), T, 'sparsifier=ConvNet: expected a Sparsifier'),
+    (lambda net: first_batch(5), T, 'dls=5: expected DataLoaders'),
+    (lambda net: SeededDL([1], seed='x'), T, "seed='x': expected a whole number"),
+    (lambda net: learner_by_name(num_workers='x'), T, "num_workers='x': expected a whole number"),
+    (lambda net: search(meta=5), T, 'meta=5: expected a dict'),
+    # tables
+    (lambda net: summarise(measured(value=math.nan)), V, "metric='accuracy': expected one that is a number"),
+    (lambda net: plot_learning(measured(value=math.nan), 1), V, "metric='accuracy': expected one that is a number"),
+    (lambda net: summarise(measured().assign(value=lambda o: o.value.where(o.metric!='accuracy'))), V,
+     "metric='accuracy': expected one that is a number"),
+    (lambda net: plot_curve(measured(value=math.nan)), V, 'df=DataFrame: expected .* valid_loss, and numbers in it'),
+    (lambda net: plot_curve(measured(), 5), T, 'metric=5: expected one of accuracy, valid_loss'),
+    (lambda net: plot_curve(measured(), []), V, r'panels=\[\]: expected a metric'),
+    (lambda net: plot_curve(measured(), arms=5), T, 'arms=5: expected one of dense, ticket'),
+    (lambda net: plot_learning(measured(), True), T, 'round=True: expected a whole number'),
+    (lambda net: plot_learning(measured(), 1, 'early_stop'), V,
+     "metric='early_stop': expected one of accuracy, valid_loss$"),
+    (lambda net: summarise(pd.concat([measured()]*2)), V,
+     r"to compare two tables, .*df.assign\(arm='other '\+df.arm\)"),
 ]
 
 def moved(sp):

@@ -1,16 +1,19 @@
 "The command `lottery-nb`: what it says, where it says it, its exit status, and the files it leaves"
-import json, os, re, shlex, shutil, signal, subprocess, sysconfig, time
+import json, os, re, resource, shlex, shutil, signal, subprocess, sys, sysconfig, time
 from importlib.metadata import version
 from pathlib import Path
-import pandas as pd, pytest, torch
+import pandas as pd, pytest, torch, torchvision
 from PIL import Image
 from typer.testing import CliRunner
 from models import differing, make_photos
-from lottery_nb.arms import random_ticket
-from lottery_nb.cli import app, recipe, train_arm
+from lottery_nb.arms import arms, random_ticket
+from lottery_nb.cli import app, known_names, recipe, train_arm
 from lottery_nb.core import table_columns
+from lottery_nb.criteria import criteria
 from lottery_nb.data import digits_mlp, learner_by_name
+from lottery_nb.experiment import Experiment
 from lottery_nb.find import Search, find_ticket
+from lottery_nb.granularity import all_granularities
 from lottery_nb.masks import Masks
 from lottery_nb.measure import count_macs
 from lottery_nb.sparsifier import Sparsifier
@@ -111,9 +114,9 @@ find digits --rewind 176it | --rewind | only 176 steps
 find digits --lr inf | --lr | greater than 0
 find digits --bs 5000 | --bs | 1437
 find digits --seed -1 | --seed | at least 0
-find digits --granularity wheel | --granularity | weight
+find digits --granularity filtre | --granularity | filter
 find digits --method globl | --method | local, global
-find digits --criteria luck | --criteria | large_final
+find digits --criteria large_finl | --criteria | large_final
 find empty | DATA | no train and no val
 find one --size 32 --bs 1 | DATA | at least two classes
 find digits --out file | --out | file
@@ -121,8 +124,9 @@ find digits --lr 1e30 --epochs 2 -q | --lr | 1e+30: expected a lower one
 train t --data digits --lr 1e30 -q | --lr | 1e+30: expected a lower one
 show nowhere | TICKET | does not exist
 show t --png t | --png | ends in .png
-train t --arm lucky | --data | doesn't say
-train t --data digits --arm lucky | --arm | dense, ticket, reinit, shuffle, random, signs, constant
+train t --arm reinitt | --arm | dense, ticket, reinit, shuffle, random, signs, constant
+train t | --data | doesn't say
+profile t --data digitz | --data | digits, imagenette, or
 train t --data digits --epochs 0 | --epochs | at least 1
 train t --data digits --out file | --out | --force
 train filters --data digits --arm shuffle | TICKET | single weights
@@ -135,6 +139,7 @@ demo --out file | --out | file
 sweep none.toml | FILE | does not exist
 sweep rates.toml | FILE | path
 sweep rates.toml --jobs 0 | --jobs | 1
+sweep words.toml | criteria | large_final
 '''
 
 @pytest.fixture(scope='module')
@@ -145,6 +150,7 @@ def things(tmp_path_factory):
     digits_ticket(granularity='filter').save(folder/'filters', full=True)
     random_ticket(torch.nn.Linear(3, 2), 50).save(folder/'small')
     (folder/'empty').mkdir(), (folder/'file').touch(), (folder/'rates.toml').write_text("function = 'lottery_curve'")
+    (folder/'words.toml').write_text("function = 'lottery_curve'\ngrid = {criteria = ['movement','large_finl']}")
     make_photos(folder/'one', cat=(1,1))
     return folder
 
@@ -156,6 +162,33 @@ def test_wrong_use(line, option, says, things):
     assert told.exit_code==2 and not told.stdout and option in said(told) and says in said(told)
     assert '━' not in told.stderr, said(told)
     assert there()==before and not list(things.glob('runs/*/round*'))
+
+words = ('find digitz', 'find digits --arch resnet19', 'find digits --criteria nope', 'find digits --criterion x',
+         'find digits --granularity filtre', 'find digits --method lokal', 'find digits --rewind soon',
+         'train t --arm reinitt', 'train t --data digitz', 'profile t --arch resnet', 'sweep words.toml', '--version')
+files = ('show t', 'show t --json', 'check t small', 'check t --json', 'compare t filters', 'compare t filters --json')
+
+@pytest.mark.parametrize('lines,most', [(words, .5), (files, 2)], ids=['words','files'])
+def test_what_needs_no_training_library_imports_none(lines, most, things):
+    "Nothing of PyTorch or fastai is there after any of them; the CPU's seconds, since the machine may be busy"
+    code = ('import shlex, sys; from typer.testing import CliRunner; from lottery_nb.cli import app\n'
+            'for o in sys.argv[1:]:\n    r = CliRunner().invoke(app, shlex.split(o))\n'
+            '    print(o, r.exit_code, *sorted({"torch","fastai","torchvision","matplotlib"} & set(sys.modules)))')
+    told = subprocess.run([sys.executable, '-c', code, *lines], cwd=things, capture_output=True, text=True)
+    status = {o: 0 if o in files or o=='--version' else 2 for o in lines}
+    assert told.stdout.splitlines()==[f'{o} {status[o]}' for o in lines], told.stderr
+    def seconds(line):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        process(things, line)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime+after.ru_stime - before.ru_utime-before.ru_stime
+    slow = {o: round(s, 2) for o in lines if (s := min(seconds(o) for _ in range(2)))>most}
+    assert not slow
+
+def test_the_names_that_are_told_are_those_that_there_are():
+    assert known_names('criteria')==list(criteria) and known_names('arm')==list(arms)
+    assert set(known_names('granularity'))=={*all_granularities(), 'group'}
+    assert set(known_names('arch'))=={'digits_mlp', *torchvision.models.list_models(module=torchvision.models)}
 
 def test_ctrl_c_and_going_on(tmp_path):
     line = 'find digits --rounds {} --prune 10 --epochs 2 --out {}'
@@ -200,10 +233,10 @@ def test_find_json_is_the_table(here):
     before = {o.name: o.read_bytes() for o in (here/'d').glob('round*')}
     facts = as_json(here, f'{short} --out d')
     assert {o.name: o.read_bytes() for o in (here/'d').glob('round*')}==before
-    assert [o['density'] for o in facts['rounds']]==[100, 50, 25] and facts['setup']==recipe(data='digits', epochs=2)
+    assert [o['density'] for o in facts['summary']]==[100, 50, 25] and facts['setup']==recipe(data='digits', n_epoch=2)
     df = pd.read_csv(here/'d/table.csv').query('epoch==1 and metric=="accuracy"')
-    assert [o['accuracy'] for o in facts['rounds']]==pytest.approx(df.value.tolist())
-    match = [o['round'] for o in facts['rounds'][1:] if o['accuracy']>=facts['rounds'][0]['accuracy']]
+    assert [o['accuracy'] for o in facts['summary']]==pytest.approx(df.value.tolist())
+    match = [o['round'] for o in facts['summary'][1:] if o['accuracy']>=facts['summary'][0]['accuracy']]
     assert facts['matching']==(match[-1] if match else None) and (here/'d/ticket.safetensors').exists()==bool(match)
 
 def test_find_goes_on_and_refuses_other_settings(here):
@@ -211,7 +244,8 @@ def test_find_goes_on_and_refuses_other_settings(here):
     others = dict(prune=40, lr=.01, epochs=1, seed=3, rewind=1, bs=32, method='local', criteria='random_scores')
     for name,value in others.items():
         told = invoke(here, f'{short} --rounds 3 --out d --{name} {value}')
-        assert (told.exit_code, told.stdout)==(1, '') and told.stderr.count('\n')==1 and name in said(told), said(told)
+        assert (told.exit_code, told.stdout)==(1, '') and told.stderr.count('\n')==1, said(told)
+        assert dict(epochs='n_epoch').get(name, name) in said(told)
     ok(here, 'find digits --rounds 1 --prune 40 --epochs 1 --out d --force')
     assert not (here/'d/round_02.safetensors').exists()
 
@@ -221,14 +255,24 @@ def test_find_in_photos(tmp_path):
     line = ('find photos --arch squeezenet1_1 --size 32 --bs 2 --epochs 1 --rounds 1 --prune 30 --rewind 1it '
             '--method local --workers 0 --out d -q')
     facts = as_json(tmp_path, line)
-    assert facts['setup']==dict(data=str(tmp_path/'photos'), arch='squeezenet1_1', size=32, bs=2, epochs=1, lr=1e-3,
+    assert facts['setup']==dict(data=str(tmp_path/'photos'), arch='squeezenet1_1', size=32, bs=2, n_epoch=1, lr=1e-3,
                                 seed=0)
-    assert [round(o['density'], 2) for o in facts['rounds']]==[100, 70]
+    assert [round(o['density'], 2) for o in facts['summary']]==[100, 70]
     for name in ('photos/', './photos', str(tmp_path/'photos')): ok(tmp_path, line.replace(' photos', f' {name}'))
     for arm in ('ticket', 'dense'):
         assert as_json(tmp_path/'photos', f'train ../d/round_01.safetensors --arm {arm} --workers 0 -q')['arm']==arm
     shutil.copy(tmp_path/'photos/train/cat/0.png', tmp_path/'photos/train/cat/9.png')
     fails(tmp_path, line, 'data')
+
+def test_find_filters_of_a_resnet(tmp_path):
+    "Its last layer has no filter: it stays whole, and is named once"
+    make_photos(tmp_path/'photos', cat=(4,2), dog=(4,2))
+    told = invoke(tmp_path, 'find photos --arch resnet18 --size 32 --bs 2 --epochs 1 --rounds 1 --prune 30 '
+                            '--granularity filter --workers 0 --out d -q --json')
+    assert told.exit_code==0 and told.stderr.count('fc.weight (it has no filter)')==1
+    assert [o['density'] for o in strictly(told.stdout)['summary']]==[100, pytest.approx(70, abs=.5)]
+    layers = as_json(tmp_path, 'show d/round_01.safetensors')['layers']
+    assert 'fc.weight' not in [o['layer'] for o in layers] and len(layers)==20
 
 # --- show, check, compare
 
@@ -294,7 +338,7 @@ def test_train_gives_the_round_again(here):
     found = find_ticket(lambda: learner_by_name('digits'), lambda learn: learn.fit(2), 2, 50.,
                         arms=['reinit','random'], progress=False)
     for arm,rounds in found.arms.items():
-        assert not differing(train_arm(found.tickets[2], arm, recipe(data='digits', epochs=2)).trained,
+        assert not differing(train_arm(found.tickets[2], arm, recipe(data='digits', n_epoch=2)).trained,
                              rounds[2].trained), arm
 
 def test_train_arms(here):
@@ -312,7 +356,7 @@ def test_train_arms(here):
         assert not differing(Ticket.load(here/'again').trained, trained.trained)
     assert as_json(here, 'train t --data digits --arm dense --epochs 1 -q')['arm']=='random+dense'
 
-strange = dict(bs='x'), dict(lr='much'), dict(data=3), dict(data=['a']), dict(arch=5), dict(epochs=.5), dict(seed=-1)
+strange = dict(bs='x'), dict(lr='much'), dict(data=3), dict(data=['a']), dict(arch=5), dict(n_epoch=.5), dict(seed=-1)
 
 @pytest.mark.parametrize('setup', ['digits', *(dict(data='digits') | o for o in strange)], ids=str)
 def test_words_of_others_that_are_wrong(setup, tmp_path):
@@ -334,7 +378,13 @@ def test_sweep(tmp_path):
             "settings = {rounds = 1, n_epoch = 1, prune = 50}\n")
     (tmp_path/'rates.toml').write_text(text % '[1e-3, 3e-3]')
     first = as_json(tmp_path, 'sweep rates.toml --jobs 2 -q')
-    assert [(o['lr'], o['status']) for o in first]==[(.001, 'done'), (.003, 'done')]
+    assert first['file']=='rates.db'
+    assert [(o['lr'], o['status']) for o in first['cells']]==[(.001, 'done'), (.003, 'done')]
+    df = Experiment.from_toml(tmp_path/'rates.toml').results().query('metric=="accuracy"')
+    measured = df[['lr','arm','round','density']].assign(seeds=1, accuracy=df.value).to_dict('records')
+    assert first['summary']==measured
+    told = process(tmp_path, 'sweep rates.toml')
+    assert (told.returncode, told.stderr)==(0, '') and 'Saved: 12 measurements in rates.db' in told.stdout
     assert as_json(tmp_path, 'sweep rates.toml -q')==first
     (tmp_path/'rates.toml').write_text(text % '[1e-3, -1]')
     told = invoke(tmp_path, 'sweep rates.toml -q')
@@ -374,11 +424,11 @@ def test_demo(tmp_path):
     assert list(df)==table_columns and set(df.seed)=={100,101}
     n = dict(df[df.step==60].groupby('arm').size()) # seeds, rounds, metrics
     assert n==dict(dense=4, ticket=8, reinit=8, shuffle=8, random=8)
-    assert facts==strictly((first/'results.json').read_text()) and facts['settings']==dict(seeds=2, rounds=2, steps=60)
+    assert facts==strictly((first/'results.json').read_text()) and facts['settings']==dict(seeds=2, rounds=2, n_step=60)
     assert len(facts['summary'])==2*(1+4*2) and facts['versions']['lottery_nb']==version('lottery_nb')
     ticket = Ticket.load(first/'ticket.safetensors')
     assert ticket.density==pytest.approx(df.density.min())
-    assert ticket.meta['setup']==recipe(data='digits', bs=60, lr=1.2e-3, epochs=3, seed=100)
+    assert ticket.meta['setup']==recipe(data='digits', bs=60, lr=1.2e-3, n_epoch=3, seed=100)
     told = process(tmp_path, f'{tiny} --out here', OMP_NUM_THREADS='2')
     assert (told.returncode, told.stderr)==(0, '')
     assert (tmp_path/'here/results.csv').read_bytes()==(first/'results.csv').read_bytes()

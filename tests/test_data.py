@@ -113,6 +113,9 @@ def test_copies_go_on_with_the_epoch():
         assert same(list(other.train), list(dls.train))
         dls.train.epoch = 1
 
+def test_a_pickle_holds_every_image_once():
+    assert len(pickle.dumps(digits_dls()))<10 * sum(t[0].numel()*4 for t in digits_dls().train_ds)
+
 def test_what_fastai_does_with_data(tmp_path):
     dls = digits_dls()
     learn = Learner(dls, mlp(), metrics=accuracy, path=tmp_path)

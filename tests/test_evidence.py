@@ -40,6 +40,16 @@ def test_pairs_are_seeds_that_both_arms_have():
     assert t.loc['reinit','seeds']==2 and t.loc['reinit','pairs']==2
     assert t.loc['reinit','difference']==pytest.approx(.12)
 
+def test_without_a_seed_in_common_there_is_no_difference():
+    df = by_hand({('dense',0): [.9,.9,.92], ('ticket',1): [.91,.93,.95]})
+    found = summarise(df[(df.arm=='dense') == (df.seed==0)]).iloc[1]
+    assert found.pairs==0 and not found.shown and found.finding.endswith('dense networks have no seed in common')
+
+def test_two_tables_are_compared_by_the_names_of_their_arms():
+    a,b = [by_hand({('dense',0): o, ('ticket',1): o}) for o in ([.9,.91,.92], [.8,.82,.81])]
+    both = summarise(pd.concat([a, b.assign(arm='other '+b.arm)])).set_index('arm')
+    assert both.loc['other ticket','pairs']==3 and both.loc['other ticket','difference']==pytest.approx(.1)
+
 def test_a_run_that_ended_early_is_not_counted_at_the_end():
     df = by_hand({('dense',0): [.9,.92,.95], ('ticket',1): [.91,.93,.1]})
     lost = df[~((df.arm=='ticket') & (df.seed==2) & (df.step==10))]

@@ -220,6 +220,13 @@ def test_damaged_file(tmp_path):
     for ask in (exp.status, exp.results, exp.run):
         with pytest.raises(ExperimentError, match="can't be used as the file"): ask()
 
+@pytest.mark.parametrize('text', ["'[[\"y\", \"int64\", [1'", "'[[1, 2]]'", "'3'", "cast(x'ff' as text)", 'null'])
+def test_damaged_cell(text, tmp_path):
+    exp = asked(tmp_path/'a.db').run(progress=False)
+    with sqlite3.connect(exp.file) as db: db.execute(f"update cells set result={text}, warned='{{'")
+    with pytest.raises(ExperimentError, match='a.db: '): exp.results()
+    with pytest.raises(ExperimentError, match='a.db: '): exp.warned()
+
 def test_a_file_that_another_program_holds(tmp_path, monkeypatch):
     "Said before anything runs; after as long as SQLite is told to wait"
     connect = sqlite3.connect

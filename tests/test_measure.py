@@ -207,18 +207,37 @@ def test_medians_and_quartiles_of_an_injected_clock():
         def forward(self, x):
             clock.now += self.seconds
             return super().forward(x)
-    p = profile({'a': Slow(.02)}, torch.randn(2,4), {'b': Slow(.06)}, repeats=5, seconds=1e9, timer=clock)
+    p = profile({'a': Slow(.02)}, torch.randn(2,4), {'b': Slow(.06)}, repeats=10, seconds=1e9, timer=clock)
     b = p.table.loc['b']
     assert [b.latency_q1, b.latency, b.latency_q3, b.latency_ratio,
             b.latency_ratio_q1]==pytest.approx([60, 60, 60, 3, 3])
-    assert p.facts['rounds']==len(p.times)==5 and p.times.a.tolist()==pytest.approx([.02]*5)
+    assert p.facts['repeats']==len(p.times)==10 and p.times.a.tolist()==pytest.approx([.02]*10)
 
-def test_functions_take_turns_and_another_begins_each_round():
+@pytest.mark.parametrize('repeats', [1, 9, 10, 40])
+@pytest.mark.parametrize('b,noise,says', [(.06, 0, '3.00× (3.00 to 3.00)'), (.02, .3, 'no difference'),
+                                          (.0205, .3, 'no difference'), (.06, .3, '×')])
+def test_no_ratio_of_times_that_a_few_repeats_or_their_quartiles_do_not_carry(repeats, b, noise, says):
+    clock,luck = Clock(),np.random.default_rng(0)
+    class Slow(nn.Linear):
+        def __init__(self, seconds):
+            super().__init__(4, 3)
+            self.seconds = seconds
+        def forward(self, x):
+            clock.now += self.seconds*np.exp(noise*luck.normal())
+            return super().forward(x)
+    p = profile({'a': Slow(.02)}, torch.randn(2,4), {'b': Slow(b)}, repeats=repeats, seconds=1e9, timer=clock)
+    told,ratio = p.readable().loc['time of a pass',('b','ratio')],p.table.loc['b'].latency_ratio
+    assert (says in told if repeats>=10 else told=='') and math.isnan(ratio)==(repeats<10)
+    assert ('fewer than the 10' in p.how)==(repeats<10) and f'medians of {repeats} repeat' in p.how
+    assert 'nan' not in repr(p)
+    p.plot()
+
+def test_functions_take_turns_and_another_begins_each_repeat():
     clock,log = Clock(),[]
     interleaved_times({i: clock.takes(i, log) for i in (1,2,3)}, 4, 1e9, timer=clock)
     assert log[-4*6::2]==[1,2,3, 2,3,1, 3,1,2, 1,2,3] # two calls a measurement, one of them to warm up
 
-def test_a_round_is_compared_with_itself():
+def test_a_repeat_is_compared_with_itself():
     "A machine that gets slower and slower changes the times, and not the ratio"
     clock = Clock()
     def takes(seconds):
@@ -227,11 +246,11 @@ def test_a_round_is_compared_with_itself():
     times = interleaved_times({'a': takes(1), 'b': takes(2)}, 30, 1e9, timer=clock)
     assert times.b.max()>1.3*times.b.min() and (times.b/times.a).quantile(.75)<1.5*(times.b/times.a).quantile(.25)
 
-@pytest.mark.parametrize('seconds,rounds', [(1e-9, 1), (5, 3), (6.5, 4), (100, 20)])
-def test_the_budget_ends_the_rounds_and_one_is_always_run(seconds, rounds):
+@pytest.mark.parametrize('seconds,repeats', [(1e-9, 1), (5, 3), (6.5, 4), (100, 20)])
+def test_the_budget_ends_the_repeats_and_one_is_always_run(seconds, repeats):
     "A call of a second, and one to warm up before it"
     clock = Clock()
-    assert len(interleaved_times(dict(a=clock.takes(1.)), 20, seconds, timer=clock))==rounds
+    assert len(interleaved_times(dict(a=clock.takes(1.)), 20, seconds, timer=clock))==repeats
 
 def test_short_calls_are_timed_by_the_millisecond():
     clock,log = Clock(),[]

@@ -2,7 +2,7 @@
 import base64, functools, importlib.util, re
 from pathlib import Path
 from fastcore.nbio import mk_cell, new_nb, write_nb
-import pytest, torch, torchvision.models
+import fastai.vision.all, pytest, torch, torchvision.models
 import lottery_nb.all
 from models import mlp
 
@@ -89,3 +89,31 @@ def test_the_code_in_the_readme_runs(tmp_path, monkeypatch):
     assert lottery_nb.all.Ticket.load(tmp_path/'ticket.safetensors').masks==space['sp_cb'].masks
     assert set(space['df'].arm)=={'dense','ticket','reinit','shuffle','random'} and (tmp_path/'rates.db').exists()
     assert space['sp_cb'].masks.n_kept==25100 and space['sp'].masks.n_kept==25100
+
+text = (path.parent.parent/'README.md').read_text(encoding='utf-8')
+
+def exchanged():
+    "(place among the arguments, word) of the table of words that one can exchange"
+    rows = [re.search(rf'^\| \[?{o}\b.*?\| (.*?) : ', text, re.M)[1] for o in ('granularity','criteria','schedule')]
+    return [(at, word) for at,row in zip((1, 3, 4), rows) for word in re.findall('`([^`]+)`', row)]
+
+@pytest.mark.parametrize('at,word', exchanged(), ids=str)
+def test_every_word_of_the_readme_can_be_exchanged(at, word):
+    "In the very line that finds a ticket, with `lth=True`"
+    call = re.search(r'SparsifyCallback\((.*lth=True.*)\)', text)[1].split(', ')
+    call[at] = repr(word)
+    eval(f"SparsifyCallback({', '.join(call)})", vars(lottery_nb.all))
+
+def test_the_sweep_of_the_readme_is_one(tmp_path):
+    (tmp_path/'rates.toml').write_text(re.search(r'^```toml\n(.*?)^```', text, re.M|re.S)[1])
+    exp = lottery_nb.all.Experiment.from_toml(tmp_path/'rates.toml')
+    assert exp.file==tmp_path/'rates.db' and [o.varying['lr'] for o in exp.cells]==[3e-4, 1e-3, 3e-3]
+
+def test_a_search_without_a_matching_ticket(tmp_path, monkeypatch):
+    "README's lines go on where no ticket is as good as the dense network, or none but the dense one is best"
+    [block] = [o for o in re.findall(r'^```python\n(.*?)^```', text, re.M|re.S) if 'search = find_ticket' in o]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(lottery_nb.all.Search, 'matching', lambda self, *args: None)
+    space = {**vars(fastai.vision.all), **vars(lottery_nb.all)}
+    exec(block.replace('rounds=8', 'rounds=1').replace('fit_one_cycle(5)', 'fit_one_cycle(1)'), space)
+    assert space['ticket'].meta['round']==1

@@ -82,7 +82,7 @@ def test_kinds():
     (lambda: iterative(n_steps=2.5).at(0), TypeError, 'n_steps=2.5'),
     (lambda: agp(power=math.nan).at(0), ValueError, 'power=nan'),
     (lambda: one_cycle(alpha=-1).at(0), ValueError, 'alpha=-1'),
-    (lambda: linear.at(-1, -5, 50), ValueError, 'linear.at.*=-5')])
+    (lambda: linear.at(-1, -5, 50), ValueError, 'start=-5')])
 def test_errors(wrong, error, message):
     with pytest.raises(error, match=message): wrong()
 

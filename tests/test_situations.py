@@ -1,15 +1,18 @@
 "What people bring: layers of all kinds, weights that are computed, and models that change while they are looked at"
 import copy, warnings
+from functools import partial
 import pytest, torch
-from models import differing, everything, masked, nonzero_pruned
+from models import differing, everything, masked, mlp, nonzero_pruned
 from torch import nn
 from torch.nn.utils import parametrizations as P, parametrize, prune, spectral_norm, weight_norm
 
 import lottery_nb.n_of_m # noqa: F401, it adds a granularity
 from lottery_nb.arms import arms, random_ticket
+from lottery_nb.core import check_choice, known_keywords
 from lottery_nb.criteria import criteria
 from lottery_nb.granularity import layout, layouts
 from lottery_nb.masks import copy_model
+from lottery_nb.schedules import Schedule, iterative, schedules
 from lottery_nb.sparsifier import Sparsifier, find_layers
 from lottery_nb.ticket import Ticket
 
@@ -254,3 +257,16 @@ def test_a_unit_that_no_longer_fits_does_not_end_the_ranking():
     net[0].weight.data.mul_(.01)
     masks = Sparsifier(net, 'row').sparsify(45)
     assert masks.n_weights-masks.n_kept==6*1000+4*525
+
+def test_words_of_others_are_answered_with_ours():
+    "Keywords of fasterai's, mistyped ones, rules in a `partial`, and a network that has to be asked for"
+    for k,(theirs,ours) in dict(context=('global','method'), layer_type=(nn.Linear,'layers')).items():
+        with pytest.raises(TypeError, match=f'^{k}=.*expected `{ours}`.*Coming from fasterai'):
+            Sparsifier(mlp(), **{k: theirs})
+    with pytest.raises(TypeError, match='criterion=.*but criteria'): Sparsifier(mlp(), criterion='movement')
+    with pytest.raises(TypeError, match=r'expected iterative\(n_steps=5\)'):
+        check_choice('schedule', partial(iterative, n_steps=5), schedules, Schedule)
+    with pytest.raises(ValueError, match='layers=nn.Embedding'): Sparsifier(nn.Sequential(nn.Embedding(9, 4)))
+    @known_keywords
+    def prune(sparsity): return sparsity
+    assert prune(sparsity=3)==3 # a name that the function itself has

@@ -274,6 +274,9 @@ def test_round_to(case, method, sparsity, m, collapse):
         kept, gone = [s for s,o in zip(scores[k], after) if o], [s for s,o in zip(scores[k], after) if not o]
         assert not kept or not gone or min(kept)>=max(gone)
 
+def test_round_to_more_than_there_are():
+    assert Sparsifier(mlp()).sparsify(50, round_to=10**400).sparsity==0
+
 # Criteria
 
 @quiet
@@ -460,6 +463,49 @@ def test_rewinding_what_has_been_moved():
     sp.rewind()
     expected = {k: t.to(named_tensors(net)[k].dtype) for k,t in masked(at, sp.masks).items()}
     assert not differing(everything(net), expected)
+
+def test_rewinding_a_buffer_that_was_expanded():
+    net = ConvNet()
+    net.register_buffer('places', torch.zeros(1,4).expand(3,4))
+    sp = Sparsifier(net)
+    sp.save_weights()
+    net.places[0] += 1
+    shaken(net, 0)
+    sp.rewind()
+    assert not differing(everything(net), sp.snapshot) and net.places.stride()==(0,1)
+
+def params_of(net): return list(net.parameters())
+
+@pytest.mark.parametrize('other, how, says', [
+    (lambda net: torch.optim.Adam(net.parameters()), 'restore', 'opt=.Adam of .*expected .*SGD of'),
+    (lambda net: torch.optim.SGD([*net.stem.parameters(), *net.head.parameters()], lr=.1), 'restore', 'opt=.SGD of'),
+    (lambda net: torch.optim.SGD([dict(params=params_of(net)[:2]), dict(params=params_of(net)[2:])], lr=.1),
+     'restore', 'opt=.SGD of'),
+    *[(lambda net: torch.optim.SGD(ConvNet().parameters(), lr=.1, momentum=.9), how, 'opt=.SGD.: expected .*this model')
+      for how in ('reset', 'restore', 'keep')]])
+def test_rewinding_with_an_optimizer_that_does_not_fit(other, how, says):
+    net = ConvNet()
+    sp, opt = Sparsifier(net), torch.optim.SGD(net.parameters(), lr=.1, momentum=.9)
+    train_step(net, opt, *batch())
+    sp.save_weights(opt)
+    train_step(net, opt, *batch())
+    wrong = other(net)
+    for group in wrong.param_groups:
+        for p in group['params']: wrong.state[p]['mine'] = torch.ones(2)
+    before = everything(net)
+    with pytest.raises(ValueError, match=says): sp.rewind(wrong, how)
+    assert not differing(everything(net), before) and all('mine' in o for o in wrong.state.values()) and wrong.state
+
+@pytest.mark.parametrize('coarser', [torch.half, torch.bfloat16])
+def test_rewinding_does_not_round(coarser):
+    net = ConvNet()
+    sp = Sparsifier(net)
+    sp.save_weights()
+    shaken(net, 0)
+    net.to(coarser)
+    before = everything(net)
+    with pytest.raises(ValueError, match='scale was torch.float32 .*would be rounded to'): sp.rewind()
+    assert not differing(everything(net), before)
 
 # Around it: names, wrappers, copies, types, devices
 

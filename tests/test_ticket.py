@@ -12,7 +12,8 @@ from lottery_nb.arms import arms, random_ticket
 from lottery_nb.core import ArgumentError
 from lottery_nb.masks import Masks
 from lottery_nb.sparsifier import Sparsifier
-from lottery_nb.ticket import Ticket, TicketError, read_header, same_bits
+from lottery_nb.ticket import Ticket, TicketError, same_bits
+from lottery_nb.ticketfile import TicketFile, read_header
 from models import ConvNet, batch, bits, copied, differing, dtypes, everything, masked, mlp, nets, nonzero_pruned
 from models import train_step
 
@@ -37,6 +38,13 @@ def tiny_ticket():
     masks = Masks({'w': torch.tensor([[True,False,True],[False,False,True],[True,True,True]])})
     return Ticket(masks, {'w': w, 'b': torch.tensor(3)}, meta=dict(é=1e-7), full={'w': w})
 
+def says_the_same(path, ticket):
+    "What is read without PyTorch is what the ticket says"
+    file = TicketFile(path)
+    assert repr(file)==repr(ticket) and file.meta==ticket.meta and file.report().equals(ticket.report())
+    assert file.dense_bytes==sum(t.nbytes for t in ticket.state.values())
+    assert [o in file.parts for o in ('trained','pruned')]==[bool(ticket.trained), bool(ticket.full)]
+
 numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 json_values = st.recursive(st.none() | st.booleans() | numbers | st.text(),
                            lambda o: st.lists(o) | st.dictionaries(st.text(), o), max_leaves=4)
@@ -55,6 +63,7 @@ def test_there_and_back(folder, net, meta, trained, full, sparsity):
     ticket = Ticket(masks, state, everything(net), meta, state)
     path = ticket.save(folder/'t.safetensors', trained=trained, full=full)
     loaded = Ticket.load(path)
+    says_the_same(path, loaded)
     assert path==folder/'t.safetensors' and os.listdir(folder)==['t.safetensors']
     assert loaded==without(ticket, trained, full) and (loaded==ticket)==(trained and full)
     assert list(loaded.masks)==list(masks) and list(loaded.state)==list(ticket.state) and loaded.meta==meta
@@ -72,6 +81,7 @@ def test_odd_values_and_layouts(folder, dtype):
     ticket = Ticket(masks, state, state, full=state)
     for full in (False, True):
         loaded = Ticket.load(ticket.save(folder/'odd.safetensors', full=full))
+        says_the_same(folder/'odd.safetensors', loaded)
         assert not differing(loaded.state, masked(state, masks)) and not differing(loaded.trained, masked(state, masks))
         assert loaded==without(ticket, True, full)
         if full: assert not differing(loaded.full, {k: state[k] for k in masks})
@@ -80,6 +90,7 @@ def test_an_empty_ticket(tmp_path):
     w = {'w': torch.zeros(0,3)}
     for ticket in (Ticket(Masks({}), {}), Ticket(Masks({'w': torch.ones(0,3).bool()}), w, full=w)):
         assert Ticket.load(ticket.save(tmp_path/'t', full=ticket.full is not None))==ticket
+        says_the_same(tmp_path/'t', ticket)
         assert '0.00 % sparse, 0 of 0' in repr(ticket) and ticket._repr_html_()
 
 def test_the_size_of_a_resnet18(tmp_path):
@@ -226,7 +237,8 @@ def test_mutated_files(folder, at, n, new):
     assume(other!=raw)
     (folder/'mutated').write_bytes(other)
     start,before = time.perf_counter(),resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(TicketError): Ticket.load(folder/'mutated')
+    for read in (Ticket.load, TicketFile):
+        with pytest.raises(TicketError): read(folder/'mutated')
     assert time.perf_counter()-start<1 and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss-before<200*1024
 
 @pytest.mark.parametrize('n', [0, 1, 10**6, 10**9, 2**40, 2**63, 2**64-1])
@@ -329,6 +341,25 @@ def test_into_a_model_of_another_architecture(into, other):
     with pytest.raises(ArgumentError, match='model=.*in the ticket, .* in the model'): getattr(ticket_of(), into)(net)
     assert not differing(everything(net), before)
 
+@pytest.mark.parametrize('tensors', [{}, {'stem.0.weight': 3}, {'bogus': torch.ones(2)}, [1],
+                                     dict(everything(ConvNet()), bogus=torch.ones(2)),
+                                     dict(everything(ConvNet()), scale=torch.ones(7))])
+def test_tensors_that_are_not_those_of_the_model(tensors):
+    ticket,net = ticket_of(),ConvNet()
+    before = everything(net)
+    with pytest.raises(ArgumentError, match='tensors='): ticket.apply_to(net, tensors)
+    assert not differing(everything(net), before)
+
+def test_a_buffer_that_was_expanded(tmp_path):
+    def net(value):
+        model = ConvNet()
+        model.register_buffer('places', torch.full((1,4), value).expand(3,4))
+        return model
+    state = everything(net(1.))
+    ticket,other = Ticket(Sparsifier(net(1.)).sparsify(50), state, full=state),net(2.)
+    Ticket.load(ticket.save(tmp_path/'t')).apply_to(other)
+    assert not differing(everything(other), ticket.state) and other.places.stride()==(0,1)
+
 def test_into_a_model_with_tied_weights(tmp_path):
     "The second name of a tensor cannot undo what the first one was given"
     def tied():
@@ -373,7 +404,12 @@ def test_followers_are_held_at_0_again(tmp_path):
     (dict(meta=[1]), TypeError, 'meta='),
     (dict(full=everything(mlp())), ValueError, 'missing in full'),
     (dict(full=lambda t: {k: v+1 for k,v in t.state.items()}), ValueError, 'weights that are those of the state'),
-    (dict(full=lambda t: {k: t.state[k].double() for k in t.masks}), ValueError, 'full=')])
+    (dict(full=lambda t: {k: t.state[k].double() for k in t.masks}), ValueError, 'full='),
+    *[(dict(state=lambda t, odd=odd: {**t.state, 'odd': odd()}), TypeError, rf"state\['odd'\]={kind}: expected a dense")
+      for kind,odd in [('torch.complex128', lambda: torch.zeros(2, dtype=torch.complex128)),
+                       ('torch.sparse_coo', lambda: torch.eye(2).to_sparse()),
+                       ('torch.quint8', lambda: torch.quantize_per_tensor(torch.ones(2), .1, 0, torch.quint8))]]])
+@pytest.mark.filterwarnings('ignore:.*quantize')
 def test_what_is_no_ticket(kwargs, error, match):
     ticket = ticket_of()
     kwargs = {k: o(ticket) if callable(o) else o for k,o in kwargs.items()}

@@ -53,7 +53,7 @@ PARTS = {'0': 'I · A ticket', '1': 'II · Evidence', '2': 'III · Landmarks', '
 def notebooks():
     "The notebooks in reading order: tutorials, the parts of the book, the others"
     def found(pattern): return sorted(nbs.glob(pattern))
-    parts = {caption: found(f'{digit}[0-9]_*.ipynb') for digit,caption in PARTS.items()}
+    parts = {caption: found(f'{digit}[0-9]*_*.ipynb') for digit,caption in PARTS.items()}
     return dict(tutorials=found('tutorials/[0-9]*.ipynb'), **{k: o for k,o in parts.items() if o},
                 more=[nbs/"index.ipynb", nbs/"background.ipynb"])
 

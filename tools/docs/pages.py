@@ -31,7 +31,7 @@ def page(
     path:Path # of a notebook, relative to nbs/
 )->str: # relative to the site, without a suffix
     "The name of a notebook's page: its own without the number"
-    return (path.parent/re.sub(r'^\d+_', '', path.stem)).as_posix()
+    return (path.parent/re.sub(r'^\d+[a-z]?_', '', path.stem)).as_posix()
 
 # Names
 
