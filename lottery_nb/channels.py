@@ -298,6 +298,8 @@ def _n_places(m, side):
 # %% ../nbs/30_channels.ipynb #4e28ce8e
 class ChannelUnits(LayerUnits):
     "Channels of the whole network, those together that can only go together; a group is named after its first layer"
+    floor = 10.
+
     def __init__(self, model, layers, granularity, example=None):
         if example is None: raise ArgumentError('example', None, "a batch as the model takes it, with 'group'")
         self.groups = _cuttable(channel_groups(model, example), layers)
@@ -314,9 +316,19 @@ class ChannelUnits(LayerUnits):
     def n(self, name): return self.groups[name].n
     def size(self, name): return sum(self.by_layer[k].size*at.shape[1] for k,at in self.makers(name))
 
+    def total(self, names):
+        "The weights of these groups, and their share of those that are in the masks and can't go"
+        own = sum(map(self.n_weights, self.names))
+        return super().total(names)*sum(w.weight.numel() for w in self.layers.values())/own
+
     def scores(self, name, score_of):
         reduced = [(super(ChannelUnits, self).scores(k, score_of), at) for k,at in self.makers(name)]
         return torch.stack([s[at.to(s.device)].mean(1) for s,at in reduced]).mean(0)
+
+    def comparable(self, scores, kept):
+        "The scores as parts of the mean of the channels that are left"
+        mean = (scores if kept is None else scores[kept]).abs().mean()
+        return scores/mean if mean>0 else scores
 
     def kept(self, name, masks):
         k,at = self.makers(name)[0]

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['table_columns', 'Rule', 'keyword_parameters', 'make_rule', 'ArgumentError', 'ArgumentTypeError', 'check_percent',
-           'check_number', 'check_whole', 'check_choice', 'RewindPoint', 'rewind_point', 'as_table', 'source_of',
-           'seed_of', 'get_random_state', 'set_random_state', 'seeded', 'write_atomically', 'json_safe', 'versions',
-           'progress', 'threads', 'hooked']
+           'check_number', 'check_whole', 'check_choice', 'warn', 'RewindPoint', 'rewind_point', 'as_table',
+           'source_of', 'seed_of', 'get_random_state', 'set_random_state', 'seeded', 'write_atomically', 'json_safe',
+           'versions', 'progress', 'threads', 'hooked']
 
 # %% ../nbs/00_core.ipynb #dde0546f
-import ast, errno, hashlib, inspect, math, numbers, os, platform, random, re, sys
+import ast, errno, hashlib, inspect, math, numbers, os, platform, random, re, sys, warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -158,6 +158,15 @@ def check_choice(
     if not isinstance(value, str): raise ArgumentTypeError(name, value, expected)
     if value not in choices: raise ArgumentError(name, value, expected)
     return choices[value]
+
+# %% ../nbs/00_core.ipynb #c0d2dadd
+def warn(
+    message:str # what to say
+):
+    "Warns, and points at the line of yours that led here, through any number of calls and callbacks"
+    frame,level,ours = sys._getframe(),1,('lottery_nb','fastai','fastcore','torch','contextlib')
+    while frame.f_back and frame.f_globals.get('__name__', '').partition('.')[0] in ours: frame,level = frame.f_back,level+1
+    warnings.warn(message, stacklevel=level)
 
 # %% ../nbs/00_core.ipynb #5595600c
 @dataclass(frozen=True)

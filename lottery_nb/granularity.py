@@ -315,6 +315,8 @@ def granularity(
 # %% ../nbs/04_granularity.ipynb #c0cfbb50
 class LayerUnits:
     "The units of all weights of a network, one by one. Each granularity of whole networks is a subclass"
+    floor = 0. # percent of the units of each layer that stay unless you say otherwise
+
     def __init__(self,
         model:nn.Module, # the network
         layers:dict, # name of a parameter -> `LayerWeight`
@@ -334,11 +336,16 @@ class LayerUnits:
     def n(self, name)->int: return self.by_layer[name].n # units
     def size(self, name)->int: return self.by_layer[name].size # weights in each of them
     def n_weights(self, name)->int: return self.n(name)*self.size(name)
+    def total(self, names)->float: return sum(map(self.n_weights, names)) # what a sparsity is a percentage of
     def of(self, name, tensors): return self.parts[name].of(tensors[self.home[name]]) # `tensors` by parameter
 
     def scores(self, name, score_of)->Tensor:
         "The score of each unit; `score_of(name)` gives those of a weight"
         return self.by_layer[name].reduce(score_of(name))
+
+    def comparable(self, scores, kept)->Tensor:
+        "The scores of the units of one name, as they compete with others; `kept` [n], bool: those that are left, or None"
+        return scores
 
     def kept(self, name, masks)->Tensor:
         "The units that the masks keep, [n], bool"
