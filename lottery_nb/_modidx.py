@@ -162,6 +162,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'lottery_nb.channels._varying': ('channels.html#_varying', 'lottery_nb/channels.py'),
                                      'lottery_nb.channels._without': ('channels.html#_without', 'lottery_nb/channels.py'),
                                      'lottery_nb.channels.as_inputs': ('channels.html#as_inputs', 'lottery_nb/channels.py'),
+                                     'lottery_nb.channels.by_modules': ('channels.html#by_modules', 'lottery_nb/channels.py'),
                                      'lottery_nb.channels.channel_axis': ('channels.html#channel_axis', 'lottery_nb/channels.py'),
                                      'lottery_nb.channels.channel_groups': ('channels.html#channel_groups', 'lottery_nb/channels.py'),
                                      'lottery_nb.channels.eval_copy': ('channels.html#eval_copy', 'lottery_nb/channels.py'),

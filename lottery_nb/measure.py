@@ -22,7 +22,7 @@ from torch import nn, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry
-from .channels import tensors_in
+from .channels import by_modules, tensors_in
 from .core import (ArgumentError, ArgumentTypeError, check_number, check_whole, json_safe, seeded,
                              threads as cpu_threads, versions)
 from .masks import Masks, named_tensors, unwrap
@@ -227,11 +227,10 @@ def _count(name, net, args, kwargs):
         given = ', '.join(f'{o.dtype} {list(o.shape)}' for o in tensors_in((args, kwargs)))
         why = f'{type(e).__name__}: {str(e)[:200]}'
         raise ArgumentError('example', given, f'inputs that {name!r} can take: {why}') from e
-    net,fast = unwrap(net),torch.backends.mha
+    net = unwrap(net)
     counter = _Counter(net)
     with ExitStack() as stack:
-        stack.callback(fast.set_fastpath_enabled, fast.get_fastpath_enabled())
-        fast.set_fastpath_enabled(False)
+        stack.enter_context(by_modules())
         if any(isinstance(m, nn.RNNBase) for m in net.modules()):
             stack.enter_context(warnings.catch_warnings(action='ignore')) # oneDNN's, of GPUs that aren't there
             for o in (torch.backends.mkldnn, torch.backends.cudnn): stack.enter_context(o.flags(enabled=False))
