@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['halves', 'as_inputs', 'inputs_for', 'eval_copy', 'tensors_in', 'by_modules', 'run_model', 'run_through',
-           'output_difference', 'followers', 'with_followers', 'ChannelGroup', 'channel_groups', 'is_depthwise',
-           'channel_axis', 'ChannelUnits', 'FilterUnits']
+           'runs_in_training', 'output_difference', 'followers', 'with_followers', 'ChannelGroup', 'channel_groups',
+           'is_depthwise', 'channel_axis', 'ChannelUnits', 'FilterUnits']
 
 # %% ../nbs/30_channels.ipynb #85e8f6e1
 import re
@@ -49,7 +49,7 @@ def inputs_for(
     at = next((t.device for t in named_tensors(net).values()), torch.device('cpu'))
     if all(o.dim() for o in inputs) and len({len(o) for o in inputs})==1: inputs = [o[:2] for o in inputs]
     inputs = [o.detach().as_subclass(Tensor).to(at) for o in inputs]
-    return tuple(o.float() if o.dtype in halves else o.clone() for o in inputs) # a network may write into them
+    return tuple(o.float() if o.dtype in halves else o for o in inputs)
 
 # %% ../nbs/30_channels.ipynb #1092aace
 def eval_copy(
@@ -83,7 +83,7 @@ def run_model(
 )->list: # tensors
     "What the network makes of the inputs, without gradients. Raises `ArgumentError` if it can't take them"
     try:
-        with by_modules(): return tensors_in(net(*inputs))
+        with by_modules(): return tensors_in(net(*(o.clone() for o in inputs))) # it may write into them
     except Exception as e:
         shapes = ', '.join(str(tuple(o.shape)) for o in inputs)
         why = (str(e).strip().splitlines() or [type(e).__name__])[0]
@@ -99,27 +99,38 @@ def run_through(
     "Runs a network, and once more if layers are left that only run while it's trained. Raises as `run_model` does"
     ran,layers = set(),{n: m for n,m in net.named_modules() if m._parameters}
     with hooked(layers, lambda name, *args: ran.add(name)), block: run_model(net, inputs)
-    if len(ran)==len(layers): return
+    if len(ran)<len(layers):
+        with block: runs_in_training(net, inputs)
+
+def runs_in_training(
+    net:nn.Module, # a copy in eval mode
+    inputs:tuple # tensors
+)->bool: # False if it takes something else while it's trained, such as labels
+    "Runs a network as while it's trained, but for what drops out or normalises"
     for m in net.modules(): m.training = bool(m._modules)
     try:
-        with seeded('training'), block: run_model(net, inputs)
-    except ArgumentError: pass # it takes something else while it's trained, such as labels
+        with seeded('training'): run_model(net, inputs)
+        return True
+    except ArgumentError: return False
     finally: net.eval()
 
 # %% ../nbs/30_channels.ipynb #d91e3d18
 def output_difference(
     a:list, # tensors
     b:list, # tensors that should be the same
-    tol:float # how large the difference may be, as a part of the largest number in `a`, which counts as at least 1
+    tol:float # how large the difference may be, as a part of the largest number in the tensor in `a`
 )->float:
     "The largest difference between two lists of tensors. Raises `ValueError` if it's more than allowed"
-    shapes = [[tuple(o.shape) for o in outs] for outs in (a, b)]
+    shapes,worst = [[tuple(o.shape) for o in outs] for outs in (a, b)],0.
     if shapes[0]!=shapes[1]: raise ValueError(f'the outputs have other shapes: {shapes[0]}, and then {shapes[1]}')
-    p,q = (torch.cat([torch.zeros(1), *(o.detach().double().cpu().flatten() for o in outs)]) for outs in (a, b))
-    off = torch.where((p==q) | p.isnan() & q.isnan(), 0, (p-q).abs()).max().item()
-    largest = max(1, p[p.isfinite()].abs().max().item())
-    if not off<=tol*largest: raise ValueError(f'the outputs differ by {off:.3g}, more than tol={tol:g} allows')
-    return off
+    for p,q in zip(a, b):
+        p,q = (torch.cat([torch.zeros(1), o.detach().double().cpu().flatten()]) for o in (p, q))
+        off = torch.where((p==q) | p.isnan() & q.isnan(), 0, (p-q).abs()).max().item()
+        largest = p[p.isfinite()].abs().max().item()
+        if not off<=tol*largest:
+            raise ValueError(f'the outputs differ by {off:.3g}, more than tol={tol:g} of {largest:.3g} allows')
+        worst = max(worst, off)
+    return worst
 
 # %% ../nbs/30_channels.ipynb #ca917148
 _norms = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
@@ -508,7 +519,7 @@ def _without(net, inputs, calls, going):
         return rest(name, y, outs)
     try:
         for k,m in modules.items(): m.forward = partial(again, k, iter(calls[k]))
-        with by_modules(): net(*inputs)
+        with by_modules(): net(*(o.clone() for o in inputs))
     except Exception as e: return (str(e).strip().splitlines() or [type(e).__name__])[0][:100]
     finally:
         for m in modules.values(): del m.forward
