@@ -488,6 +488,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'lottery_nb/export.py'),
                                    'lottery_nb.export.SparseLinear.forward': ('export.html#sparselinear.forward', 'lottery_nb/export.py'),
                                    'lottery_nb.export.SparseLinear.weight': ('export.html#sparselinear.weight', 'lottery_nb/export.py'),
+                                   'lottery_nb.export._can_be_exported': ('export.html#_can_be_exported', 'lottery_nb/export.py'),
                                    'lottery_nb.export._check_exportable': ('export.html#_check_exportable', 'lottery_nb/export.py'),
                                    'lottery_nb.export._why_dense': ('export.html#_why_dense', 'lottery_nb/export.py'),
                                    'lottery_nb.export.export_onnx': ('export.html#export_onnx', 'lottery_nb/export.py'),

@@ -7,7 +7,6 @@ __all__ = ['arms', 'Arm', 'arm', 'check_arms', 'fresh_weights', 'shuffle_masks',
 
 # %% ../nbs/10_arms.ipynb #49a96516
 import warnings
-from copy import deepcopy
 from dataclasses import dataclass
 import torch
 from fastcore.basics import patch
@@ -15,7 +14,7 @@ from torch import nn
 from .core import ArgumentError, ArgumentTypeError, Rule, check_choice, check_whole, make_rule
 from .core import seed_of, seeded, versions
 from .criteria import random_scores
-from .masks import Masks, named_tensors, unwrap
+from .masks import Masks, copy_model, named_tensors, unwrap
 from .sparsifier import Sparsifier, find_layers
 from .ticket import Ticket
 
@@ -129,7 +128,7 @@ def fresh_weights(
 
 def _reset(ticket, model, seed):
     "A copy of `model` whose modules have drawn their parameters"
-    new = deepcopy(unwrap(model))
+    new = copy_model(unwrap(model))
     ticket.apply_to(new)
     before = {k: p.clone() for k,p in new.cpu().named_parameters()}
     drawing = {n: m for n,m in new.named_modules() if callable(getattr(m, 'reset_parameters', None))}
@@ -210,12 +209,13 @@ def random_ticket(
     granularity:str='weight', # which weights go together
     method:str='global', # `local`: every layer loses the same share; `global`: chance decides over all layers together
     layers=None, # module types, names, or a function (name, module) -> bool; None: every conv and linear layer
-    example=None # a batch as the model takes it, or a tuple of them; for what `channels` adds: `group`, and followers
+    example=None, # a batch as the model takes it, or a tuple of them; for what `channels` adds: `group`, and followers
+    floor:float|None=None # percent of each layer's units that always stay, as in `Sparsifier`
 )->Ticket: # on the CPU, not trained
     "Random masks on the weights of `model`"
     find_layers(model, layers)
-    net,chance = deepcopy(unwrap(model)).cpu(),random_scores(seed=seed)
-    sp = Sparsifier(net, granularity, method, chance, layers, example=example)
+    net,chance = copy_model(unwrap(model)).cpu(),random_scores(seed=seed)
+    sp = Sparsifier(net, granularity, method, chance, layers, example=example, floor=floor)
     state = {k: t.detach().clone() for k,t in named_tensors(net).items()}
     masks = sp.sparsify(sparsity)
     meta = dict(arm='random', seed=seed, seeds=dict(random=seed), sparsity=masks.sparsity, criteria=repr(chance),

@@ -207,8 +207,8 @@ def channel_groups(
 
     Source: Fang et al. 2023, DepGraph: Towards Any Structural Pruning"""
     if any(type(m).__name__=='GeneralizedRCNNTransform' for m in unwrap(model).modules()):
-        raise ArgumentError('model', type(model).__name__, "a network without a detector's search for boxes, such as its "
-                            'model.backbone')
+        without = "a network without a detector's search for boxes, such as its model.backbone"
+        raise ArgumentError('model', type(model).__name__, without)
     net = eval_copy(model).cpu()
     inputs,order = inputs_for(net, example),{n: i for i,(n,_) in enumerate(net.named_modules())}
     pinned,alike,trace = _pinned(net, inputs),{},_Trace(net)
@@ -289,8 +289,9 @@ class _Trace(TorchDispatchMode):
         self.stays,self.fixed,self.running,self.inside = {},[],[''],0 # stays: number -> why
 
     def __enter__(self):
-        def hooks(n, m): return m.register_forward_pre_hook(partial(self.begin, n)),m.register_forward_hook(partial(self.end, n))
-        self.hooks = [h for n,m in self.modules.items() for h in hooks(n, m)]
+        modules = self.modules.items()
+        self.hooks = [m.register_forward_pre_hook(partial(self.begin, n)) for n,m in modules]
+        self.hooks += [m.register_forward_hook(partial(self.end, n)) for n,m in modules]
         return super().__enter__()
 
     def __exit__(self, *error):
@@ -343,8 +344,8 @@ def note(self:_Trace, out, numbers):
 @patch
 def channels(self:_Trace):
     "Of everything that goes together: a list of its places, and why it stays, or ''"
-    for o in self.together.subsets():
-        yield {p for k in o for p in self.places.get(k, ())}, next((self.stays[k] for k in sorted(o) if k in self.stays), '')
+    for o in map(sorted, self.together.subsets()):
+        yield {p for k in o for p in self.places[k]}, next((self.stays[k] for k in o if k in self.stays), '')
 
 # %% ../nbs/30_channels.ipynb #a012d9a9
 def channel_axis(
@@ -376,10 +377,10 @@ def layer(self:_Trace, name, module, x, y):
 @patch
 def at_each(self:_Trace, name, numbers, axis):
     "A channel that comes to each place of a layer, 0 for none. If several come to one place alone, they go together"
-    rows = _small(numbers.movedim(axis, 0))[0]
-    rows = rows.expand(numbers.shape[axis], *rows.shape[1:]).flatten(1) if rows.dim()>1 else rows.expand(numbers.shape[axis])[:,None]
-    came = [[k]*(k!=0) for k in rows[:,0].tolist()]
-    for i in (rows!=rows[:,:1]).any(1).nonzero().flatten().tolist(): came[i] = [k for k in rows[i].unique().tolist() if k]
+    rows = _small(numbers.movedim(axis, 0).unsqueeze(1))[0] # [places, 1, …], or [1, 1, …] if all get the same
+    rows = rows.expand(numbers.shape[axis], *rows.shape[1:]).flatten(1)
+    came,several = [[k]*(k!=0) for k in rows[:,0].tolist()],(rows!=rows[:,:1]).any(1)
+    for i in several.nonzero().flatten().tolist(): came[i] = [k for k in rows[i].unique().tolist() if k]
     places = Counter(k for ks in came for k in ks)
     for ks in [ks for ks in came if len(ks)>1]:
         if all(k>0 and places[k]==1 for k in ks): [self.together.merge(ks[0], k) for k in ks]
@@ -393,8 +394,8 @@ def operation(self:_Trace, func, args, kwargs, out):
     "Follows the channels through an operation"
     tensors = [o for o in tensors_in((args, kwargs)) if o.is_floating_point()]
     if not any(t in self.numbers or id(t) in self.parameters for t in tensors): return
-    name,made = str(func.overloadpacket).rpartition('.')[2].rstrip('_'),[o for o in tensors_in(out) if o.is_floating_point()]
-    if not made: return
+    name,made = str(func.overloadpacket).rpartition('.')[2].rstrip('_'),tensors_in(out)
+    if not (made and made[0].is_floating_point()): return
     layer = self.modules[self.running[-1]]
     what = name if [*layer.children()] else type(layer).__name__
     why = f'{self.running[-1] or "the network"} ({what}) works on several channels at once'
@@ -407,8 +408,8 @@ def operation(self:_Trace, func, args, kwargs, out):
 
 # %% ../nbs/30_channels.ipynb #05ac092f
 _same = 'clone _to_copy detach alias lift_fresh dropout native_dropout'.split()
-_moving = '''cat stack index index_select gather roll flip repeat pixel_shuffle pixel_unshuffle channel_shuffle constant_pad_nd
-    _unsafe_view _reshape_copy'''.split()
+_moving = '''cat stack index index_select gather roll flip repeat pixel_shuffle pixel_unshuffle channel_shuffle
+    constant_pad_nd _unsafe_view _reshape_copy'''.split()
 _reducing = """mean sum amax amin max min var std var_mean std_mean prod linalg_vector_norm logsumexp _softmax _log_softmax
     cumsum cumprod""".split()
 
@@ -440,7 +441,8 @@ def move(self:_Trace, func, args, kwargs, made):
 @patch
 def meet(self:_Trace, numbers, out):
     "Puts together the channels that come to one place of a sum or a product"
-    numbers = sorted((o for o in numbers if _small(o)[0].any()), key=lambda o: not (_small(o)[0]>0).any()) # channels first
+    numbers = [o for o in numbers if _small(o)[0].any()]
+    numbers.sort(key=lambda o: not (_small(o)[0]>0).any()) # channels first
     if not numbers: return True
     met = numbers[0]
     for o in numbers[1:]:
@@ -506,11 +508,12 @@ def _without(net, inputs, calls, going):
     outs,ins,modules = {},{},{n: m for n,m in net.named_modules() if n in calls}
     for g,n in going:
         for found,sides in ((outs, g.layers | g.norms), (ins, g.inputs)):
-            for k in sides.keys() & modules.keys(): found.setdefault(k, set()).update(sides[k][g.n-n:].flatten().tolist())
+            for k in sides.keys() & modules.keys():
+                found.setdefault(k, set()).update(sides[k][g.n-n:].flatten().tolist())
     ins |= {k: o for k,o in outs.items() if not isinstance(modules[k], prunable_types) or is_depthwise(modules[k])}
     def rest(name, t, gone):
         axis = channel_axis(modules[name], t)
-        return t.index_select(axis, torch.tensor(sorted({*range(t.shape[axis])} - gone[name]))) if name in gone else t.clone()
+        return t.index_select(axis, torch.tensor(sorted({*range(t.shape[axis])} - gone.get(name, set()))))
     def again(name, left, x, *args):
         x0,y = next(left)
         x0 = rest(name, x0, ins)
@@ -529,7 +532,8 @@ def _without(net, inputs, calls, going):
 def _tried(net, inputs, groups):
     "The groups, those that have to be put together, and where `stays` has it that the network can't do without"
     calls,alike,becomes = _taken_down(net, inputs),{},{}
-    def fails(groups, numbers): return _without(net, inputs, calls, [(g, min(k, g.n-1)) for g,k in zip(groups, cycle(numbers))])
+    def fails(groups, numbers):
+        return _without(net, inputs, calls, [(g, min(k, g.n-1)) for g,k in zip(groups, cycle(numbers))])
     free = [g for g in groups if not g.stays and g.inputs and g.n>1]
     if not (fails(free, (1,2,3)) or fails(free, (3,2,1))): return groups
     for g in free:
@@ -537,7 +541,8 @@ def _tried(net, inputs, groups):
     for pairs in alike.values():
         one = _joined([g for g,_ in pairs])
         together = len(pairs)>1 and not (fails([one], (1,)) or fails([one], (2,)))
-        for g,why in pairs: becomes[id(g)] = None if together else replace(g, stays=f"the forward pass can't do with fewer: {why}")
+        def left(g, why): return None if together else replace(g, stays=f"the forward pass can't do with fewer: {why}")
+        becomes |= {id(g): left(g, why) for g,why in pairs}
         if together: becomes[id(pairs[0][0])] = one
     return [o for g in groups if (o := becomes.get(id(g), g))]
 

@@ -165,7 +165,8 @@ def warn(
 ):
     "Warns, and points at the line of yours that led here, through any number of calls and callbacks"
     frame,level,ours = sys._getframe(),1,('lottery_nb','fastai','fastcore','torch','contextlib')
-    while frame.f_back and frame.f_globals.get('__name__', '').partition('.')[0] in ours: frame,level = frame.f_back,level+1
+    def package(): return frame.f_globals.get('__name__', '').partition('.')[0]
+    while frame.f_back and package() in ours: frame,level = frame.f_back,level+1
     warnings.warn(message, stacklevel=level)
 
 # %% ../nbs/00_core.ipynb #5595600c

@@ -8,7 +8,6 @@ __all__ = ['lr_schedules', 'Curve', 'lottery_curve', 'check_seeds']
 # %% ../nbs/12_curves.ipynb #eaf93df6
 import inspect, itertools, math, re, warnings
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass, fields
 from functools import partial
 from types import SimpleNamespace
@@ -24,7 +23,7 @@ from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, che
 from .criteria import Criterion, large_final
 from .data import WholeDL, dls_by_name, model_by_name
 from .find import check_final_layer_rate, check_prune, next_masks
-from .masks import keep_bits, named_tensors, zero_pruned_
+from .masks import copy_model, keep_bits, named_tensors, zero_pruned_
 from .sparsifier import Sparsifier
 from .ticket import Ticket
 
@@ -163,7 +162,7 @@ def meet(self:Curve):
     try: self.device = torch.empty(0, device=device).device
     except (RuntimeError,AssertionError) as e: raise ArgumentError('device', device, f'one of these; {_said(e)}') from e
     self.net,other = self.network(0),self.network(1)
-    self.sp = Sparsifier(deepcopy(self.net), 'weight', self.method, self.criteria, self.layers, self.allow_collapse)
+    self.sp = Sparsifier(copy_model(self.net), 'weight', self.method, self.criteria, self.layers, self.allow_collapse)
     self.unpruned,self.versions = self.sp.masks,versions()
     self.tensors = [t.to(self.device) for t in _as_tensors(self.data, next(self.net.parameters()).dtype)]
     n,point = len(self.tensors[0]),rewind_point(self.rewind)
@@ -260,7 +259,7 @@ def alone(self:Curve,
     ticket:Ticket # what the network begins with
 )->list: # tensors on the CPU: loss, gradient, buffers
     "What comes of a network by itself when it learns from the first batch; and can `loss` take all targets?"
-    net = deepcopy(self.net).train()
+    net = copy_model(self.net).train()
     ticket.apply_to(net)
     x,y,_,vy = (t.cpu() for t in self.tensors)
     with seeded('try'): out = net(x[:self.bs].clone())

@@ -344,7 +344,7 @@ class LayerUnits:
         return self.by_layer[name].reduce(score_of(name))
 
     def comparable(self, scores, kept)->Tensor:
-        "The scores of the units of one name, as they compete with others; `kept` [n], bool: those that are left, or None"
+        "The scores of the units of one name, as they compete with others'; `kept` [n], bool: those that are left"
         return scores
 
     def kept(self, name, masks)->Tensor:

@@ -226,7 +226,7 @@ class Shrunk:
     macs:tuple # multiply-adds for one item, before and after
     weights:tuple # numbers of parameters, before and after
     difference:float|None # the largest between the outputs of the masked network and of this one; None: not checked
-    cuts:list=field(default_factory=list) # what every `shrink` has taken out: 'inputs', 'outputs' -> module -> [width, places]
+    cuts:list=field(default_factory=list) # of each `shrink`: 'inputs' or 'outputs' -> module -> [width before, places]
 
     def __repr__(self):
         (a,b),(m,n) = self.weights,self.macs
@@ -251,9 +251,10 @@ def _report(net, small, plans, masks, example, check):
     weights = tuple(sum(p.numel() for p in o.parameters()) for o in (net, small))
     table = pd.DataFrame(rows, columns=['layer','channels','pruned','cut','left','why'])
     difference = output_difference(*(run_model(eval_copy(o), inputs) for o in (net, small)), 1.) if check else None
-    def cut(field): return {n: [_width(net.get_submodule(n), 'inputs' if field=='inputs' else 'outputs'), o.tolist()] for n,o in _gone(plans, field).items()}
+    def cut(gone, side): return {n: [_width(net.get_submodule(n), side), o.tolist()] for n,o in gone.items()}
     before = net.shrunk.cuts if isinstance(getattr(net, 'shrunk', None), Shrunk) else []
-    cuts = dict(inputs=cut('inputs'), outputs=cut('layers') | cut('norms'))
+    made = _gone(plans, 'layers') | _gone(plans, 'norms')
+    cuts = dict(inputs=cut(_gone(plans, 'inputs'), 'inputs'), outputs=cut(made, 'outputs'))
     return Shrunk(table, macs, weights, difference, [*before, cuts])
 
 # %% ../nbs/32_shrink.ipynb #e13003e1
@@ -322,18 +323,16 @@ def shrink_like(
 )->nn.Module: # in the mode of `model`, on its device; its attribute `shrunk` is the report
     """The shrunk network of a file. No code is run from it. Raises `ArgumentError` for another model and for a file
     that isn't one, `OSError` if it can't be read"""
-    tensors,told = _read(path)
-    net = copy_model(unwrap(model))
+    (tensors,told),net = _read(path),copy_model(unwrap(model))
+    def expected(what): return ArgumentError('model', type(net).__name__, f'the network that was shrunk: {what}')
     for cut in told.cuts:
         for side,take_out in (('inputs', cut_inputs_), ('outputs', cut_outputs_)):
             for name,(width,gone) in cut[side].items():
                 m = dict(net.named_modules()).get(name)
-                if m is None or _width(m, side)!=width:
-                    raise ArgumentError('model', type(net).__name__, f'the network that was shrunk: {name} had {width} {side}')
+                if m is None or _width(m, side)!=width: raise expected(f'{name} had {width} {side}')
                 take_out(m, torch.tensor(gone))
     shapes = [{k: t.shape for k,t in o.items()} for o in (tensors, net.state_dict())]
-    if diff := shape_differences(*shapes, 'the file', 'the model'):
-        raise ArgumentError('model', type(net).__name__, f'the network that was shrunk: {diff}')
+    if diff := shape_differences(*shapes, 'the file', 'the model'): raise expected(diff)
     net.load_state_dict(tensors)
     net.shrunk,net.save = told,partial(save_shrunk, net)
     return net.train(unwrap(model).training)

@@ -265,7 +265,7 @@ class Sparsifier:
         layers=None, # types, names, a function (name, module) -> bool, or several of these; None: 'default'
         allow_collapse:bool=False, # may a layer lose all its weights?
         example=None, # a batch as the model takes it; for `group`, and for `filter` to take bias and norm along
-        floor:float|None=None # percent of each layer's units that always stay; None: 10 of the channels of a `group`, else 0
+        floor:float|None=None # percent of each layer's units that always stay; None: 10 with `group`, 0 otherwise
     ):
         self.criterion = check_choice('criteria', criteria, all_criteria, Criterion)
         self.method = check_choice('method', method, ('local','global'))
@@ -486,8 +486,9 @@ def _warn_floor(self:Sparsifier, kept, sparsity):
     if not low or 'floor' in self._warned: return
     self._warned.add('floor')
     instead = "method='local' takes the same share of every layer, "*(self.method=='global')
-    warn(f"floor: at {sparsity:g} % sparsity {', '.join(low[:3])}{f' and {len(low)-3} more'*(len(low)>3)} keep no more than "
-         f'the {self.floor:g} % of their units that always stay ({instead}floor=0 lets them go)')
+    names = ', '.join(low[:3]) + f' and {len(low)-3} more'*(len(low)>3)
+    warn(f'floor: at {sparsity:g} % sparsity {names} keep no more than the {self.floor:g} % of their units that '
+         f'always stay ({instead}floor=0 lets them go)')
 
 # %% ../nbs/05_sparsifier.ipynb #75a99a2e
 @patch
