@@ -307,7 +307,7 @@ class _Trace(TorchDispatchMode):
         self.running.pop()
         if isinstance(module, _whole) and self.inside==1: self.layer(name, module, args[0], y)
         self.inside -= isinstance(module, _whole)
-        for t in [] if name else tensors_in(y): self.stay(self.of(t), 'it is what the model gives back')
+        for t in [] if name else tensors_in(y): self.stay(self.of(t), LayerUnits.answer)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -410,8 +410,8 @@ def operation(self:_Trace, func, args, kwargs, out):
 _same = 'clone _to_copy detach alias lift_fresh dropout native_dropout'.split()
 _moving = '''cat stack index index_select gather roll flip repeat pixel_shuffle pixel_unshuffle channel_shuffle
     constant_pad_nd _unsafe_view _reshape_copy'''.split()
-_reducing = """mean sum amax amin max min var std var_mean std_mean prod linalg_vector_norm logsumexp _softmax _log_softmax
-    cumsum cumprod""".split()
+_reducing = '''mean sum amax amin max min var std var_mean std_mean prod linalg_vector_norm logsumexp _softmax
+    _log_softmax cumsum cumprod'''.split()
 
 @patch
 def follow(self:_Trace, name, func, args, kwargs, tensors, made, why):
@@ -560,10 +560,13 @@ class ChannelUnits(LayerUnits):
 
     def __init__(self, model, layers, granularity, example=None):
         if example is None: raise ArgumentError('example', None, "a batch as the model takes it, with 'group'")
-        self.groups = _cuttable(channel_groups(model, example), layers)
+        groups = channel_groups(model, example)
+        self.groups = _cuttable(groups, layers)
         members = {parameter_name(n) for g in self.groups.values() for n in g.layers}
         super().__init__(model, {k: w for k,w in layers.items() if k in members}, 'weight')
-        self.names = list(self.groups)
+        self.names,self.stays = list(self.groups),{}
+        for g in groups:
+            for n in g.layers: self.stays.setdefault(parameter_name(n), g.stays or 'no layer reads its channels')
         self.by_layer = {k: filters_of(w) for k,w in self.layers.items()}
         self.followers = self._followers(dict(unwrap(model).named_parameters()))
 

@@ -316,6 +316,7 @@ def granularity(
 class LayerUnits:
     "The units of all weights of a network, one by one. Each granularity of whole networks is a subclass"
     floor = 0. # percent of the units of each layer that stay unless you say otherwise
+    answer = 'it is what the model gives back' # why a layer stays that nobody would miss here
 
     def __init__(self,
         model:nn.Module, # the network
@@ -332,20 +333,16 @@ class LayerUnits:
         self.names = list(self.parts) # of what has units: here the weights
         self.by_layer = {k: units_of(w, granularity) for k,w in self.parts.items()}
         self.followers = {} # biases and norms that go with the units, as `follower_masks` takes them
+        self.stays = {} # name of a weight that has no units -> why
 
     def n(self, name)->int: return self.by_layer[name].n # units
     def size(self, name)->int: return self.by_layer[name].size # weights in each of them
     def n_weights(self, name)->int: return self.n(name)*self.size(name)
-    def total(self, names)->float: return sum(map(self.n_weights, names)) # what a sparsity is a percentage of
     def of(self, name, tensors): return self.parts[name].of(tensors[self.home[name]]) # `tensors` by parameter
 
     def scores(self, name, score_of)->Tensor:
         "The score of each unit; `score_of(name)` gives those of a weight"
         return self.by_layer[name].reduce(score_of(name))
-
-    def comparable(self, scores, kept)->Tensor:
-        "The scores of the units of one name, as they compete with others'; `kept` [n], bool: those that are left"
-        return scores
 
     def kept(self, name, masks)->Tensor:
         "The units that the masks keep, [n], bool"
@@ -385,6 +382,21 @@ def check(self:LayerUnits,
     masks:Masks # of `layers`
 ):
     "Raises `ArgumentError` if too little stays under these masks"
+
+@patch
+def total(self:LayerUnits,
+    names:list # some of `names`
+)->float:
+    "How many weights a sparsity is a percentage of"
+    return sum(map(self.n_weights, names))
+
+@patch
+def comparable(self:LayerUnits,
+    scores:Tensor, # [n], of the units of one name
+    kept:Tensor|None # [n], bool: those that are left; None: all
+)->Tensor: # [n]
+    "The scores as they compete with those of other names"
+    return scores
 
 @patch(cls_method=True)
 def limit(cls:LayerUnits,

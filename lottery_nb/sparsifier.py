@@ -167,28 +167,31 @@ def _with_granularity(weights, granularity):
     if granularity not in all_granularities(): return weights
     return {k: w for k,w in weights.items() if granularity in granularities_of(w)} or weights
 
-def _why_left_out(w, granularity):
+def _why_left_out(name, w, granularity, units):
     "Why a weight isn't pruned, and what `layers` takes to prune it; the latter None if it can't be pruned"
     if why := _tried(w)[1]: return why, None
-    if _is_default(w): return f'it has no {granularity}' if granularity in all_granularities() else 'it has to stay', None
+    if _is_default(w) and granularity in all_granularities(): return f'it has no {granularity}', None
+    if _is_default(w): return units.stays.get(name, 'it has to stay'), None
     if w.name not in layouts_of(w.layer): return '', None
     return '', ('nn.'*type(w.layer).__module__.startswith('torch.nn')) + type(w.layer).__name__
 
 # %% ../nbs/05_sparsifier.ipynb #a1e0b313
-def _left_out(model, pruned, granularity):
-    "The last row of `report`: what isn't pruned though it's a matrix; None if there's nothing"
-    seen,told,more,n = {id(w.whole) for w in pruned.values()},[],[],0
+def _left_out(model, units, granularity):
+    "The last row of `report`, what isn't pruned though it's a matrix, or None; and is it more than the model's answer?"
+    seen,told,more,n,reasons = {id(w.whole) for w in units.layers.values()},[],[],0,set()
     for k,w in _all_weights(model).items():
         if id(w.whole) in seen or sum(s!=1 for s in w.whole.shape)<2 or not w.whole.numel(): continue
         seen.add(id(w.whole))
-        why,takes = _why_left_out(w, granularity)
+        why,takes = _why_left_out(k, w, granularity, units)
+        reasons.add(why)
         told.append(f'{k} ({why})' if why else k)
         if not why: more.append(takes or repr(k))
         n += w.whole.numel()
-    if not told: return None
+    if not told: return None, False
     more,share = list(dict.fromkeys(more)),100*n/sum(p.numel() for p in model.parameters())
-    return dict(layer=', '.join(told[:3]) + f' and {len(told)-3} more'*(len(told)>3), type=f'not pruned: {share:.3g} % of all',
-                shape=f"layers=['default', {', '.join(more)}]" if more else '', weights=n, kept=n, sparsity=0., units=0, units_kept=0)
+    names,takes = ', '.join(told[:3]) + f' and {len(told)-3} more'*(len(told)>3),f"layers=['default', {', '.join(more)}]"
+    row = dict(layer=names, type=f'not pruned: {share:.3g} % of all', shape=takes if more else '', weights=n, kept=n)
+    return {**row, 'sparsity': 0., 'units': 0, 'units_kept': 0}, reasons!={units.answer}
 
 def _told(row): return f"{row['layer']}: {row['type']} weights" + f"; {row['shape']} takes what can be"*bool(row['shape'])
 
@@ -280,8 +283,8 @@ class Sparsifier:
         self.held,self.watches,self.dense = {},[],False # all masks, those of followers too; who holds them
         # what the criterion needs: 'init' or 'previous' -> name -> tensor
         self.remembered = {need: self._clone_weights() for need in self.criterion.needs if need!='grad'}
-        self.left_out = _left_out(unwrap(model), self.layers, granularity) # the last row of `report`, or None
-        if layers is None and self.left_out: warn(_told(self.left_out))
+        self.left_out,matters = _left_out(unwrap(model), self.units, granularity) # the last row of `report`, or None
+        if layers is None and matters: warn(_told(self.left_out))
 
     def __getstate__(self): return {**vars(self), 'watches': []} # a copy is watched by nobody
 

@@ -265,7 +265,8 @@ def best_groups(sp, method, sparsity):
         w = {n: dict(sp.model.named_parameters())[f'{n}.weight'].detach().abs() for n in g.layers}
         filters = [[w[n][at[c]] for n,at in g.layers.items()] for c in range(g.n)]
         scores = torch.stack([sum(o.flatten(1).mean(1).mean() for o in os)/len(w) for os in filters])
-        own = [(float(o), i, c, sum(f.numel() for f in os)) for c,(o,os) in enumerate(zip(scores/scores.mean(), filters))]
+        parts = (scores/scores.mean()).tolist()
+        own = [(o, i, c, sum(f.numel() for f in os)) for c,(o,os) in enumerate(zip(parts, filters))]
         floor |= {u[1:3] for u in sorted(own)[len(own)-math.ceil(len(own)/10):]}
         units += own
     gone = set()

@@ -10,7 +10,6 @@ from lottery_nb.arms import arms, random_ticket
 from lottery_nb.channels import ChannelUnits, channel_groups, followers, output_difference, with_followers
 from lottery_nb.core import warn
 from lottery_nb.export import export_onnx, sparse_linear
-from lottery_nb.granularity import filters_of
 from lottery_nb.masks import Masks
 from lottery_nb.measure import count_macs, profile
 from lottery_nb.shrink import save_shrunk, shrink, shrink_like
@@ -35,7 +34,8 @@ class Attention(nn.Module):
         self.how,self.heads,self.qkv,self.proj = how,heads,nn.Linear(d,3*d),nn.Linear(d,d)
     def forward(self, x):
         b,n,d = x.shape
-        if self.how=='chunk': q,k,v = (o.reshape(b, n, self.heads, -1).transpose(1,2) for o in self.qkv(x).chunk(3, -1))
+        def apart(t): return t.reshape(b, n, self.heads, -1).transpose(1,2)
+        if self.how=='chunk': q,k,v = map(apart, self.qkv(x).chunk(3, -1))
         else: q,k,v = self.qkv(x).reshape(b, n, 3, self.heads, -1).permute(2,0,3,1,4).unbind(0)
         if self.how=='product': y = (q@k.transpose(-2,-1)).softmax(-1)@v
         else: y = F.scaled_dot_product_attention(q, k, v)
@@ -45,7 +45,8 @@ class Transformer(nn.Module):
     def __init__(self, how, d=16):
         super().__init__()
         self.embed,self.norm,self.attn = nn.Linear(8,d),nn.LayerNorm(d),Attention(how)
-        self.mlp,self.head = nn.Sequential(nn.LayerNorm(d), nn.Linear(d,4*d), nn.GELU(), nn.Linear(4*d,d)),nn.Linear(d,3)
+        self.mlp = nn.Sequential(nn.LayerNorm(d), nn.Linear(d,4*d), nn.GELU(), nn.Linear(4*d,d))
+        self.head = nn.Linear(d,3)
     def forward(self, x):
         x = self.embed(x)
         x = x+self.attn(self.norm(x))
@@ -71,7 +72,8 @@ class ExtraHead(nn.Module):
     def __init__(self):
         super().__init__()
         self.a,self.b,self.fc = nn.Conv2d(1,8,3),nn.Conv2d(8,8,3),nn.Linear(8,4)
-        self.aux = nn.Sequential(nn.Conv2d(8,6,1), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6,4))
+        pool = nn.AdaptiveAvgPool2d(1),nn.Flatten()
+        self.aux = nn.Sequential(nn.Conv2d(8,6,1), nn.BatchNorm2d(6), *pool, nn.Linear(6,4))
     def forward(self, x):
         y = self.a(x).relu()
         out = self.fc(self.b(y).relu().mean((2,3)))
@@ -86,30 +88,32 @@ class Keeps(nn.Module):
         self.last = self.a(x).relu()
         return self.b(self.last)
 
-def mini_maxvit():
-    return models.MaxVit((64,64), 8, 2, [8,16,24,32], [1,1,1,1], 8, .0, num_classes=5)
+def made_of(*layers): return lambda: nn.Sequential(*copy.deepcopy(layers))
+def mini_maxvit(): return models.MaxVit((64,64), 8, 2, [8,16,24,32], [1,1,1,1], 8, .0, num_classes=5)
+def mini_swin(): return models.SwinTransformer([4,4], 16, [2,2], [2,4], [4,4], num_classes=5, stochastic_depth_prob=0.)
+def googlenet(): return models.googlenet(num_classes=5, init_weights=False, aux_logits=True)
 
-image,tokens = noise(2,1,8,8),noise(2,5,8)
-any_view = [nn.Linear(3,16), nn.ReLU(), Do(lambda x: x.view(len(x),-1,2,2))]
+image,tokens,photo = noise(2,1,8,8),noise(2,5,8),noise(2,3,64,64)
+any_view = nn.Linear(3,16),nn.ReLU(),Do(lambda x: x.view(len(x),-1,2,2))
 networks = dict(
-    reshape=(lambda: nn.Sequential(*copy.deepcopy(any_view), nn.Conv2d(4,6,1), nn.ReLU(), nn.Conv2d(6,2,1)), noise(2,3)),
-    reshape_norm=(lambda: nn.Sequential(*copy.deepcopy(any_view), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4,2,1)), noise(2,3)),
-    pixels=(lambda: nn.Sequential(nn.Conv2d(1,16,3), nn.PixelShuffle(2), nn.ReLU(), nn.Conv2d(4,2,1)), image),
-    glu=(lambda: nn.Sequential(nn.Conv2d(1,16,3), nn.GLU(1), nn.Conv2d(8,2,1)), image),
-    flatten=(lambda: nn.Sequential(nn.Conv2d(1,4,3), nn.ReLU(), nn.Flatten(), nn.Linear(144,8), nn.ReLU(), nn.Linear(8,2)), image),
+    reshape=(made_of(*any_view, nn.Conv2d(4,6,1), nn.ReLU(), nn.Conv2d(6,2,1)), noise(2,3)),
+    reshape_norm=(made_of(*any_view, nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4,2,1)), noise(2,3)),
+    pixels=(made_of(nn.Conv2d(1,16,3), nn.PixelShuffle(2), nn.ReLU(), nn.Conv2d(4,2,1)), image),
+    glu=(made_of(nn.Conv2d(1,16,3), nn.GLU(1), nn.Conv2d(8,2,1)), image),
+    flatten=(made_of(nn.Conv2d(1,4,3), nn.ReLU(), nn.Flatten(), nn.Linear(144,8), nn.ReLU(), nn.Linear(8,2)), image),
     halves=(Halves, image), queries=(Queries, noise(2,4)), extra_head=(ExtraHead, image), keeps=(Keeps, noise(2,6)),
-    encoder=(lambda: nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8,3)), tokens),
+    encoder=(made_of(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8,3)), tokens),
     **{f'attention_{o}': (lambda o=o: Transformer(o), tokens) for o in ('reshape','chunk','product')},
-    shufflenet=(lambda: models.shufflenet_v2_x0_5(num_classes=5), noise(2,3,64,64)),
-    swin=(lambda: models.SwinTransformer([4,4], 16, [2,2], [2,4], [4,4], num_classes=5, stochastic_depth_prob=0.), noise(2,3,64,64)),
-    maxvit=(mini_maxvit, noise(2,3,64,64)), resnet=(lambda: models.resnet18(num_classes=5), noise(2,3,64,64)),
-    googlenet=(lambda: models.googlenet(num_classes=5, init_weights=False, aux_logits=True), noise(2,3,64,64)))
+    shufflenet=(lambda: models.shufflenet_v2_x0_5(num_classes=5), photo), swin=(mini_swin, photo),
+    maxvit=(mini_maxvit, photo), resnet=(lambda: models.resnet18(num_classes=5), photo), googlenet=(googlenet, photo))
 
 def made(name):
     torch.manual_seed(0)
     net = networks[name][0]()
     for m in net.modules():
-        if isinstance(m, nn.BatchNorm2d): nn.init.uniform_(m.weight, .5, 1.5), nn.init.normal_(m.bias), nn.init.normal_(m.running_mean)
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.uniform_(m.weight, .5, 1.5)
+            for t in (m.bias, m.running_mean): nn.init.normal_(t)
     return net.eval()
 
 def trains_on(net, x):
@@ -162,6 +166,16 @@ def test_the_heads_of_an_attention_stay_whole():
         units = ChannelUnits(net := made(f'attention_{how}'), find_layers(net), 'group', tokens)
         assert units.names==['mlp.1.weight']
 
+def test_what_a_group_leaves_out_is_named_with_the_reason_and_said_if_it_is_more_than_the_answer():
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter('always')
+        df = Sparsifier(made('resnet'), 'group', example=photo).report()
+        assert df.layer.iloc[-1]=='fc.weight (it is what the model gives back)' and len(df)==21 and not told
+        Sparsifier(made('attention_reshape'), 'group', example=tokens)
+    said, = told
+    assert 'embed.weight (norm (LayerNorm) works on several channels at once)' in str(said.message)
+    assert '% of all weights' in str(said.message) and said.filename==__file__
+
 def test_halves_go_in_pairs():
     g = channel_groups(Halves(), image)[0]
     assert g.layers['stem'].tolist()==[[0,4],[1,5],[2,6],[3,7]] and set(g.inputs)=={'a','b'}
@@ -169,17 +183,17 @@ def test_halves_go_in_pairs():
 def test_detectors_are_refused_at_once():
     net = models.detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3).eval()
     start = time.perf_counter()
-    for refused in (lambda: Sparsifier(net, 'group', example=noise(2,3,64,64)), lambda: channel_groups(net, noise(2,3,64,64))):
+    for refused in (lambda: Sparsifier(net, 'group', example=photo), lambda: channel_groups(net, photo)):
         with pytest.raises(ValueError, match='boxes, such as its model.backbone'): refused()
     assert time.perf_counter()-start<5
-    assert any(not g.stays for g in channel_groups(net.backbone, noise(2,3,64,64)))
+    assert any(not g.stays for g in channel_groups(net.backbone, photo))
 
 # Layers compete by what their channels are among their own
 
 def widths(sp): return {k: int(sp.units.kept(k, sp.masks).sum()) for k in sp.units.names}
 
 def test_layers_of_other_magnitudes_are_treated_alike():
-    x = noise(2,3,64,64)
+    x = photo
     nets = made('resnet'),made('resnet')
     with torch.no_grad():
         for i,k in enumerate(Sparsifier(nets[1], 'group', example=x).units.groups.values()):
@@ -200,7 +214,7 @@ def test_scores_are_parts_of_the_mean_of_what_is_left():
 @pytest.mark.parametrize('floor', [None, 0, 25, 100])
 @pytest.mark.parametrize('method', ['global','local'])
 def test_a_part_of_each_layer_stays(floor, method):
-    net,x = made('resnet'),noise(2,3,64,64)
+    net,x = made('resnet'),photo
     sp = Sparsifier(net, 'group', method, example=x, floor=floor)
     for sparsity in (60, 97):
         sp.sparsify(sparsity)
@@ -259,7 +273,8 @@ def test_what_would_give_something_else_is_not_cut(scale):
 
 def test_small_outputs_may_not_be_far_off():
     a = [torch.tensor([3e-6]), torch.ones(2)]
-    with pytest.raises(ValueError, match='differ by 2e-06'): output_difference(a, [torch.tensor([1e-6]), torch.ones(2)], .1)
+    far = [torch.tensor([1e-6]), torch.ones(2)]
+    with pytest.raises(ValueError, match='differ by 2e-06'): output_difference(a, far, .1)
     assert output_difference(a, [torch.tensor([3.1e-6]), torch.ones(2)], .1)<2e-7
     with pytest.raises(ValueError, match='differ'): output_difference([torch.zeros(2)], [torch.full((2,), 1e-12)], 1e-5)
 
@@ -272,13 +287,16 @@ class InPlace(nn.Module):
         self.a,self.b = nn.Linear(6,8),nn.Linear(8,3)
     def forward(self, x): return self.b(self.a(x.mul_(2).add_(1)).relu_())
 
-half = lambda net: Masks({'a.weight': (torch.arange(8)%2==0)[:,None].expand(8,6).contiguous()})
-looks = dict(profile=lambda net, x, path: profile(net, x, repeats=2), count_macs=lambda net, x, path: count_macs(net, x),
-             shrink=lambda net, x, path: shrink(net, with_followers(net, half(net), x), x), followers=lambda net, x, path: followers(net, x),
-             channel_groups=lambda net, x, path: channel_groups(net, x), group=lambda net, x, path: Sparsifier(net, 'group', example=x),
-             export_onnx=lambda net, x, path: export_onnx(net, x, path/'a.onnx'), sparse_linear=lambda net, x, path: sparse_linear(net),
-             random_ticket=lambda net, x, path: random_ticket(net, 50, granularity='group', example=x),
-             reinit=lambda net, x, path: arms['reinit'].begin(random_ticket(net, 50), 1, net))
+half = Masks({'a.weight': (torch.arange(8)%2==0)[:,None].expand(8,6).contiguous()})
+looks = dict(
+    profile=lambda net, x, path: profile(net, x, repeats=2), count_macs=lambda net, x, path: count_macs(net, x),
+    shrink=lambda net, x, path: shrink(net, with_followers(net, half, x), x),
+    followers=lambda net, x, path: followers(net, x), channel_groups=lambda net, x, path: channel_groups(net, x),
+    group=lambda net, x, path: Sparsifier(net, 'group', example=x),
+    sparse_linear=lambda net, x, path: sparse_linear(net),
+    export_onnx=lambda net, x, path: export_onnx(net, x, path/'a.onnx'),
+    random_ticket=lambda net, x, path: random_ticket(net, 50, granularity='group', example=x),
+    reinit=lambda net, x, path: arms['reinit'].begin(random_ticket(net, 50), 1, net))
 
 @pytest.mark.parametrize('model', [InPlace, Keeps])
 @pytest.mark.parametrize('name', looks)
@@ -294,7 +312,8 @@ def test_what_cannot_be_exported_says_why(tmp_path):
     pytest.importorskip('onnxruntime')
     class Looks(Keeps):
         def forward(self, x): return super().forward(x) if x.sum()>0 else x
-    with pytest.raises(ValueError, match='model=.*torch.export can follow.*data-dependent'): export_onnx(Looks(), noise(4,6), tmp_path/'a')
+    with pytest.raises(ValueError, match='model=.*torch.export can follow.*data-dependent'):
+        export_onnx(Looks(), noise(4,6), tmp_path/'a')
     assert not (tmp_path/'a').exists()
 
 # Stored and built again
@@ -327,14 +346,16 @@ def test_shrunk_twice_and_copied(tmp_path):
 def test_files_and_networks_that_are_others(tmp_path):
     small,x = shrunk()
     path = small.save(tmp_path/'small')
-    data = path.read_bytes()
-    for i,bad in enumerate((b'', b'no', data[:-1], data[:500], data.replace(b'shrunk 1', b'shrunk 2'), random_ticket(Keeps(), 50).save(tmp_path/'t').read_bytes())):
+    data,ticket,fresh = path.read_bytes(),random_ticket(Keeps(), 50).save(tmp_path/'t').read_bytes(),made('resnet')
+    for bad in (b'', b'no', data[:-1], data[:500], data.replace(b'shrunk 1', b'shrunk 2'), ticket):
         (tmp_path/'bad').write_bytes(bad)
-        with pytest.raises(ValueError, match='path=.*a file that the save of a shrunk network wrote'): shrink_like(models.resnet18(num_classes=5), tmp_path/'bad')
-    with pytest.raises(OSError): shrink_like(models.resnet18(num_classes=5), tmp_path/'none')
+        with pytest.raises(ValueError, match='path=.*a file that the save of a shrunk network wrote'):
+            shrink_like(fresh, tmp_path/'bad')
+    with pytest.raises(OSError): shrink_like(fresh, tmp_path/'none')
     for net in (Keeps(), models.resnet34(num_classes=5), models.resnet18(num_classes=6), small):
         before = everything(net)
-        with pytest.raises(ValueError, match='model=.*the network that was shrunk'): shrink_like(net, path)
+        with pytest.raises(ValueError, match='model=.*network that was shrunk'): shrink_like(net, path)
         assert not differing(before, everything(net))
-    with pytest.raises(ValueError, match="small='Keeps': expected a network that shrink gave"): save_shrunk(Keeps(), path)
+    with pytest.raises(ValueError, match="small='Keeps': expected a network that shrink gave"):
+        save_shrunk(Keeps(), path)
     assert path.read_bytes()==data
