@@ -570,19 +570,6 @@ class ChannelUnits(LayerUnits):
         self.by_layer = {k: filters_of(w) for k,w in self.layers.items()}
         self.followers = self._followers(dict(unwrap(model).named_parameters()))
 
-    def _followers(self, own):
-        "The biases of the layers, and the norms of each group with its first one"
-        found = {k: {b: 0} if (b := k.removesuffix('weight')+'bias') in own else {} for k in self.layers}
-        for name,g in self.groups.items():
-            k,at = self.makers(name)[0]
-            for norm,to in g.norms.items():
-                for p in {f'{norm}.weight',f'{norm}.bias'} & own.keys():
-                    if not isinstance(own[p], Tensor) or f'{norm}.bias' not in own: continue # a PReLU
-                    places = found[k].setdefault(p, [-1]*self.by_layer[k].n)
-                    for filters,channels in zip(at.tolist(), to.tolist()):
-                        for f,c in zip(filters, cycle(channels)): places[f] = c
-        return found
-
     def makers(self, name):
         "Of each layer that makes the channels of a group: the name of its weight, and which filters are whose, [n, k]"
         return [(parameter_name(n), at) for n,at in self.groups[name].layers.items()]
@@ -590,19 +577,9 @@ class ChannelUnits(LayerUnits):
     def n(self, name): return self.groups[name].n
     def size(self, name): return sum(self.by_layer[k].size*at.shape[1] for k,at in self.makers(name))
 
-    def total(self, names):
-        "The weights of these groups, and their share of those that are in the masks and can't go"
-        own = sum(map(self.n_weights, self.names))
-        return super().total(names)*sum(w.weight.numel() for w in self.layers.values())/own
-
     def scores(self, name, score_of):
         reduced = [(super(ChannelUnits, self).scores(k, score_of), at) for k,at in self.makers(name)]
         return torch.stack([s[at.to(s.device)].mean(1) for s,at in reduced]).mean(0)
-
-    def comparable(self, scores, kept):
-        "The scores as parts of the mean of the channels that are left"
-        mean = (scores if kept is None else scores[kept]).abs().mean()
-        return scores/mean if mean>0 else scores
 
     def kept(self, name, masks):
         k,at = self.makers(name)[0]
@@ -614,6 +591,34 @@ class ChannelUnits(LayerUnits):
         for name,o in kept.items():
             for k,at in self.makers(name): keep[k][at[~o.to(at.device)].flatten().to(keep[k].device)] = False
         return super().masks(keep)
+
+# %% ../nbs/30_channels.ipynb #bc59e745
+@patch
+def total(self:ChannelUnits, names):
+    "The weights of these groups, and their share of those that are in the masks and can't go"
+    own = sum(map(self.n_weights, self.names))
+    return sum(map(self.n_weights, names))*sum(w.weight.numel() for w in self.layers.values())/own
+
+@patch
+def comparable(self:ChannelUnits, scores, kept):
+    "The scores as parts of the mean of the channels that are left"
+    mean = (scores if kept is None else scores[kept]).abs().mean()
+    return scores/mean if mean>0 else scores
+
+@patch
+def _followers(self:ChannelUnits, own):
+    "The biases of the layers, and the norms of each group with its first one"
+    found = {k: {b: 0} if (b := k.removesuffix('weight')+'bias') in own else {} for k in self.layers}
+    for name,g in self.groups.items():
+        k,at = self.makers(name)[0]
+        for norm,to in g.norms.items():
+            if f'{norm}.bias' not in own: continue # a PReLU, or a norm without parameters
+            places = [-1]*self.by_layer[k].n
+            for filters,channels in zip(at.tolist(), to.tolist()):
+                for f,c in zip(filters, cycle(channels)): places[f] = c
+            before = found[k].get(f'{norm}.bias', [-1]*len(places)) # of another group of this layer
+            found[k] |= dict.fromkeys([f'{norm}.weight',f'{norm}.bias'], [max(o) for o in zip(places, before)])
+    return found
 
 # %% ../nbs/30_channels.ipynb #3bedd562
 def _cuttable(groups, layers):
