@@ -225,12 +225,13 @@ def random_ticket(
     granularity:str='weight', # which weights go together
     method:str='global', # `local`: every layer loses the same share; `global`: chance decides over all layers together
     layers=None, # module types, names, or a function (name, module) -> bool; None: every conv and linear layer
-    example=None # a batch as the model takes it, or a tuple of them; for what `channels` adds: `group`, and followers
+    example=None, # a batch as the model takes it, or a tuple of them; for what `channels` adds: `group`, and followers
+    floor:float|None=None # percent of each layer's units that always stay, as in `Sparsifier`
 )->Ticket: # on the CPU, not trained
     "Random masks on the weights of `model`"
     find_layers(model, layers)
     net,chance = copy_model(unwrap(model)).cpu(),random_scores(seed=seed)
-    sp = Sparsifier(net, granularity, method, chance, layers, example=example)
+    sp = Sparsifier(net, granularity, method, chance, layers, example=example, floor=floor)
     state = {k: t.detach().clone() for k,t in named_tensors(net).items()}
     masks = sp.sparsify(sparsity)
     meta = dict(arm='random', seed=seed, seeds=dict(random=seed), sparsity=masks.sparsity, criteria=repr(chance),

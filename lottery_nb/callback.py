@@ -7,7 +7,7 @@ __all__ = ['SparsifyCallback', 'Percent', 'first_batch', 'data_origin', 'recorde
            'HoldMasks']
 
 # %% ../nbs/08_callback.ipynb #c436ef8e
-import hashlib, inspect, warnings
+import hashlib, inspect
 from copy import deepcopy
 import numpy as np, pandas as pd, torch
 from fastai.callback.core import Callback, CancelBatchException, GatherPredsCallback
@@ -19,7 +19,7 @@ from fastai.learner import Recorder
 from fastcore.basics import patch, store_attr
 from torch import nn, Tensor
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_flag, check_whole,
-                             json_safe, known_keywords, seeded, versions)
+                             json_safe, known_keywords, seeded, versions, warn)
 from .criteria import Criterion, criteria as all_criteria
 from .granularity import check_granularity
 from .masks import Masks, named_tensors, unwrap
@@ -57,7 +57,7 @@ class SparsifyCallback(Callback):
         frozen:bool=False # prune layers that are frozen, too? Otherwise pruning waits for a fit that trains them all
     ):
         store_attr()
-        for k in ('end_sparsity','start_sparsity'): check_sparsity(k, getattr(self, k), stacklevel=4) # of your line
+        for k in ('end_sparsity','start_sparsity'): check_sparsity(k, getattr(self, k))
         self.criteria = check_choice('criteria', criteria, all_criteria, Criterion)
         self.schedule = check_choice('schedule', schedule, schedules, Schedule)
         self.in_rounds,self.falls = self.schedule.stepwise,self.schedule.falls # found by trying, so only once
@@ -94,8 +94,8 @@ def _check_arguments(self:SparsifyCallback):
         raise ArgumentError('schedule', self.schedule, 'with lth=True one that prunes in rounds, as iterative does: '
                             'each new mask rewinds the weights, so nothing would ever be trained')
     if self.reset_end and not self.lth:
-        warnings.warn(f'reset_end=True without lth=True: the rounds go on from one another, but at the end the weights '
-                      f'go back to epoch {self.rewind_epoch} all the same', stacklevel=5)
+        warn(f'reset_end=True without lth=True: the rounds go on from one another, but at the end the weights '
+                      f'go back to epoch {self.rewind_epoch} all the same')
 
 # %% ../nbs/08_callback.ipynb #22becd64
 @patch
@@ -256,18 +256,18 @@ def advise(self:SparsifyCallback, was_frozen:bool): # did pruning wait in the fi
     starts,end,n = self.round_starts(),self.end_epoch or self.n_epoch,self.n_epoch
     epochs = [self.start_epoch + o*(end-self.start_epoch) for o in starts] + [n]
     if not (self.start_epoch or self.epoch or was_frozen or 'grad' in self.criteria.needs):
-        warnings.warn("the first mask is made before the first batch: if nothing has trained the weights yet, it's a "
-                      'random one. Say start_epoch=…, the epochs that come before it', stacklevel=2)
+        warn("the first mask is made before the first batch: if nothing has trained the weights yet, it's a "
+                      'random one. Say start_epoch=…, the epochs that come before it')
     if min(b-a for a,b in zip(epochs, epochs[1:])) < 1-.002*n:
-        warnings.warn(f'{len(starts)} rounds in {n-self.start_epoch} epochs: some have less than one, so nothing is '
+        warn(f'{len(starts)} rounds in {n-self.start_epoch} epochs: some have less than one, so nothing is '
                       'measured at their end. Train for more epochs, or prune in fewer rounds, such as '
-                      'iterative(n_steps=2)', stacklevel=2)
+                      'iterative(n_steps=2)')
     rates = [cb.scheds['lr'] for cb in self.learn.cbs if isinstance(cb, ParamScheduler) and 'lr' in cb.scheds]
     began = [[float(np.max(rate(e/n))) for e in (self.rewind_epoch, *epochs[:-1])] for rate in rates]
     if any(not np.allclose(o, o[0]) for o in began):
-        warnings.warn("one learning-rate schedule for all rounds: the later ones train at what's left of it. Give each "
+        warn("one learning-rate schedule for all rounds: the later ones train at what's left of it. Give each "
                       'a fit of its own, find_ticket(learner, lambda learn: learn.fit_one_cycle(…)), or keep the rate '
-                      'constant: learn.fit(…)', stacklevel=2)
+                      'constant: learn.fit(…)')
 
 # %% ../nbs/08_callback.ipynb #1c600b75
 def first_batch(

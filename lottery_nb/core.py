@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['fasterai_words', 'table_columns', 'Rule', 'make_rule', 'ArgumentError', 'ArgumentTypeError', 'check_percent',
-           'check_number', 'check_whole', 'check_choice', 'check_flag', 'check_path', 'shape_differences',
+           'check_number', 'check_whole', 'check_choice', 'check_flag', 'check_path', 'warn', 'shape_differences',
            'known_keywords', 'RewindPoint', 'rewind_point', 'as_table', 'source_of', 'seed_of', 'get_random_state',
            'set_random_state', 'seeded', 'write_atomically', 'json_safe', 'versions', 'progress', 'threads', 'hooked']
 
 # %% ../nbs/00_core.ipynb #dde0546f
-import ast, difflib, errno, hashlib, inspect, math, numbers, os, platform, random, re, sys
+import ast, difflib, errno, hashlib, inspect, math, numbers, os, platform, random, re, sys, warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -180,6 +180,16 @@ def check_path(
     if not isinstance(value, str|os.PathLike): raise ArgumentTypeError(name, value, f'the path of {what}')
     if value=='': raise ArgumentError(name, value, f'the path of {what}')
     return Path(value)
+
+# %% ../nbs/00_core.ipynb #c0d2dadd
+def warn(
+    message:str # what to say
+):
+    "Warns, and points at the line of yours that led here, through any number of calls and callbacks"
+    frame,level,ours = sys._getframe(),1,('lottery_nb','fastai','fastcore','torch','contextlib')
+    def package(): return frame.f_globals.get('__name__', '').partition('.')[0]
+    while frame.f_back and package() in ours: frame,level = frame.f_back,level+1
+    warnings.warn(message, stacklevel=level)
 
 # %% ../nbs/00_core.ipynb #5ab8fd6b
 def shape_differences(

@@ -9,14 +9,13 @@ __all__ = ['SparseLinear', 'sparse_linear', 'export_onnx']
 import warnings
 from collections import Counter
 from collections.abc import Iterable
-from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
 import torch
 from torch import nn, Tensor
 from .channels import as_inputs, output_difference, run_model
 from .core import ArgumentError, check_number, write_atomically
-from .masks import named_tensors, unwrap
+from .masks import copy_model, named_tensors, unwrap
 
 # %% ../nbs/34_export.ipynb #d3e595f7
 class SparseLinear(nn.Module):
@@ -68,7 +67,7 @@ def sparse_linear(
     """A copy whose linear layers are `SparseLinear`s, for inference on a CPU.
 
     Raises `ArgumentError` for a layer that's named and doesn't suit, or if none does"""
-    net = deepcopy(unwrap(model)).eval()
+    net = copy_model(unwrap(model)).eval()
     named = dict(net.named_modules(remove_duplicate=False))
     used = Counter(id(p) for m in net.modules() for p in m._parameters.values())
     why = {n: _why_dense(m, used) for n,m in named.items()}
@@ -104,14 +103,16 @@ def export_onnx(
     _check_exportable(model, args)
     try: onnx,runtime,_ = map(import_module, ('onnx','onnxruntime','onnxscript'))
     except ImportError as e: raise ImportError(f"export_onnx: pip install 'lottery_nb[export]' ({e})") from e
-    net = deepcopy(model).cpu().eval()
+    net = copy_model(model).cpu().eval()
     batches = [tuple(torch.cat([o, o[:1]]) for o in args), args]
     expected = [run_model(net, o) for o in batches]
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', '.*axis name: batch will not be used.*') # several inputs share it
         sizes = tuple({0: torch.export.Dim('batch')} for _ in args)
-        proto = torch.onnx.export(net, batches[0], dynamo=True, external_data=False, verbose=False,
-                                  dynamic_shapes=sizes).model_proto # of two items at least: a size of 1 stays 1
+        first = tuple(o.clone() for o in batches[0]) # of two items at least: a size of 1 stays 1
+        try: proto = torch.onnx.export(net, first, dynamo=True, external_data=False, verbose=False,
+                                       dynamic_shapes=sizes).model_proto
+        except Exception as e: raise ArgumentError('model', type(net).__name__, _can_be_exported(e)) from e
     data,difference = proto.SerializeToString(),0.
     session = runtime.InferenceSession(data, providers=['CPUExecutionProvider'])
     for batch,outputs in zip(batches, expected):
@@ -123,6 +124,12 @@ def export_onnx(
     return dict(bytes=len(data), zeros=float(zeros), difference=difference)
 
 # %% ../nbs/34_export.ipynb #0ed9ba82
+def _can_be_exported(error):
+    "What a model would have to be for PyTorch to export it, from the error that it raised"
+    while error.__cause__ is not None: error = error.__cause__
+    said = next((o.strip() for o in str(error).splitlines() if o.strip()), type(error).__name__)
+    return f'a model that torch.export can follow, whatever the numbers and the size of the batch: {said[:200]}'
+
 def _check_exportable(model, args):
     "Raises `ArgumentError` for a model that can't be exported, or whose outputs couldn't be compared"
     tensors = named_tensors(model)

@@ -319,6 +319,9 @@ def granularity(
 # %% ../nbs/04_granularity.ipynb #c0cfbb50
 class LayerUnits:
     "The units of all weights of a network, one by one. Each granularity of whole networks is a subclass"
+    floor = 0. # percent of the units of each layer that stay unless you say otherwise
+    answer = 'it is what the model gives back' # why a layer stays that nobody would miss here
+
     def __init__(self,
         model:nn.Module, # the network
         layers:dict, # name of a parameter -> `LayerWeight`
@@ -330,6 +333,7 @@ class LayerUnits:
         self.take(layers)
         self.names = list(self.parts) # of what has units: here the weights
         self.by_layer = {k: units_of(w, granularity) for k,w in self.parts.items()}
+        self.stays = {} # name of a weight that has no units -> why
         self.followers = {} # biases and norms that go with the units, as `follower_masks` takes them
 
     def take(self, layers):
@@ -379,6 +383,12 @@ def spared(self:LayerUnits, name, keys)->Tensor|None: # which ones, [n], bool; `
 
 @patch
 def spares_rows(self:LayerUnits, name)->bool: return name in self.parts and self.parts[name].spare_rows
+
+@patch
+def total(self:LayerUnits, names)->float: return sum(map(self.n_weights, names)) # weights that 100 percent are
+
+@patch
+def comparable(self:LayerUnits, scores, kept)->Tensor: return scores # [n], as they compete with those of other names
 
 @patch
 def check(self:LayerUnits, masks): "Raises `ArgumentError` if too little stays under these masks"

@@ -9,7 +9,6 @@ __all__ = ['profile', 'as_call', 'count_macs', 'Macs', 'n_nonzero', 'interleaved
 import math, re, time, warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,10 +21,10 @@ from torch import nn, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry
-from .channels import tensors_in
+from .channels import by_modules, tensors_in
 from .core import (ArgumentError, ArgumentTypeError, check_number, check_whole, json_safe, seeded,
                              threads as cpu_threads, versions)
-from .masks import Masks, named_tensors, unwrap
+from .masks import Masks, copy_model, named_tensors, unwrap
 from .sparsifier import find_layers
 from .ticket import Ticket
 
@@ -85,8 +84,7 @@ def _copy(name, network, first=None):
     net = unwrap(first) if isinstance(network, Ticket) else network
     if any(isinstance(m, torch.jit.ScriptModule) for m in net.modules()):
         raise ArgumentTypeError(name, network, 'the nn.Module that the TorchScript was made of')
-    attributes = [t for m in net.modules() for t in vars(m).values() if isinstance(t, Tensor)]
-    net = deepcopy(net, {id(t): t.detach().clone() for t in attributes if not t.is_leaf}).eval() # as prune's
+    net = copy_model(net).eval()
     if isinstance(network, Ticket):
         try: (network.apply_to if network.trained is None else network.trained_into)(net)
         except ValueError as e: raise ArgumentError(name, network, f'a ticket of the first network: {e}') from e
@@ -111,7 +109,8 @@ def as_call(
     tensors = tensors_in((args, kwargs))
     if not tensors or not all(o.numel() for o in tensors):
         raise ArgumentTypeError('example', example, 'a batch of at least one item: tensors, none of them empty')
-    return tree_map(lambda o: o.detach().to(device) if isinstance(o, Tensor) else o, (args, kwargs))
+    def own(t): return t.detach().clone().to(device) if isinstance(t, Tensor) else t # a network may write into it
+    return tree_map(own, (args, kwargs))
 
 # %% ../nbs/31_measure.ipynb #be000009
 def count_macs(
@@ -227,11 +226,10 @@ def _count(name, net, args, kwargs):
         given = ', '.join(f'{o.dtype} {list(o.shape)}' for o in tensors_in((args, kwargs)))
         why = f'{type(e).__name__}: {str(e)[:200]}'
         raise ArgumentError('example', given, f'inputs that {name!r} can take: {why}') from e
-    net,fast = unwrap(net),torch.backends.mha
+    net = unwrap(net)
     counter = _Counter(net)
     with ExitStack() as stack:
-        stack.callback(fast.set_fastpath_enabled, fast.get_fastpath_enabled())
-        fast.set_fastpath_enabled(False)
+        stack.enter_context(by_modules())
         if any(isinstance(m, nn.RNNBase) for m in net.modules()):
             stack.enter_context(warnings.catch_warnings(action='ignore')) # oneDNN's, of GPUs that aren't there
             for o in (torch.backends.mkldnn, torch.backends.cudnn): stack.enter_context(o.flags(enabled=False))

@@ -8,14 +8,13 @@ __all__ = ['n_highest', 'n_of_m', 'NofMUnits', 'is_2_4', 'why_not_semi_structure
 
 # %% ../nbs/33_n_of_m.ipynb #c9e13f85
 import re, warnings
-from copy import deepcopy
 from typing import NamedTuple
 import pandas as pd, torch
 from torch import nn, Tensor
 from .channels import as_inputs, output_difference, run_model
 from .core import ArgumentError, check_number
 from .granularity import LayerUnits, named_axes, network_granularities
-from .masks import unwrap
+from .masks import copy_model, unwrap
 from .sparsifier import prunable_types
 
 # %% ../nbs/33_n_of_m.ipynb #37e6a67f
@@ -157,7 +156,7 @@ def semi_structured(
     if not report.suits.any():
         why = report[['layer','why']].to_string(index=False)
         raise ArgumentError('model', type(model).__name__, f'a layer that suits:\n{why}')
-    fast = deepcopy(model).eval()
+    fast = copy_model(model).eval()
     before = args and run_model(fast, args)
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', '.*SparseSemiStructuredTensor is in prototype.*')

@@ -7,7 +7,7 @@ __all__ = ['prunable_types', 'rewind_opts', 'find_layers', 'sort_keys_', 'keep_h
            'check_sparsity', 'count_of', 'check_reach', 'Watch']
 
 # %% ../nbs/05_sparsifier.ipynb #f24bc775
-import copy, difflib, inspect, warnings, weakref
+import copy, difflib, inspect, math, weakref
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -18,7 +18,7 @@ from torch import nn, Tensor
 from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
 from .core import (ArgumentError, ArgumentTypeError, check_choice, check_flag, check_percent, check_whole,
-                             known_keywords, shape_differences, threads)
+                             known_keywords, shape_differences, threads, warn)
 from .criteria import Criterion, WeightView, criteria as all_criteria, large_final, random_scores
 from .granularity import (LayerWeight, all_granularities, default_types, granularities_of, layout_type,
                                     layouts_of, plain_layout, pruned_filters, units_class)
@@ -178,11 +178,11 @@ def _with_granularity(weights, granularity):
     if granularity not in all_granularities(): return weights
     return {k: w for k,w in weights.items() if granularity in granularities_of(w)} or weights
 
-def _why_left_out(w, granularity):
+def _why_left_out(name, w, granularity, units):
     "Why a weight isn't pruned, and what `layers` takes to prune it; the latter None if it can't be pruned"
     if why := _tried(w)[1]: return why, None
     if _is_default(w):
-        if granularity not in all_granularities(): return 'it has to stay', None
+        if granularity not in all_granularities(): return units.stays.get(name, 'it has to stay'), None
         return 'not asked for' if granularity in granularities_of(w) else f'it has no {granularity}', None
     if w.name not in layouts_of(w.layer): return '', None
     kind = layout_type(w.layer)
@@ -190,26 +190,25 @@ def _why_left_out(w, granularity):
     return '', ('nn.'*kind.__module__.startswith('torch.nn')) + kind.__name__
 
 # %% ../nbs/05_sparsifier.ipynb #a1e0b313
-def _left_out(model, pruned, granularity):
-    "The last row of `report`: what isn't pruned though it's a matrix; None if there's nothing"
-    seen,told,more,n = {id(w.whole) for w in pruned.values()},[],[],0
+def _left_out(model, units, granularity):
+    "The last row of `report`, what isn't pruned though it's a matrix, or None; and: is it more than the answer?"
+    seen,told,more,n,reasons = {id(w.whole) for w in units.layers.values()},[],[],0,set()
     for k,w in _all_weights(model).items():
         if id(w.whole) in seen or sum(s!=1 for s in w.whole.shape)<2 or not w.whole.numel(): continue
         seen.add(id(w.whole))
-        why,takes = _why_left_out(w, granularity)
+        why,takes = _why_left_out(k, w, granularity, units)
+        reasons.add(why)
         told.append(f'{k} ({why})' if why else k)
         if not why: more.append(takes or repr(k))
         n += w.whole.numel()
-    if not told: return None
+    if not told: return None, False
     more,share = list(dict.fromkeys(more)),100*n/sum(p.numel() for p in model.parameters())
     names = ', '.join(told[:3]) + f' and {len(told)-3} more'*(len(told)>3)
-    call = f"layers=['default', {', '.join(more)}]" if more else ''
-    return dict(layer=names, type=f'not pruned: {share:.3g} % of all', shape=call, weights=n, kept=n, sparsity=0.,
-                units=0, units_kept=0)
+    takes = f"layers=['default', {', '.join(more)}]"
+    row = dict(layer=names, type=f'not pruned: {share:.3g} % of all', shape=takes if more else '', weights=n, kept=n)
+    return {**row, 'sparsity': 0., 'units': 0, 'units_kept': 0}, reasons!={units.answer}
 
-def _told(row):
-    "The same as a sentence"
-    return f"{row['layer']}: {row['type']} weights" + f"; {row['shape']} takes what can be"*bool(row['shape'])
+def _told(row): return f"{row['layer']}: {row['type']} weights" + f"; {row['shape']} takes what can be"*bool(row['shape'])
 
 # %% ../nbs/05_sparsifier.ipynb #8cb9b201
 _chunk = 1<<22
@@ -284,7 +283,8 @@ class Sparsifier:
         criteria:Criterion|str=large_final, # how a weight is scored; the lowest go
         layers=None, # types, names, a function (name, module) -> bool, or several of these; None: 'default'
         allow_collapse:bool=False, # may a layer lose all its weights?
-        example=None # a batch as the model takes it; for `group`, and for `filter` to take bias and norm along
+        example=None, # a batch as the model takes it; for `group`, and for `filter` to take bias and norm along
+        floor:float|None=None # percent of each layer's units that always stay; None: 10 with `group`, 0 otherwise
     ):
         self.criterion = check_choice('criteria', criteria, all_criteria, Criterion)
         self.method = check_choice('method', method, ('local','global'))
@@ -293,14 +293,15 @@ class Sparsifier:
         if layers is None: found = _with_granularity(found, granularity)
         self.units = units_class(granularity)(model, found, granularity, example)
         self.layers,self.followers = self.units.layers,self.units.followers
+        self.floor = self.units.floor if floor is None else check_percent('floor', floor)
         self.model,self.granularity,self.allow_collapse = model,granularity,allow_collapse
         self.asked = 0. # percent: what the last `sparsify` was asked for, or the sparsity of the masks that were put on
         self._masks,self._bits,self._snapshot,self._warned = None,{},None,set()
         self.held,self.watches,self.dense = {},[],False # all masks, those of followers too; who holds them
         # what the criterion needs: 'init' or 'previous' -> name -> tensor
         self.remembered = {need: self._clone_weights() for need in self.criterion.needs if need!='grad'}
-        self.left_out = _left_out(unwrap(model), self.layers, granularity) # the last row of `report`, or None
-        if layers is None and self.left_out: warnings.warn(_told(self.left_out), stacklevel=3) # past `known_keywords`
+        self.left_out,matters = _left_out(unwrap(model), self.units, granularity) # the last row of `report`, or None
+        if layers is None and matters: warn(_told(self.left_out))
         self.criterion.try_on({k: self.weight(k) for k in self.layers})
 
     def __getstate__(self): return {**vars(self), 'watches': []} # a copy is watched by nobody
@@ -442,12 +443,15 @@ def _ranking(self:Sparsifier, names, budget):
     kept = [self._kept(k) for k in names]
     gone = sum((len(o)-int(o.count_nonzero()))*self.units.size(k) for k,o in zip(names, kept) if o is not None)
     falls = gone>budget
-    scores = [self._unit_scores(k, random_scores if falls else self.criterion) for k in names]
+    criterion = random_scores if falls else self.criterion
+    scores = [self._unit_scores(k, criterion) for k in names]
+    if not criterion.of_units: scores = [self.units.comparable(s, o) for s,o in zip(scores, kept)]
     if len({s.dtype for s in scores})>1: scores = [s.double() for s in scores]
     keys = [sort_keys_(s) for s in scores]
     for name,k,o in zip(names, keys, kept):
         if o is not None: _bound_(k, o, torch.maximum if falls else torch.minimum)
         if (stay := self.units.spared(name, k)) is not None: _bound_(k, stay, torch.maximum)
+        if n := self.n_floor(name): _bound_(k, keep_highest([k], [1], len(k)-n)[0], torch.maximum)
     return keys
 
 # %% ../nbs/05_sparsifier.ipynb #0c36dd87
@@ -464,7 +468,7 @@ def select(self:Sparsifier,
 )->list: # for each name [n], bool
     "The units that stay: exact, and with no layer left empty"
     sizes,total = [self.units.size(k) for k in names],sum(self.units.n_weights(k) for k in names)
-    budget = count_of(sparsity, total)
+    budget = count_of(sparsity, self.units.total(names))
     can_go = total - sum(self.units.least(k)*size for k,size in zip(names, sizes))
     keys = self._ranking(names, budget)
     may_empty = self.allow_collapse or self.granularity=='layer'
@@ -473,13 +477,16 @@ def select(self:Sparsifier,
     while True:
         kept = keep_highest(keys, sizes, min(budget, can_go))
         empty = [i for i in guarded if not kept[i].count_nonzero()]
-        if not empty: return kept
+        if not empty: break
         for i in empty:
             guarded.remove(i)
             can_go -= sizes[i]
             best = len(keys[i])-1-keys[i].flip(0).argmax() # of equal ones the last, as ever
             keys[i][best] = torch.iinfo(keys[i].dtype).max
             self._warn_collapse(names[i], sparsity)
+    left = budget - sum((len(o)-int(o.count_nonzero()))*size for o,size in zip(kept, sizes))
+    if self.method=='global' or left>=min(sizes): self._warn_floor(dict(zip(names, kept)), sparsity)
+    return kept
 
 # %% ../nbs/05_sparsifier.ipynb #badbdbe3
 @patch
@@ -487,8 +494,29 @@ def _warn_collapse(self:Sparsifier, name, sparsity):
     "Warns, once for every layer, that it would have been emptied"
     if name in self._warned: return
     self._warned.add(name)
-    warnings.warn(f'layer collapse: at {sparsity:g} % sparsity {name} would lose all its weights, so the best '
-                  f'{self.granularity} of it is kept (allow_collapse=True lets it go)', stacklevel=6)
+    instead = "method='local' takes the same share of every layer, "*(self.method=='global')
+    warn(f'layer collapse: at {sparsity:g} % sparsity {name} would lose all its weights, so the best '
+         f'{self.granularity} of it is kept ({instead}allow_collapse=True lets it go)')
+
+# %% ../nbs/05_sparsifier.ipynb #f34f9755
+@patch
+def n_floor(self:Sparsifier,
+    name:str # one of `units.names`
+)->int:
+    "How many of its units stay whatever they score; those that are gone already don't count"
+    n,kept = self.units.n(name),self._kept(name)
+    return min(math.ceil(n*self.floor/100), n if kept is None else int(kept.count_nonzero()))
+
+@patch
+def _warn_floor(self:Sparsifier, kept, sparsity):
+    "Warns, once, that layers are at their floor"
+    low = [k for k,o in kept.items() if 0<self.n_floor(k)==int(o.count_nonzero())<len(o)]
+    if not low or 'floor' in self._warned: return
+    self._warned.add('floor')
+    instead = "method='local' takes the same share of every layer, "*(self.method=='global')
+    names = ', '.join(low[:3]) + f' and {len(low)-3} more'*(len(low)>3)
+    warn(f'floor: at {sparsity:g} % sparsity {names} keep no more than the {self.floor:g} % of their units that '
+         f'always stay ({instead}floor=0 lets them go)')
 
 # %% ../nbs/05_sparsifier.ipynb #75a99a2e
 @patch
@@ -540,13 +568,12 @@ def _remember_previous(self:Sparsifier):
 # %% ../nbs/05_sparsifier.ipynb #f95925d0
 def check_sparsity(
     name:str, # the argument's name, for the error
-    value:float, # percent, 0 to 100
-    stacklevel:int=3 # of the warning: 3 is the line that called your function
+    value:float # percent, 0 to 100
 )->float: # percent
     "`value` as a float. Raises `ArgumentError` unless it's from 0 to 100; warns if it looks like a fraction"
     value = check_percent(name, value)
     meant = f'{name}={value:g} means {value:g} percent; for {100*value:g} percent say {name}={100*value:g}'
-    if 0<value<1: warnings.warn(meant, stacklevel=stacklevel)
+    if 0<value<1: warn(meant)
     return value
 
 # %% ../nbs/05_sparsifier.ipynb #a1e0b320

@@ -9,6 +9,7 @@ from hypothesis import given, strategies as st
 from safetensors.torch import load as load_safetensors, save as save_safetensors
 from torch import nn
 
+import lottery_nb.n_of_m # noqa: F401, it adds a granularity
 from lottery_nb.core import ArgumentError
 from lottery_nb.export import SparseLinear, export_onnx, sparse_linear
 from lottery_nb.sparsifier import Sparsifier
