@@ -164,6 +164,13 @@ class First(TrackerCallback):
         for k,t in named_tensors(self.model).items(): t.copy_(self.state[k])
         super().after_fit()
 
+class Spoil(Callback):
+    "The last epoch is worse than those before"
+    @torch.no_grad()
+    def before_train(self):
+        if self.epoch==4:
+            for p in self.model.parameters(): p.neg_()
+
 class Midway(Callback):
     order = 80
     def after_batch(self):
@@ -190,7 +197,8 @@ def last_of(df, r):
 def test_a_search_shows_what_its_tickets_are(kind, where, tmp_path):
     def cbs(at): return kinds[kind]() if where==at else None
     def new(): return learner(path=tmp_path, cbs=cbs('learner'))
-    found = find(new, lambda learn: learn.fit(5, lr=.2, cbs=cbs('fit')), rewind=1, rounds=1)
+    found = find(new, lambda learn: learn.fit(5, lr=.02, cbs=[Spoil(), *np.atleast_1d(cbs('fit') or [])]), rewind=1,
+                 rounds=1)
     for r,t in enumerate(found.tickets):
         stored = loss_of(learner(path=tmp_path), t.trained)
         assert last_of(found.table, r)==pytest.approx(stored, rel=1e-5)
@@ -201,7 +209,7 @@ def test_a_search_shows_what_its_tickets_are(kind, where, tmp_path):
 @pytest.mark.parametrize('how', [dict(lth=True), dict(lth=False), dict(lth=True, reset_end=True)], ids=str)
 def test_the_callback_shows_what_its_ticket_is(kind, how, tmp_path):
     learn,sp_cb = learner(path=tmp_path),make(60, iterative(n_steps=2), start_epoch=1, **how)
-    learn.fit(5, lr=.2, cbs=[sp_cb, *np.atleast_1d(kinds[kind]())])
+    learn.fit(5, lr=.02, cbs=[sp_cb, Spoil(), *np.atleast_1d(kinds[kind]())])
     df,t = sp_cb.table,sp_cb.ticket
     assert last_of(df, df['round'].max())==pytest.approx(loss_of(learn, t.trained), rel=1e-5)
     n = {'stops': 3, 'both': 3}.get(kind, 5)
