@@ -208,7 +208,9 @@ def _left_out(model, units, granularity):
     row = dict(layer=names, type=f'not pruned: {share:.3g} % of all', shape=takes if more else '', weights=n, kept=n)
     return {**row, 'sparsity': 0., 'units': 0, 'units_kept': 0}, reasons!={units.answer}
 
-def _told(row): return f"{row['layer']}: {row['type']} weights" + f"; {row['shape']} takes what can be"*bool(row['shape'])
+def _told(row):
+    "The same as a sentence"
+    return f"{row['layer']}: {row['type']} weights" + f"; {row['shape']} takes what can be"*bool(row['shape'])
 
 # %% ../nbs/05_sparsifier.ipynb #8cb9b201
 _chunk = 1<<22
