@@ -18,8 +18,8 @@ from fastai.callback.training import GradientAccumulation
 from fastai.learner import Recorder
 from fastcore.basics import patch, store_attr
 from torch import nn, Tensor
-from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_flag, check_whole,
-                             json_safe, known_keywords, seeded, versions, warn)
+from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_flag, check_percent,
+                             check_whole, json_safe, known_keywords, seeded, versions, warn)
 from .criteria import Criterion, criteria as all_criteria
 from .granularity import check_granularity
 from .masks import Masks, named_tensors, unwrap
@@ -54,7 +54,8 @@ class SparsifyCallback(Callback):
         update_every:int|None=None, # batches between two masks of a gradual schedule; None: 16, in a short phase fewer
         verbose:bool=True, # print what happens? The column of the table stays
         allow_collapse:bool=False, # may a layer lose all its weights?
-        frozen:bool=False # prune layers that are frozen, too? Otherwise pruning waits for a fit that trains them all
+        frozen:bool=False, # prune layers that are frozen, too? Otherwise pruning waits for a fit that trains them all
+        floor:float|None=None # percent of each layer's units that always stay; None: 10 with `group`, 0 otherwise
     ):
         store_attr()
         for k in ('end_sparsity','start_sparsity'): check_sparsity(k, getattr(self, k))
@@ -78,6 +79,7 @@ class SparsifyCallback(Callback):
 def _check_arguments(self:SparsifyCallback):
     check_granularity(self.granularity)
     check_choice('method', self.method, ('local','global'))
+    if self.floor is not None: check_percent('floor', self.floor)
     check_choice('rewind_opt', self.rewind_opt, rewind_opts)
     for k in ('start_epoch','rewind_epoch'): check_whole(k, getattr(self, k))
     for k in ('lth','reset_end','verbose','allow_collapse'): check_flag(k, getattr(self, k))
@@ -136,7 +138,7 @@ def new_sparsifier(self:SparsifyCallback)->Sparsifier:
     "A sparsifier of the learner's model"
     example = first_batch(self.dls) if self.granularity=='group' else None
     return Sparsifier(self.model, self.granularity, self.method, self.criteria, self.layers,
-                      self.allow_collapse, example)
+                      self.allow_collapse, example, self.floor)
 
 @patch
 def trained_so_far(self:SparsifyCallback)->tuple: # to be added to the epoch and the step of this fit

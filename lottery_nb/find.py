@@ -45,6 +45,7 @@ def find_ticket(
     layers=None, # module types, names of layers, or a function (name, module) -> bool; None: conv and linear layers
     final_layer_rate:float|None=None, # percent, for method='local': of the last layer; None: like the others
     allow_collapse:bool=False, # may a layer lose all its weights?
+    floor:float|None=None, # percent of each layer's units that always stay; None: 10 with `group`, 0 otherwise
     arms=(), # what the tickets have to beat, trained in every round from 1 on: names out of `arms`, or `Arm`s
     seed:int=0, # whole number of at least 0: of all random numbers, the first weights' too
     dir:str|Path|None=None, # folder that keeps each run as it ends, for the same call to go on with
@@ -61,7 +62,8 @@ def find_ticket(
 
     Source: Frankle & Carbin 2019; rewinding: Frankle et al. 2020; of the learning rate: Renda et al. 2020"""
     check_flag('force', force)
-    how = dict(granularity=granularity, method=method, criteria=criteria, layers=layers, allow_collapse=allow_collapse)
+    how = dict(granularity=granularity, method=method, criteria=criteria, layers=layers,
+               allow_collapse=allow_collapse, floor=floor)
     plan = SearchPlan(learner, fit, *check_prune(prune, rounds), rewind, how, final_layer_rate,
                       arms, seed, version, meta)
     settings,folder = plan.try_out(),SearchFolder(dir)
@@ -133,8 +135,8 @@ def check_final_layer_rate(
 class SearchPlan:
     """What a search was asked for, and how it does one run. Raises `ArgumentError` for what can't be right.
 
-    `prune` and `rounds` are as `check_prune` gives them; `how` has granularity, method, criteria, layers and
-    allow_collapse, for the `Sparsifier`; all others are those of `find_ticket`"""
+    `prune` and `rounds` are as `check_prune` gives them; `how` has granularity, method, criteria, layers,
+    allow_collapse and floor, for the `Sparsifier`; all others are those of `find_ticket`"""
     def __init__(self, learner, fit, prune, rounds, rewind, how, final_layer_rate=None, arms=(), seed=0, version='',
                  meta=None):
         store_attr()
