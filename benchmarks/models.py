@@ -119,7 +119,7 @@ def main(
 ):
     "torchvision's networks, pruned, rewound, counted, cut and exported"
     circumstances = dict(python=platform.python_version(),
-                         **{o: version(o) for o in ('torch','torchvision','torch-pruning','lottery_nb')})
+                         **{o: version(o) for o in ('torch','torchvision','lottery_nb')})
     wanted = ['squeezenet1_1'] if quick else names.split(',') if names else all_names()
     done = js.loads(Path(json).read_text())['rows'] if json and Path(json).exists() else []
     result = dict(circumstances=circumstances, rows=done)
