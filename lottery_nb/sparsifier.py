@@ -189,7 +189,8 @@ def _left_out(model, units, granularity):
         n += w.whole.numel()
     if not told: return None, False
     more,share = list(dict.fromkeys(more)),100*n/sum(p.numel() for p in model.parameters())
-    names,takes = ', '.join(told[:3]) + f' and {len(told)-3} more'*(len(told)>3),f"layers=['default', {', '.join(more)}]"
+    names = ', '.join(told[:3]) + f' and {len(told)-3} more'*(len(told)>3)
+    takes = f"layers=['default', {', '.join(more)}]"
     row = dict(layer=names, type=f'not pruned: {share:.3g} % of all', shape=takes if more else '', weights=n, kept=n)
     return {**row, 'sparsity': 0., 'units': 0, 'units_kept': 0}, reasons!={units.answer}
 
