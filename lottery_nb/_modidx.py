@@ -182,6 +182,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'lottery_nb.channels._Trace.width': ('channels.html#_trace.width', 'lottery_nb/channels.py'),
                                      'lottery_nb.channels._compact': ('channels.html#_compact', 'lottery_nb/channels.py'),
                                      'lottery_nb.channels._cuttable': ('channels.html#_cuttable', 'lottery_nb/channels.py'),
+                                     'lottery_nb.channels._evened': ('channels.html#_evened', 'lottery_nb/channels.py'),
                                      'lottery_nb.channels._group': ('channels.html#_group', 'lottery_nb/channels.py'),
                                      'lottery_nb.channels._joined': ('channels.html#_joined', 'lottery_nb/channels.py'),
                                      'lottery_nb.channels._numbers_sent': ('channels.html#_numbers_sent', 'lottery_nb/channels.py'),

@@ -276,9 +276,10 @@ def first_batch(
     dls # `DataLoaders`
 )->tuple: # the inputs of a batch
     "What the model gets in a first batch of the training data. The random numbers are then as they were"
-    if not hasattr(dls, 'one_batch'): raise ArgumentTypeError('dls', dls, 'DataLoaders')
+    if not hasattr(dls, 'train'): raise ArgumentTypeError('dls', dls, 'DataLoaders')
     own = {k: deepcopy(v) for k,v in vars(dls.train).items() if k in ('rng','epoch')}
-    with seeded('first batch'): batch = dls.one_batch()
+    plain = not hasattr(dls.train, 'one_batch') # a DataLoader of PyTorch's
+    with seeded('first batch'): batch = next(iter(dls.train)) if plain else dls.one_batch()
     vars(dls.train).update(own)
     return tuple(batch[:getattr(dls, 'n_inp', 1)])
 

@@ -561,7 +561,8 @@ class ChannelUnits(LayerUnits):
     def __init__(self, model, layers, granularity, example=None):
         if example is None: raise ArgumentError('example', None, "a batch as the model takes it, with 'group'")
         groups = channel_groups(model, example)
-        self.groups = _cuttable(groups, layers)
+        modules = dict(unwrap(model).named_modules())
+        self.groups = {k: _evened(g, modules) for k,g in _cuttable(groups, layers).items()}
         members = {parameter_name(n) for g in self.groups.values() for n in g.layers}
         super().__init__(model, {k: w for k,w in layers.items() if k in members}, 'weight')
         self.names,self.stays = list(self.groups),{}
@@ -637,6 +638,21 @@ def _cuttable(groups, layers):
         found[names[0] if names[0] not in found else f'{names[0]} #{len(found)}'] = g
     if found: return found
     raise ArgumentError('layers', list(layers), f'channels that can go: {"; ".join(list(dict.fromkeys(stay))[:3])}')
+
+# %% ../nbs/30_channels.ipynb #1a4cb619
+def _evened(g, modules):
+    "The group of channels, one of each group of a conv as one"
+    sides = [(n, at, 'out') for n,at in g.layers.items()] + [(n, at, 'in') for n,at in g.inputs.items()]
+    for n,at,side in sides:
+        m = modules[n]
+        if getattr(m, 'groups', 1)==1 or is_depthwise(m) or at.shape[1]>1: continue
+        size = getattr(m, f'{side}_channels')//m.groups
+        order = sorted(range(g.n), key=lambda i: (int(at[i])%size, int(at[i])))
+        if g.n!=size*m.groups: continue
+        rows = torch.tensor(order).view(size, m.groups)
+        def joined(sides): return {k: o[rows].flatten(1) for k,o in sides.items()}
+        return replace(g, n=size, layers=joined(g.layers), norms=joined(g.norms), inputs=joined(g.inputs))
+    return g
 
 # %% ../nbs/30_channels.ipynb #5e7b7822
 class FilterUnits(LayerUnits):

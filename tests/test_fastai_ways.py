@@ -11,7 +11,9 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.text.models.awdlstm import AWD_LSTM
 from torch import nn
+from torch.utils.data import DataLoader as PlainLoader, TensorDataset
 
+import lottery_nb.channels # noqa: F401, it adds `group`
 from lottery_nb.arms import random_ticket
 from lottery_nb.callback import HoldMasks, SparsifyCallback, weights_digest
 from lottery_nb.core import ArgumentError
@@ -626,3 +628,22 @@ def test_the_ticket_of_a_loop_of_ones_own(tmp_path):
     assert Ticket.load(t.save(tmp_path/'t', full=True))==t and t.dense().masks.sparsity==0
     sp.rewind(opt)
     assert sp.ticket.trained is None and not differing(sp.ticket.state, t.state)
+
+# --- Plain PyTorch's data
+
+def convs():
+    kinds = nn.Conv2d(1,8,3), nn.ReLU(), nn.Conv2d(8,8,3), nn.ReLU(), nn.Flatten(), nn.Linear(128,10)
+    return nn.Sequential(*kinds)
+
+@pytest.mark.parametrize('how', [dict(granularity='group', method='local'), dict(criteria='taylor')],
+                         ids=['group','taylor'])
+def test_plain_data_loaders_will_do(how):
+    data = TensorDataset(torch.randn(32,1,8,8), torch.randint(0, 10, (32,)))
+    dls = DataLoaders(PlainLoader(data, 8, shuffle=True), PlainLoader(data, 8))
+    def learner(): return quiet(Learner(dls, convs(), loss_func=nn.CrossEntropyLoss()))
+    how = dict(granularity='weight', method='global', criteria='large_final') | how
+    cb = SparsifyCallback(50, **how, schedule='iterative', start_epoch=1, lth=True, verbose=False)
+    learner().fit(4, cbs=cb)
+    assert abs(cb.masks.sparsity-50)<10
+    found = find_ticket(learner, lambda learn: learn.fit(1), rounds=1, prune=50, progress=False, **how)
+    assert len(found.tickets)==2

@@ -101,6 +101,7 @@ networks = dict(
     pixels=(made_of(nn.Conv2d(1,16,3), nn.PixelShuffle(2), nn.ReLU(), nn.Conv2d(4,2,1)), image),
     glu=(made_of(nn.Conv2d(1,16,3), nn.GLU(1), nn.Conv2d(8,2,1)), image),
     flatten=(made_of(nn.Conv2d(1,4,3), nn.ReLU(), nn.Flatten(), nn.Linear(144,8), nn.ReLU(), nn.Linear(8,2)), image),
+    grouped=(made_of(nn.Conv2d(1,8,1), nn.BatchNorm2d(8), nn.Conv2d(8,12,3,groups=2), nn.Conv2d(12,2,1)), image),
     halves=(Halves, image), queries=(Queries, noise(2,4)), extra_head=(ExtraHead, image), keeps=(Keeps, noise(2,6)),
     encoder=(made_of(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8,3)), tokens),
     **{f'attention_{o}': (lambda o=o: Transformer(o), tokens) for o in ('reshape','chunk','product')},
