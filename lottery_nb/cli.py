@@ -674,7 +674,8 @@ def demo(
     with working(ctx):
         out.mkdir(parents=True, exist_ok=True)
         n = seeds*(1+4*rounds)
-        if not quiet: typer.echo(f'{n} small networks are trained: {max(1, round(n/250))} minutes or so', err=True)
+        if not (quiet or as_json):
+            typer.echo(f'{n} small networks are trained, about 250 a minute on an idle core', err=True)
         with bar(quiet) as move: df,ticket = demo_curve(seeds, rounds, steps, move)
         summary = demo_summary(df)
         facts = dict(settings=dict(seeds=seeds, rounds=rounds, n_step=steps), recipe=demo_recipe | demo_run,

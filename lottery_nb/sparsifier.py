@@ -116,7 +116,8 @@ def _what_lacks(model, asked):
     kinds = [type(m) for m in model.modules()]
     if any(issubclass(o, torch.jit.ScriptModule) for o in kinds): return 'one before it is scripted: prune, then script'
     if any('quantized' in o.__module__ for o in kinds): return 'one before it is quantized: prune, then convert'
-    takes = [o for k,w in _all_weights(model).items() if w.whole.dim()>1 for o in [_why_left_out(w, 'weight')[1]] if o]
+    takes = [_why_left_out(k, w, 'weight', None)[1] for k,w in _all_weights(model).items() if w.whole.dim()>1]
+    takes = [o for o in takes if o]
     return ('one with prunable weights: conv, linear, recurrent or attention layers'
             + f"; or say layers={' or '.join(dict.fromkeys(takes))}"*bool(takes))
 

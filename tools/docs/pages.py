@@ -11,7 +11,7 @@ from bs4 import BeautifulSoup
 from fastcore.ansi import strip_ansi
 from fastcore.docments import DocmentTbl, ShowDocRenderer
 from lottery_nb._modidx import d as exported
-from lottery_nb.core import Rule, keyword_parameters
+from lottery_nb.core import Rule
 from nbdev.doclinks import NbdevLookup
 from nbdev.process import NBProcessor
 from nbdev.processors import add_show_docs, clean_magics, hide_, hide_line, populate_language, rm_export, rm_header_dash
@@ -68,7 +68,7 @@ class Described(ShowDocRenderer):
     def __init__(self, sym, name=None, title_level=3): self.sym,self.name = sym,name
 
     def kind(self):
-        if isinstance(self.sym, Rule) and not keyword_parameters(self.sym.fn): return 'data'
+        if isinstance(self.sym, Rule) and not self.sym.fn.__kwdefaults__: return 'data'
         if inspect.isclass(self.sym): return 'exception' if issubclass(self.sym, Exception) else 'class'
         if isinstance(self.sym, classmethod): return 'classmethod'
         if isinstance(self.sym, property): return 'property'
