@@ -660,6 +660,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'lottery_nb.granularity.LayerWeight': ('granularity.html#layerweight', 'lottery_nb/granularity.py'),
                                         'lottery_nb.granularity.LayerWeight.__getattr__': ( 'granularity.html#layerweight.__getattr__',
                                                                                             'lottery_nb/granularity.py'),
+                                        'lottery_nb.granularity.LayerWeight.__repr__': ( 'granularity.html#layerweight.__repr__',
+                                                                                         'lottery_nb/granularity.py'),
                                         'lottery_nb.granularity.LayerWeight.of': ( 'granularity.html#layerweight.of',
                                                                                    'lottery_nb/granularity.py'),
                                         'lottery_nb.granularity.LayerWeight.parts': ( 'granularity.html#layerweight.parts',
