@@ -94,9 +94,10 @@ def run_model(
 def run_through(
     net:nn.Module, # a copy in eval mode
     inputs:tuple, # tensors
-    block=nullcontext() # entered around each pass
+    block=None # a context manager that's entered around each pass
 ):
     "Runs a network, and once more if layers are left that only run while it's trained. Raises as `run_model` does"
+    block = block or nullcontext()
     ran,layers = set(),{n: m for n,m in net.named_modules() if m._parameters}
     with hooked(layers, lambda name, *args: ran.add(name)), block: run_model(net, inputs)
     if len(ran)<len(layers):
