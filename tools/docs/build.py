@@ -36,6 +36,8 @@ Benchmark: what pruning costs <benchmarks>
 Benchmark: error bars <benchmark_replicates>
 Benchmark: a curve, beside a peer <benchmark_peers>
 Benchmark: channels cut out <benchmark_shrink>
+Benchmark: masks on a busy machine <benchmark_threads>
+Benchmark: what the import costs <benchmark_imports>
 changelog
 contributing
 ```
