@@ -71,8 +71,6 @@ class SparsifyCallback(Callback):
     def before_batch(self):
         if 'grad' not in self.criteria.needs and self.is_due(): self.prune()
     def after_step(self): self.sparsifier.apply() # pruned weights are exactly 0 again, whatever the optimizer did
-    def after_batch(self): self.since += 1
-    def after_cancel_fit(self): self.order = SaveModelCallback.order+10 # comes last in the event that ends a fit
 
 # %% ../nbs/08_callback.ipynb #e5effa15
 @patch
@@ -172,6 +170,11 @@ def after_validate(self:SparsifyCallback):
     "Writes the sparsity into its column"
     if self.begun and hasattr(self.learn, 'recorder'): self.recorder.log.append(Percent(self.masks.sparsity))
 
+@patch
+def after_batch(self:SparsifyCallback):
+    "Counts the batches since the last mask"
+    self.since += 1
+
 # %% ../nbs/08_callback.ipynb #0c5c7fd0
 @patch
 def row(self:SparsifyCallback)->dict:
@@ -203,6 +206,11 @@ def after_fit(self:SparsifyCallback):
     self.keep_trained()
     self.keep_measured()
     if self.reset_end and self.sparsifier.snapshot is not None: self.rewind()
+
+@patch
+def after_cancel_fit(self:SparsifyCallback):
+    "Comes last in the event that ends a fit"
+    self.order = SaveModelCallback.order+10
 
 # %% ../nbs/08_callback.ipynb #b64766e9
 @patch
