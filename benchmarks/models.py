@@ -38,7 +38,8 @@ def make(name):
 def published(name):
     "Multiply-adds in billions, as torchvision publishes them, and the size that they're for"
     meta = list(models.get_model_weights(name))[0]
-    size = meta.transforms.keywords.get('crop_size', 224) if hasattr(meta.transforms, 'keywords') else 224
+    told = getattr(meta.transforms, 'keywords', {})
+    size = told.get('crop_size') or told.get('resize_size') or 224
     return meta.meta.get('_ops'),size[0] if isinstance(size, list|tuple) else size
 
 def exact(net, x):
@@ -105,7 +106,8 @@ def report(result):
         refused = f"{r['refused']} ({r['refused_after']:.0f} s)".replace('|', '/') if 'refused' in r else ''
         lines.append(f"| {r['name']} | " + ' | '.join(text(r.get(k)) for k in columns) + f' | {refused} |')
     told = '; '.join(f'{k} {v}' for k,v in result['circumstances'].items())
-    return f'# torchvision, network by network\n\n{told}; sparsity 50 %, one image each\n\n' + '\n'.join(lines) + '\n'
+    told += f'; sparsity 50 %, one image each; {len(result["rows"])} of {len(all_names())} networks'
+    return f'# torchvision, network by network\n\n{told}\n\n' + '\n'.join(lines) + '\n'
 
 @call_parse
 def main(
