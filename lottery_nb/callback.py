@@ -392,7 +392,9 @@ def recorded(
     return {k: v for k,v in zip(names, map(json_safe, values)) if k!='sparsity' and isinstance(v, int|float|None)}
 
 @patch
-def measured(self:SparsifyCallback)->dict: return recorded(self.learn)
+def measured(self:SparsifyCallback)->dict: # name -> number; None for NaN and infinity
+    "What the Recorder measured in this epoch"
+    return recorded(self.learn)
 
 # %% ../nbs/08_callback.ipynb #099950d8
 @patch(as_prop=True)
@@ -447,10 +449,14 @@ def measured_now(
 
 # %% ../nbs/08_callback.ipynb #a1e0bb37
 @patch
-def digest(self:SparsifyCallback)->str: return weights_digest(self.model)
+def digest(self:SparsifyCallback)->str:
+    "The mark of the weights as they are now"
+    return weights_digest(self.model)
 
 @patch
-def before_validate(self:SparsifyCallback): self.digests[self.past[0]+self.epoch] = self.digest()
+def before_validate(self:SparsifyCallback):
+    "Notes which weights are about to be measured"
+    self.digests[self.past[0]+self.epoch] = self.digest()
 
 @patch
 def measured_again(self:SparsifyCallback)->dict: return measured_now(self.learn)

@@ -378,21 +378,29 @@ def _best_of_each_row(rows, keys):
 
 # %% ../nbs/04_granularity.ipynb #a1e0b10d
 @patch
-def least(self:LayerUnits, name)->int: # how many units of a name have to stay
+def least(self:LayerUnits, name)->int:
+    "How many units of a name have to stay: none, or one in each row whose zeros would become NaN"
     return filters_of(self.parts[name]).n if self.spares_rows(name) else 0
 
 @patch
-def spared(self:LayerUnits, name, keys)->Tensor|None: # which ones, [n], bool; `keys` [n], the highest matter most
+def spared(self:LayerUnits, name, keys)->Tensor|None: # [n], bool; None: any unit may go
+    "The units that have to stay; of `keys`, [n], the highest matter most"
     return _best_of_each_row(filters_of(self.parts[name]), keys) if self.spares_rows(name) else None
 
 @patch
-def spares_rows(self:LayerUnits, name)->bool: return name in self.parts and self.parts[name].spare_rows
+def spares_rows(self:LayerUnits, name)->bool:
+    "Does each row of this weight have to keep something?"
+    return name in self.parts and self.parts[name].spare_rows
 
 @patch
-def total(self:LayerUnits, names)->float: return sum(map(self.n_weights, names)) # weights that 100 percent are
+def total(self:LayerUnits, names)->float:
+    "How many weights a sparsity of these names is a percentage of"
+    return sum(map(self.n_weights, names))
 
 @patch
-def comparable(self:LayerUnits, scores, kept)->Tensor: return scores # [n], as they compete with those of other names
+def comparable(self:LayerUnits, scores, kept)->Tensor: # [n]
+    "The scores of a name's units as they compete with those of others; `kept`: what is left of them, None: all"
+    return scores
 
 @patch
 def check(self:LayerUnits, masks): "Raises `ArgumentError` if too little stays under these masks"
