@@ -143,7 +143,8 @@ def trains(o):
 
 def onnx(o):
     "Does an ONNX file of it give the same? Of the network as it was, where none is smaller"
-    with tempfile.TemporaryDirectory() as d: export_onnx((o.small or o.net).eval(), o.image(), f'{d}/small.onnx')
+    net = (o.small or o.net or o.make()).eval()
+    with tempfile.TemporaryDirectory() as d: export_onnx(net, o.image(), f'{d}/small.onnx')
     return True
 
 checks = dict(exact=exact, zeros=zeros, rewound=rewound, ticket=kept, macs=macs, group=group, smaller=smaller,
@@ -153,6 +154,7 @@ needs = dict(zeros='exact', ticket='rewound', smaller='group', equal='smaller', 
 def said(e):
     "The first line of an error, with its type if it isn't one by which something is refused"
     line = str(e).split('\n')[0][:200]
+    if isinstance(e, MemoryError) or "can't allocate memory" in line: return 'more memory than it may have'
     return line if isinstance(e, ValueError|TypeError) else f'{type(e).__name__}: {line}'
 
 def look(name):
