@@ -11,7 +11,7 @@ rewound and kept bit for bit, counted as published, cut in groups, shrunk to the
 Each network has a process of its own, so that one that takes too much ends alone. `tests/test_models.py` has the small
 ones, by the same functions.
 """
-import platform, resource, tempfile, warnings
+import gc, platform, resource, tempfile, warnings
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import version
@@ -96,6 +96,8 @@ def zeros(o):
 
 def rewound(o):
     "Do all weights and buffers go back bit for bit, once they have changed, and the masks stay?"
+    o.sp = None # a network at a time
+    gc.collect()
     net = o.make()
     o.sp = Sparsifier(net)
     o.sp.save_weights()
@@ -167,6 +169,7 @@ def look(name):
         try:
             with warnings.catch_warnings(action='ignore'): row[key] = check(o)
         except Exception as e: row['refused'][key] = [said(e), perf_counter()-begun]
+        gc.collect()
     return row | dict(seconds=perf_counter()-start, gb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20)
 
 def limit_memory(gb): resource.setrlimit(resource.RLIMIT_DATA, (int(gb*2**30),)*2)
