@@ -47,11 +47,14 @@ class Network:
         return size[0] if isinstance(size, list|tuple) else size
 
     def make(self):
-        "The network, with fresh weights"
+        "The network, with fresh weights; noise for a head that is all 0, of which one could tell nothing"
         torch.manual_seed(0)
         kwargs = {} if self.kind=='classification' else dict(weights_backbone=None)
         if self.name in ('googlenet','inception_v3'): kwargs['init_weights'] = False
-        return models.get_model(self.name, weights=None, **kwargs)
+        net = models.get_model(self.name, weights=None, **kwargs)
+        for p in net.parameters():
+            if p.dim()>1 and not p.any(): torch.nn.init.normal_(p, std=.02)
+        return net
 
     def image(self, seed=0):
         "What it takes: noise; a detector a gray image, or the number of its boxes would be chance"
@@ -69,7 +72,7 @@ class Network:
             loss = sum(net.train()([image, image], [target, target]).values())
         else:
             images = torch.cat([self.image(), self.image(1)])
-            loss = sum(o.square().mean() for o in outputs(net.train()(images)))
+            loss = sum((o-1).square().mean() for o in outputs(net.train()(images)))
         return opt,loss
 
 def outputs(o): return [t for v in (o.values() if isinstance(o, dict) else o if isinstance(o, tuple) else [o])
