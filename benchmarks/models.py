@@ -1,14 +1,22 @@
-"""Every network of torchvision that classifies, segments or detects, as it comes: is it pruned exactly, rewound and
-kept bit for bit, counted as published, cut in groups, shrunk to the same outputs, trained on and exported?
+"""Every network of torchvision that classifies, segments or detects, as it comes: is it pruned exactly, held at zero,
+rewound and kept bit for bit, counted as published, cut in groups, shrunk to the same outputs, trained on and exported?
 
-    python benchmarks/models.py                            all of them: hours, and up to 20 GB of memory
+    python benchmarks/models.py                            all of them, the largest last: hours
     python benchmarks/models.py --names resnet18,vit_b_16  these
+    python benchmarks/models.py --memory 8                 what needs more than 8 GB is refused, and says so
     python benchmarks/models.py --markdown models.md       the table as a file
     python benchmarks/models.py --json models.json         the same; what is in it already isn't done anew
     python benchmarks/models.py --quick                    one small network: that it runs
+
+Each network has a process of its own, so that one that takes too much ends alone. `tests/test_models.py` has the small
+ones, by the same functions.
 """
-import gc, json as js, platform, tempfile, warnings
+import gc, platform, resource, tempfile, warnings
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import version
+from json import dumps, loads
+from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
 import torch
@@ -22,110 +30,211 @@ from lottery_nb.ticket import same_bits
 def names_of(module): return models.list_models(module=module)
 def all_names(): return [k for m in (models, models.segmentation, models.detection) for k in names_of(m)]
 
-def kind_of(name):
-    "What a network does"
-    for kind in ('detection','segmentation'):
-        if name in names_of(getattr(models, kind)): return kind
-    return 'classification'
+class Network:
+    "One of torchvision's networks with what is published of it, and what has been made of it so far"
+    def __init__(self, name):
+        self.name,self.kind = name,'classification'
+        for kind in ('segmentation','detection'):
+            if name in names_of(getattr(models, kind)): self.kind = kind
+        self.published = min(models.get_model_weights(name), key=self._size)
+        self.ops = self.published.meta['_ops'] # billions of multiply-adds
+        self.n_params = self.published.meta['num_params']
+        self.sp = self.start = self.net = self.masks = self.small = None
 
-def make(name):
-    "The network, with fresh weights"
-    torch.manual_seed(0)
-    more = {'classification': {}, 'segmentation': dict(weights_backbone=None), 'detection': dict(weights_backbone=None)}
-    if name in ('googlenet','inception_v3'): more['classification'] = dict(init_weights=False)
-    return models.get_model(name, weights=None, **more[kind_of(name)])
+    def _size(self, weights):
+        told = getattr(weights.transforms, 'keywords', {})
+        size = told.get('crop_size') or told.get('resize_size') or (320 if '320' in self.name else 800)
+        return size[0] if isinstance(size, list|tuple) else size
 
-def published(name):
-    "Multiply-adds in billions, as torchvision publishes them, and the size that they're for"
-    meta = list(models.get_model_weights(name))[0]
-    told = getattr(meta.transforms, 'keywords', {})
-    size = told.get('crop_size') or told.get('resize_size') or 224
-    return meta.meta.get('_ops'),size[0] if isinstance(size, list|tuple) else size
+    def make(self):
+        "The network, with fresh weights; noise for a head that is all 0, of which one could tell nothing"
+        torch.manual_seed(0)
+        kwargs = {} if self.kind=='classification' else dict(weights_backbone=None)
+        if self.name in ('googlenet','inception_v3'): kwargs['init_weights'] = False
+        net = models.get_model(self.name, weights=None, **kwargs)
+        for p in net.parameters():
+            if p.dim()>1 and not p.any(): torch.nn.init.normal_(p, std=.02)
+        return net
 
-def exact(net, x):
-    sp = Sparsifier(net)
-    masks = sp.sparsify(50)
-    n = masks.n_weights
-    zeros = all(not sp.weight(k)[~m].count_nonzero() for k,m in masks.items())
-    return masks.n_kept==n-round(.5*n) and zeros
+    def image(self, seed=0):
+        "What it takes: noise; a detector a gray image, or the number of its boxes would be chance"
+        size = self._size(self.published)
+        if self.kind=='detection': return [torch.tensor([.485,.456,.406])[:,None,None].expand(3, size, size).clone()],
+        return torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
-def rewound(net, x):
-    sp = Sparsifier(net)
-    sp.save_weights()
-    before = {k: t.clone() for k,t in named_tensors(net).items()}
-    masks = sp.sparsify(50)
-    for p in net.parameters(): p.data.add_(.1)
-    sp.rewind()
-    want = {k: t.masked_fill(~masks[k], 0) if k in masks else t for k,t in before.items()}
-    with tempfile.TemporaryDirectory() as d:
-        ticket = Ticket(masks, before)
-        return same_bits(named_tensors(net), want) and Ticket.load(ticket.save(f'{d}/t.safetensors'))==ticket
-
-def counted(net, x, ops):
-    "Multiply-adds over the published ones"
-    return count_macs(net.eval(), x).total/1e9/ops if ops else None
+    def train(self, net):
+        "A step of training"
+        opt = torch.optim.SGD(net.parameters(), lr=.01, momentum=.9, weight_decay=.01)
+        if self.kind=='detection':
+            image, = self.image()[0]
+            target = dict(boxes=torch.tensor([[30.,40,130,200]]), labels=torch.tensor([1]),
+                          masks=torch.ones(1, *image.shape[1:], dtype=torch.uint8), keypoints=torch.full((1,17,3), 60.))
+            loss = sum(net.train()([image, image], [target, target]).values())
+        else:
+            images = torch.cat([self.image(), self.image(1)])
+            loss = sum((o-1).square().mean() for o in outputs(net.train()(images)))
+        return opt,loss
 
 def outputs(o): return [t for v in (o.values() if isinstance(o, dict) else o if isinstance(o, tuple) else [o])
                         if v is not None for t in (outputs(v) if not isinstance(v, Tensor) else [v])]
 
-def structured(net, x, row):
-    "Groups, a smaller network, a step of its training, and its export"
-    masks = Sparsifier(net, 'group', example=x).sparsify(50)
-    row['group'] = masks.sparsity
-    small = shrink(net, masks, x)
-    row['smaller'] = sum(p.numel() for p in net.parameters())/sum(p.numel() for p in small.parameters())
-    sum(o.float().mean() for o in outputs(small.train()(torch.cat([x, x])))).backward()
-    row['trains'] = all(p.grad.isfinite().all() for p in small.parameters() if p.grad is not None)
-    with tempfile.TemporaryDirectory() as d: export_onnx(small.eval(), x, f'{d}/small.onnx')
-    row['onnx'] = True
+# What is looked at, one function a column, in this order. Each takes a `Network`, and may leave something in it
+
+def exact(o):
+    "Are exactly half of the weights pruned, and 0?"
+    o.sp = Sparsifier(o.make())
+    masks = o.sp.sparsify(50)
+    return masks.n_kept==masks.n_weights-round(.5*masks.n_weights) and pruned_are_zero(o.sp)
+
+def pruned_are_zero(sp): return not any(sp.weight(k)[~m].count_nonzero() for k,m in sp.masks.items())
+
+def zeros(o):
+    "Are they 0 after a step of training, and have the others moved?"
+    opt,loss = o.train(o.sp.model)
+    o.sp.watch(opt)
+    loss.backward()
+    before = {k: o.sp.weight(k).sum() for k in o.sp.masks}
+    opt.step()
+    return pruned_are_zero(o.sp) and any(o.sp.weight(k).sum()!=was for k,was in before.items())
+
+def rewound(o):
+    "Do all weights and buffers go back bit for bit, once they have changed, and the masks stay?"
+    o.sp = None # a network at a time
+    gc.collect()
+    net = o.make()
+    o.sp = Sparsifier(net)
+    o.sp.save_weights()
+    o.start = {k: t.clone() for k,t in named_tensors(net).items()}
+    masks = o.sp.sparsify(50)
+    for t in named_tensors(net).values(): t.data.add_(1)
+    o.sp.rewind()
+    want = {k: t.masked_fill(~masks[k], 0) if k in masks else t for k,t in o.start.items()}
+    return same_bits(named_tensors(net), want)
+
+def kept(o):
+    "Is a ticket the same once it has been in a file?"
+    ticket = Ticket(o.sp.masks, o.start)
+    with tempfile.TemporaryDirectory() as d: return Ticket.load(ticket.save(f'{d}/t.safetensors'))==ticket
+
+def macs(o):
+    "Multiply-adds over the published ones"
+    o.sp = o.start = None
+    return count_macs(o.make().eval(), o.image()).total/1e9/o.ops
+
+def group(o):
+    "The percentage of the weights that went in groups, where 50 were asked for"
+    o.net = o.make()
+    o.masks = Sparsifier(o.net, 'group', example=o.image()).sparsify(50)
+    return o.masks.sparsity
+
+def smaller(o):
+    "How many times fewer parameters a network has that lost its pruned channels"
+    o.small = shrink(o.net, o.masks, o.image())
+    return sum(p.numel() for p in o.net.parameters())/sum(p.numel() for p in o.small.parameters())
+
+@torch.no_grad()
+def equal(o):
+    "Does it give what the masked network gives, for another image?"
+    ys = [outputs(net.eval()(o.image(1))) for net in (o.net, o.small)]
+    return all((a-b).abs().max()<=1e-3*a.abs().max() for a,b in zip(*ys, strict=True))
+
+def trains(o):
+    "Does a step of training leave it with finite numbers, a gradient among them?"
+    opt,loss = o.train(o.small)
+    loss.backward()
+    opt.step()
+    ps = [p for p in o.small.parameters() if p.grad is not None]
+    return bool(loss.isfinite()) and any(p.grad.any() for p in ps) and all(p.isfinite().all() for p in ps)
+
+def onnx(o):
+    "Does an ONNX file of it give the same? Of the network as it was, where none is smaller"
+    net = (o.small or o.net or o.make()).eval()
+    with tempfile.TemporaryDirectory() as d: export_onnx(net, o.image(), f'{d}/small.onnx')
+    return True
+
+checks = dict(exact=exact, zeros=zeros, rewound=rewound, ticket=kept, macs=macs, group=group, smaller=smaller,
+              equal=equal, trains=trains, onnx=onnx)
+needs = dict(zeros='exact', ticket='rewound', smaller='group', equal='smaller', trains='smaller')
+
+def said(e):
+    "The first line of an error, with its type if it isn't one by which something is refused"
+    line = str(e).split('\n')[0][:200]
+    if isinstance(e, MemoryError) or "can't allocate memory" in line: return 'more memory than it may have'
+    return line if isinstance(e, ValueError|TypeError) else f'{type(e).__name__}: {line}'
 
 def look(name):
-    "A row of the table: what held, and the first thing that was refused, with the seconds that it took to say so"
-    row,start = dict(name=name, kind=kind_of(name)),perf_counter()
-    ops,size = published(name)
-    x = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    try:
-        with warnings.catch_warnings(action='ignore'):
-            row['exact'],row['bits'] = exact(make(name), x),rewound(make(name), x)
-            if row['kind']!='detection': row['macs'] = counted(make(name), x, ops)
-            begun = perf_counter()
-            structured(make(name), [x[0]] if row['kind']=='detection' else x, row)
-    except (ValueError, TypeError, RuntimeError, NotImplementedError) as e:
-        row['refused'],row['refused_after'] = str(e).split('\n')[0][:200],perf_counter()-begun
-    row['seconds'] = perf_counter()-start
-    gc.collect()
-    return row
+    "A row of the table: what held; and what was refused: the column -> the reason, and the seconds until it was given"
+    o,start = Network(name),perf_counter()
+    row = dict(name=name, kind=o.kind, ops=o.ops, refused={})
+    for key,check in checks.items():
+        if needs.get(key, 'name') not in row: continue
+        begun = perf_counter()
+        try:
+            with warnings.catch_warnings(action='ignore'): row[key] = check(o)
+        except Exception as e: row['refused'][key] = [said(e), perf_counter()-begun]
+        gc.collect()
+    return row | dict(seconds=perf_counter()-start, gb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20)
+
+def limit_memory(gb): resource.setrlimit(resource.RLIMIT_DATA, (int(gb*2**30),)*2)
+
+def look_alone(name, gb):
+    "The row of a network, from a process that may have so much memory"
+    start = perf_counter()
+    with ProcessPoolExecutor(1, get_context('spawn'), limit_memory, (gb,)) as pool:
+        try: return pool.submit(look, name).result()
+        except BrokenProcessPool:
+            told = dict(process=['it was ended by the system, for want of memory as a rule', perf_counter()-start])
+            return dict(name=name, kind=Network(name).kind, refused=told, seconds=perf_counter()-start)
+
+# The table
+
+def as_published(row): return abs(row['macs']-1)<=.005 or abs(row['macs']-1)*row['ops']<=.0006 # three digits are given
+def as_asked(row): return abs(row['group']-50)<=.1
+
+columns = dict(exact='exact', zeros='stay 0', rewound='rewound', ticket='ticket', macs='MACs ÷ published',
+               group='groups, % of 50 asked', smaller='times smaller', equal='same outputs', trains='trains on',
+               onnx='ONNX', seconds='seconds', gb='GB')
+
+def cell(row, key):
+    "A value as text; bold if it isn't what it should be"
+    if key not in row: return ''
+    v,right = row[key],dict(macs=as_published, group=as_asked).get(key, lambda row: row[key] is not False)(row)
+    if isinstance(v, bool): text = 'yes' if v else 'no'
+    else: text = f'{v:.{dict(macs=3, group=2, seconds=0).get(key, 1)}f}'
+    return text if right else f'**{text}**'
 
 def report(result):
     "The result as Markdown"
-    def text(v): return '' if v is None else 'yes' if v is True else '**no**' if v is False else f'{v:.3g}'
-    columns = dict(exact='exact', bits='rewound, kept', macs='MACs ÷ published', group='groups, % of 50 asked',
-                   smaller='times smaller', trains='trains on', onnx='ONNX', seconds='seconds')
     lines = ['| network | ' + ' | '.join(columns.values()) + ' | refused |', '|---'*(len(columns)+2) + '|']
     for r in result['rows']:
-        refused = f"{r['refused']} ({r['refused_after']:.0f} s)".replace('|', '/') if 'refused' in r else ''
-        lines.append(f"| {r['name']} | " + ' | '.join(text(r.get(k)) for k in columns) + f' | {refused} |')
+        refused = '; '.join(f'{k}: {why} ({s:.1f} s)'.replace('|', '/') for k,(why,s) in r['refused'].items())
+        lines.append(f"| {r['name']} | " + ' | '.join(cell(r, k) for k in columns) + f' | {refused} |')
     told = '; '.join(f'{k} {v}' for k,v in result['circumstances'].items())
     told += f'; sparsity 50 %, one image each; {len(result["rows"])} of {len(all_names())} networks'
-    return f'# torchvision, network by network\n\n{told}\n\n' + '\n'.join(lines) + '\n'
+    legend = """Bold is what isn't as it should be. Multiply-adds: within 0.5 % of what torchvision publishes, or of the
+last digit of it; a detector's are for a gray image, and those of its heads for each box that it finds there, untrained.
+ONNX: of the smaller network; of the network as it was, where none is smaller."""
+    return f'# torchvision, network by network\n\n{told}\n\n{legend}\n\n' + '\n'.join(lines) + '\n'
 
 @call_parse
 def main(
-    names:str=None, # networks, with commas between them; all if it isn't said
+    names:str=None, # networks, with commas between them; all, the largest last, if it isn't said
+    memory:float=16, # GB; a network that needs more is refused
     quick:store_true=False, # one small network, to see that it runs
     json:str=None, # file for all results; those that are in it already aren't done anew
     markdown:str=None, # file for the table
 ):
     "torchvision's networks, pruned, rewound, counted, cut and exported"
-    circumstances = dict(python=platform.python_version(),
-                         **{o: version(o) for o in ('torch','torchvision','lottery_nb')})
-    wanted = ['squeezenet1_1'] if quick else names.split(',') if names else all_names()
-    done = js.loads(Path(json).read_text())['rows'] if json and Path(json).exists() else []
-    result = dict(circumstances=circumstances, rows=done)
-    for name in [o for o in wanted if o not in {r['name'] for r in done}]:
-        result['rows'].append(look(name))
+    result = dict(circumstances=dict(python=platform.python_version(), memory=f'{memory:g} GB',
+                                     **{o: version(o) for o in ('torch','torchvision','lottery_nb')}))
+    by_size = sorted(all_names(), key=lambda o: Network(o).n_params)
+    wanted = ['squeezenet1_1'] if quick else names.split(',') if names else by_size
+    result['rows'] = loads(Path(json).read_text())['rows'] if json and Path(json).exists() else []
+    for name in wanted:
+        if name in {r['name'] for r in result['rows']}: continue
+        result['rows'].append(look_alone(name, memory))
         print(result['rows'][-1], flush=True)
-        if json: Path(json).write_text(js.dumps(result, indent=1))
+        if json: Path(json).write_text(dumps(result, indent=1), encoding='utf-8')
     print(report(result))
     if markdown: Path(markdown).write_text(report(result), encoding='utf-8')
-    if json: Path(json).write_text(js.dumps(result, indent=1), encoding='utf-8')
+    if json: Path(json).write_text(dumps(result, indent=1), encoding='utf-8')

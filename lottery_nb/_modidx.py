@@ -197,6 +197,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'lottery_nb.channels.by_modules': ('channels.html#by_modules', 'lottery_nb/channels.py'),
                                      'lottery_nb.channels.channel_axis': ('channels.html#channel_axis', 'lottery_nb/channels.py'),
                                      'lottery_nb.channels.channel_groups': ('channels.html#channel_groups', 'lottery_nb/channels.py'),
+                                     'lottery_nb.channels.check_no_detector': ('channels.html#check_no_detector', 'lottery_nb/channels.py'),
                                      'lottery_nb.channels.eval_copy': ('channels.html#eval_copy', 'lottery_nb/channels.py'),
                                      'lottery_nb.channels.followers': ('channels.html#followers', 'lottery_nb/channels.py'),
                                      'lottery_nb.channels.inputs_for': ('channels.html#inputs_for', 'lottery_nb/channels.py'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['halves', 'as_inputs', 'inputs_for', 'eval_copy', 'tensors_in', 'by_modules', 'run_model', 'run_through',
            'runs_in_training', 'output_difference', 'followers', 'with_followers', 'ChannelGroup', 'channel_groups',
-           'is_depthwise', 'channel_axis', 'ChannelUnits', 'FilterUnits']
+           'check_no_detector', 'is_depthwise', 'channel_axis', 'ChannelUnits', 'FilterUnits']
 
 # %% ../nbs/30_channels.ipynb #85e8f6e1
 import re
@@ -207,9 +207,7 @@ def channel_groups(
     Raises `ArgumentError` if the example doesn't show it, and for a detector, whose boxes depend on what it sees.
 
     Source: Fang et al. 2023, DepGraph: Towards Any Structural Pruning"""
-    if any(type(m).__name__=='GeneralizedRCNNTransform' for m in unwrap(model).modules()):
-        without = "a network without a detector's search for boxes, such as its model.backbone"
-        raise ArgumentError('model', type(model).__name__, without)
+    check_no_detector(model)
     net = eval_copy(model).cpu()
     inputs,order = inputs_for(net, example),{n: i for i,(n,_) in enumerate(net.named_modules())}
     pinned,alike,trace = _pinned(net, inputs),{},_Trace(net)
@@ -220,6 +218,15 @@ def channel_groups(
         alike.setdefault((why, *((n,s) for n,s,_ in c)), []).append(c)
     groups = [_group(o, net, why) for (why,*_),o in alike.items()]
     return _tried(net, inputs, sorted(groups, key=lambda g: order[next(iter(g.layers))]))
+
+# %% ../nbs/30_channels.ipynb #3d0c4e71
+def check_no_detector(
+    model:nn.Module # a network. Raises `ArgumentError` for torchvision's detectors
+):
+    "Refuses at once what takes minutes to follow, only to end at boxes whose number depends on the image"
+    if any(type(m).__name__=='GeneralizedRCNNTransform' for m in unwrap(model).modules()):
+        without = "a network without a detector's search for boxes, such as its model.backbone"
+        raise ArgumentError('model', type(unwrap(model)).__name__, without)
 
 # %% ../nbs/30_channels.ipynb #38c0e0e3
 def _group(channels, net, why):

@@ -1,5 +1,7 @@
 "What the README says of others, looked at on the versions that are installed"
+import subprocess, sys
 from functools import partial
+from importlib.metadata import requires
 import pytest, torch
 from fastai.basics import Callback, CrossEntropyLossFlat, Learner
 from torch import nn
@@ -18,9 +20,14 @@ def net():
                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4,10))
 
 class Watch(Callback):
-    "At every batch: the keys of the `state_dict`, BatchNorm's mean, and how many steps the optimizer remembers"
+    """At every batch: the keys of the `state_dict`, BatchNorm's mean, how many steps the optimizer remembers, and how
+    many pruned weights of the conv have a gradient"""
     order,run_valid = 100,False
-    def __init__(self): self.keys,self.means,self.steps = set(),{},{}
+    def __init__(self): self.keys,self.means,self.steps,self.pruned,self.leaks = set(),{},{},[],[]
+    def before_step(self):
+        conv = self.model[0].weight
+        self.pruned.append(int((conv==0).sum()))
+        self.leaks.append(int(conv.grad[conv==0].count_nonzero()))
     def look(self, when):
         self.keys |= set(self.model.state_dict())
         self.means[when] = self.model[1].running_mean.clone()
@@ -42,12 +49,24 @@ def test_ours():
                                      iterative, start_epoch=3, lth=True, rewind_epoch=1, verbose=False))
     assert watch.keys==set(net().state_dict())
     assert torch.equal(watch.means['before',3,0], watch.means['before',1,0]) and watch.steps['before',3,0]==0
+    assert any(watch.pruned) and not any(watch.leaks)
+
+def test_channels_are_cut_with_pytorch_alone():
+    lines = ['import sys, torch', "sys.modules['torch_pruning'] = None # an import of it would fail",
+             'from lottery_nb.all import *', 'net,x = digits_mlp(), torch.zeros(2,64)',
+             "masks = Sparsifier(net, 'group', example=x).sparsify(50)",
+             'assert shrink(net, masks, x)[1].out_features<net[1].out_features']
+    subprocess.run([sys.executable, '-c', '\n'.join(lines)], check=True)
 
 def test_torch_prune():
     layer = equal_weights(nn.Linear(10,10))
     prune.global_unstructured([(layer,'weight')], prune.L1Unstructured, amount=.5)
     assert layer.weight.count_nonzero()==50
     assert set(layer.state_dict())=={'bias', 'weight_orig', 'weight_mask'}
+    layer(torch.ones(1,10)).sum().backward()
+    assert not layer.weight_orig.grad[layer.weight_mask==0].any() and layer.weight_orig.grad.any()
+    channels = prune.ln_structured(nn.Linear(10,10), 'weight', .5, n=2, dim=0)
+    assert (channels.weight==0).all(1).sum()==5 and channels.weight.shape==(10,10)
 
 def test_fasterai():
     peer = pytest.importorskip('fasterai.sparse.all',
@@ -62,6 +81,7 @@ def test_fasterai():
     assert watch.keys-set(net().state_dict())
     rewound = [when for when,mean in watch.means.items() if when[0]=='after' and not mean.any()]
     assert rewound and min(watch.steps[when] for when in rewound)>4*3
+    assert max(watch.leaks)>0 and any(o.startswith('torch-pruning') for o in requires('fasterai'))
 
 def test_held_masks_need_their_model():
     learn = quiet(Learner(few_batches(), net(), loss_func=CrossEntropyLossFlat()))

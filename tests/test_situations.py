@@ -1,18 +1,32 @@
-"What people bring: layers of all kinds, weights that are computed, and models that change while they are looked at"
+"""What people bring × what is right: a row a situation, in `situations`; below it, what takes more than a row.
+
+Other kinds have files of their own: gradients of pruned weights and optimizers `test_gradients.py`; fastai's ways,
+looking, fine-tuning, exchanged layers, growing buffers, numbers that are of other weights `test_fastai_ways.py`;
+groups, budgets, floors and what is cut `test_structured.py` and `test_shrink.py`; torchvision's networks
+`test_models.py`; what is typed wrong `test_bad_input.py`, on the command line `test_cli.py`; README's lines
+`test_readme.py`; the busy machine `benchmarks/threads.py`, a step's cost `benchmarks/overhead.py`."""
 import copy, warnings
+from contextlib import nullcontext
 from functools import partial
 import pytest, torch
-from models import differing, everything, masked, mlp, nonzero_pruned
+from fastai.basics import Learner, SGD
+from fastai.callback.training import GradientClip
+from models import batch, differing, everything, few_batches, masked, mlp, nonzero_pruned, train_step
+from models import quiet as quiet_learner
+from test_gradients import SAM
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchvision.models import resnet18
 from torch.nn.utils import parametrizations as P, parametrize, prune, spectral_norm, weight_norm
 
 import lottery_nb.n_of_m # noqa: F401, it adds a granularity
 from lottery_nb.arms import arms, random_ticket
+from lottery_nb.callback import HoldMasks, SparsifyCallback
 from lottery_nb.core import check_choice, known_keywords
 from lottery_nb.criteria import criteria
 from lottery_nb.granularity import layout, layouts
 from lottery_nb.masks import copy_model
-from lottery_nb.schedules import Schedule, iterative, schedules
+from lottery_nb.schedules import Schedule, agp, iterative, schedules
 from lottery_nb.sparsifier import Sparsifier, find_layers
 from lottery_nb.ticket import Ticket
 
@@ -165,6 +179,111 @@ def test_a_parameter_of_ones_own_takes_two_lines():
     def mixer(m): return {'mix': 'in out'}
     assert Sparsifier(Mixer(), 'row').sparsify(50)['mix'].all(0).sum()==3
     del layouts[Mixer]
+
+# The table
+
+def seen(net, x, **kwargs):
+    "A network's sparsifier, its masks at 50 %, after a backward pass"
+    net(x).sum().backward()
+    sp = Sparsifier(net, **kwargs)
+    sp.sparsify(50)
+    return sp
+
+def conv1d():
+    "Hugging Face's layer, which is known by its name"
+    def init(self):
+        nn.Module.__init__(self)
+        self.weight = nn.Parameter(torch.randn(6,8)) # [in, out]
+    parts = dict(__module__='transformers.pytorch_utils', __init__=init, forward=lambda self, x: x@self.weight)
+    return nn.Sequential(type('Conv1D', (nn.Module,), parts)())
+
+def quantized():
+    with warnings.catch_warnings(action='ignore'):
+        return torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(6,8)), {nn.Linear})
+
+def scored_of_all():
+    "Gradients of a step under masks, and where those of pruned weights were asked for"
+    net = nn.Sequential(nn.Linear(4,6))
+    sp,opt,grads = Sparsifier(net),torch.optim.SGD(net.parameters(), .1),[]
+    sp.sparsify(50), sp.watch(opt)
+    for asked in (False, True):
+        net.zero_grad()
+        with sp.dense_gradients() if asked else nullcontext(): net(torch.ones(1,4)).sum().backward()
+        grads.append(int(net[0].weight.grad.count_nonzero()))
+    return grads
+
+def averaged():
+    "An average of weights that begins with the masks"
+    net = mlp()
+    sp,opt = Sparsifier(net),torch.optim.SGD(net.parameters(), .1)
+    sp.sparsify(90), sp.watch(opt)
+    ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(.9))
+    for i in range(3):
+        train_step(net, opt, *batch(size=8, seed=i))
+        ema.update_parameters(net)
+    return sum(int(ema.module.get_parameter(k)[~m].count_nonzero()) for k,m in sp.masks.items())
+
+def by_halves():
+    "SAM's two halves called by oneself, and pruned weights that aren't 0 after each"
+    net = mlp()
+    sp,opt,left = Sparsifier(net),SAM(net.parameters(), lr=.1, momentum=.9),[]
+    sp.sparsify(90), sp.watch(opt)
+    for half in (opt.first_step, opt.second_step)*2:
+        x,y = batch(size=8)
+        nn.functional.cross_entropy(net(x), y).backward()
+        half(), opt.zero_grad()
+        left.append(nonzero_pruned(sp))
+    return left
+
+def clipped(masked_by):
+    "The weights that a fastai Learner with `GradientClip` trains under masks, ours or those of `torch.nn.utils.prune`"
+    torch.manual_seed(0)
+    net = mlp()
+    masks = (sp := Sparsifier(net)).sparsify(90)
+    if masked_by=='prune':
+        for k,m in masks.items(): prune.custom_from_mask(net.get_submodule(k.removesuffix('.weight')), 'weight', m)
+    learn = quiet_learner(Learner(few_batches(), net, loss_func=nn.CrossEntropyLoss(), opt_func=SGD))
+    learn.fit(2, .1, cbs=[GradientClip(.01), *[HoldMasks(sp)]*(masked_by=='ours')])
+    net(few_batches().one_batch()[0])
+    return torch.cat([net.get_submodule(k.removesuffix('.weight')).weight.detach().flatten() for k in masks])
+
+def scattered(n, sparsity): return n-Sparsifier(nn.Linear(n,1)).sparsify(sparsity).n_kept
+def embedded(): return nn.Sequential(nn.Embedding(20, 4, sparse=True), nn.Flatten(), nn.Linear(8,3))
+def refused(fn):
+    with pytest.raises((TypeError, ValueError)) as e: fn()
+    return str(e.value)
+
+situations = [ # name, what is done, what is right
+    ("Hugging Face's Conv1D, by rows", lambda: seen(conv1d(), rows[:,:6], granularity='row').masks['0.weight'].sum(0),
+     lambda o: sorted(o.tolist())==[0]*4+[6]*4),
+    ('percent of all parameters', lambda: repr(seen(Texts(), words)), lambda o: '50.00 % of' in o
+     and '% of all parameters' in o),
+    ('a quantized model', lambda: refused(lambda: Sparsifier(quantized())), lambda o: 'before it is quantized' in o),
+    ('gradients of pruned weights', scored_of_all, lambda o: o==[12,24]),
+    ('GradientClip in a Learner', lambda: clipped('ours')-clipped('prune'), lambda o: o.abs().max()<1e-6),
+    ("SAM's two halves", by_halves, lambda o: o==[0]*4),
+    ('an average of weights', averaged, lambda o: o==0),
+    ("a granularity that the seed's resnet18 lacks in one layer",
+     lambda: told(lambda: Sparsifier(resnet18(num_classes=10), 'filter')),
+     lambda o: len(o)==1 and 'fc.weight (it has no filter)' in o[0]),
+    ('agp where every mask rewinds', lambda: refused(lambda: rounds_of(agp)),
+     lambda o: 'one that prunes in rounds' in o),
+    ('exact halves go to the even number', lambda: [scattered(n, s) for n,s in ((150,7), (50,7), (50,29), (50,57))],
+     lambda o: o==[10,4,14,28]),
+    ('sparse gradients',
+     lambda: seen(embedded(), words[:1,:2], criteria='taylor', layers=['default', nn.Embedding]).masks,
+     lambda o: o.n_weights-o.n_kept==52)]
+
+def rounds_of(schedule):
+    "A fit whose callback rewinds at every mask"
+    learn = quiet_learner(Learner(few_batches(), mlp(), loss_func=nn.CrossEntropyLoss()))
+    learn.fit(3, cbs=SparsifyCallback(50, 'weight', 'global', criteria['large_final'], schedule, lth=True))
+
+@quiet
+@pytest.mark.parametrize('do,right', [o[1:] for o in situations], ids=[o[0] for o in situations])
+def test_a_situation(do, right):
+    answer = do()
+    assert right(answer), answer
 
 # Weights that are computed from parameters
 
