@@ -722,6 +722,15 @@ def test_a_sparse_checkpoint_is_tuned_and_stays_sparse(opt):
     assert now.n_kept==50_200-round(.9*50_200) and (now - came).n_kept==0 and not nonzero_pruned(sp)
     assert copy.deepcopy(sp).zeros==pickle.loads(pickle.dumps(sp)).zeros==came
 
+@quiet
+@pytest.mark.parametrize('method', ['local', 'global'])
+def test_what_comes_back_when_the_sparsity_falls_is_never_a_zero_of_the_model(method):
+    net = mlp()
+    came = Sparsifier(net, method='local').sparsify(60)
+    sp = Sparsifier(net, 'weight', method, keep_zeros=True)
+    n = {a: sp.sparsify(a).n_kept for a in (90, 75, 50)}
+    assert n=={90: 5020, 75: 12_550, 50: came.n_kept} and sp.masks==came
+
 def test_keep_zeros_of_a_dense_network():
     sp = Sparsifier(mlp(), keep_zeros=True)
     assert (sp.masks.sparsity, sp.asked, sp.has_pruned)==(0, 0, True)
