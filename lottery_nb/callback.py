@@ -55,10 +55,10 @@ class SparsifyCallback(Callback):
         verbose:bool=True, # print what happens? The column of the table stays
         allow_collapse:bool=False, # may a layer lose all its weights?
         frozen:bool=False, # prune layers that are frozen, too? Otherwise pruning waits for a fit that trains them all
-        floor:float|None=None # percent of each layer's units that always stay; None: 10 with `group`, 0 otherwise
+        floor:float|None=None, # percent of each layer's units that always stay; None: 10 with `group`, 0 otherwise
+        keep_zeros:bool=False # begin with the masks of the weights that are 0 already, and never bring them back?
     ):
         store_attr()
-        for k in ('end_sparsity','start_sparsity'): check_sparsity(k, getattr(self, k))
         self.criteria = check_choice('criteria', criteria, all_criteria, Criterion)
         self.schedule = check_choice('schedule', schedule, schedules, Schedule)
         self.in_rounds,self.falls = self.schedule.stepwise,self.schedule.falls # found by trying, so only once
@@ -75,12 +75,13 @@ class SparsifyCallback(Callback):
 # %% ../nbs/08_callback.ipynb #e5effa15
 @patch
 def _check_arguments(self:SparsifyCallback):
+    for k in ('end_sparsity','start_sparsity'): check_sparsity(k, getattr(self, k))
     check_granularity(self.granularity)
     check_choice('method', self.method, ('local','global'))
     if self.floor is not None: check_percent('floor', self.floor)
     check_choice('rewind_opt', self.rewind_opt, rewind_opts)
     for k in ('start_epoch','rewind_epoch'): check_whole(k, getattr(self, k))
-    for k in ('lth','reset_end','verbose','allow_collapse'): check_flag(k, getattr(self, k))
+    for k in ('lth','reset_end','verbose','allow_collapse','keep_zeros'): check_flag(k, getattr(self, k))
     for k,least in dict(end_epoch=0, round_to=1, update_every=1).items():
         if getattr(self, k) is not None: check_whole(k, getattr(self, k), least)
     check_reach('end_sparsity', self.end_sparsity, self.granularity, self.round_to)
@@ -128,7 +129,7 @@ def begin(self:SparsifyCallback):
     if self.waits: return self.say(f'Pruning waits: {len(still)} of {len(sp.layers)} layers are frozen in this fit '
                                    '(frozen=True prunes all the same)')
     self.say(f'Pruning of {self.granularity} until a sparsity of {self.end_sparsity:g}%')
-    if self.lth and not sp.has_pruned: self.advise(after_wait)
+    if self.lth and not self.round: self.advise(after_wait)
 
 # %% ../nbs/08_callback.ipynb #a1e0bb31
 @patch
@@ -136,7 +137,7 @@ def new_sparsifier(self:SparsifyCallback)->Sparsifier:
     "A sparsifier of the learner's model"
     example = first_batch(self.dls) if self.granularity=='group' else None
     return Sparsifier(self.model, self.granularity, self.method, self.criteria, self.layers,
-                      self.allow_collapse, example, self.floor)
+                      self.allow_collapse, example, self.floor, self.keep_zeros)
 
 @patch
 def trained_so_far(self:SparsifyCallback)->tuple: # to be added to the epoch and the step of this fit
@@ -179,7 +180,8 @@ def after_batch(self:SparsifyCallback):
 @patch
 def row(self:SparsifyCallback)->dict:
     "What a row of the table says of a measurement now"
-    arm = 'dense' if not self.round else 'ticket' if self.lth else 'finetune'
+    pruned = 'ticket' if self.lth and self.round else 'finetune'
+    arm = pruned if self.round or self.masks.sparsity else 'dense'
     seeds = self.meta['seeds']
     seed = seeds['torch'] & (1<<63)-1 if seeds['data'] is None else seeds['data']
     return dict(arm=arm, seed=seed, round=self.round, density=self.masks.density,
@@ -399,7 +401,7 @@ def measured(self:SparsifyCallback)->dict: # name -> number; None for NaN and in
 # %% ../nbs/08_callback.ipynb #099950d8
 @patch(as_prop=True)
 def table(self:SparsifyCallback)->pd.DataFrame:
-    "Every number measured, as `as_table` has it: round 0 is `dense`, then `ticket`, or `finetune` without `lth`"
+    "Every number measured, as in `as_table`: round 0 is `dense`, unless it began sparse; then `ticket` or `finetune`"
     return as_table(self.measurements)
 
 # %% ../nbs/08_callback.ipynb #1600a35a

@@ -442,12 +442,15 @@ def compare(
     with working(ctx):
         read = ours('ticketfile')
         first,second = map(read.TicketFile, (a, b))
-        overlap,changed = read.overlap_table(first.masks, second.masks),differing(first.meta, second.meta)
+        overlap = ours('core').overlap_table(first.masks, second.masks)
+        changed = differing(first.meta, second.meta)
     *layers,total = overlap.to_dict('records')
     if as_json: return print(json_text(dict(a=a, b=b, all=total, layers=layers, differing=changed)))
-    print_table(overlap)
-    shared,chance = (f'{100*total[k]:.1f} %' for k in ('iou','chance'))
-    print(f'A, {a}, and B, {b}, share {shared} of the weights that either keeps; random masks would share {chance}.')
+    print_table(overlap.drop(columns=['hamming','hamming_by_chance'])) # for 80 columns
+    told = {k: f'{100*total[k]:.1f} %' for k in overlap.columns[5:]}
+    print(f"A, {a}, and B, {b}, share {told['iou']} of the weights that either keeps; random masks would share "
+          f"{told['iou_by_chance']}. They treat {told['hamming']} of all weights differently; random masks would treat "
+          f"{told['hamming_by_chance']} so.")
     for k,pair in changed.items(): print(f'{printable(k)}: ' + ' → '.join(printable(o)[:80] for o in pair))
 
 # %% ../nbs/41_cli.ipynb #92ed4204

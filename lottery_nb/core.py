@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['fasterai_words', 'table_columns', 'Rule', 'make_rule', 'ArgumentError', 'ArgumentTypeError', 'check_percent',
            'check_number', 'check_whole', 'check_choice', 'check_flag', 'check_path', 'warn', 'shape_differences',
-           'known_keywords', 'RewindPoint', 'rewind_point', 'as_table', 'source_of', 'seed_of', 'get_random_state',
-           'set_random_state', 'seeded', 'write_atomically', 'json_safe', 'versions', 'progress', 'threads', 'hooked']
+           'known_keywords', 'RewindPoint', 'rewind_point', 'as_table', 'check_alike', 'overlap_table', 'source_of',
+           'seed_of', 'get_random_state', 'set_random_state', 'seeded', 'write_atomically', 'json_safe', 'versions',
+           'progress', 'threads', 'hooked']
 
 # %% ../nbs/00_core.ipynb #dde0546f
 import ast, difflib, errno, hashlib, inspect, math, numbers, os, platform, random, re, sys, warnings
@@ -268,6 +269,38 @@ def as_table(
     W_t begins at t; `epoch`: the one that step was in, from 0; `metric`, `value`"""
     df = pd.DataFrame(list(rows), columns=table_columns)
     return df.astype(dict(seed='int64', round='int64', density=float, epoch='int64', step='int64', value=float))
+
+# %% ../nbs/00_core.ipynb #c15636eb
+def check_alike(
+    a:Mapping, # name -> the mask of a layer
+    b:Mapping # another's
+):
+    "Raises `ArgumentError`, about `other`, unless the two have the same layers and shapes"
+    shapes = [{k: tuple(m.shape) for k,m in o.items()} for o in (a, b)]
+    if diff := shape_differences(*shapes, 'these masks', 'the others'):
+        raise ArgumentError('other', shapes[1], f'masks of the same model: {diff}')
+
+# %% ../nbs/00_core.ipynb #02989393
+def overlap_table(
+    a:Mapping, # name -> bool array, the mask of a layer
+    b:Mapping # another's, of the same layers and shapes. Raises `ArgumentError` if they aren't
+)->pd.DataFrame: # layer, weights, kept_a, kept_b, kept_both, iou, iou_by_chance, hamming, hamming_by_chance
+    """A row a layer, and `all`: how much two masks have in common, and what random ones would have. Shares are 0 to 1.
+
+    By chance: as many weights are kept in each layer as are, at places drawn anew. `hamming_by_chance` is then the
+    expected distance, and `iou_by_chance` that of the expected numbers"""
+    check_alike(a, b)
+    rows = []
+    for k,m in a.items():
+        n_a,n_b,both = (int(np.count_nonzero(o)) for o in (m, b[k], m & b[k]))
+        rows.append((k, m.size, n_a, n_b, both, n_a*n_b/max(1, m.size)))
+    rows.append(('all', *(sum(o[i] for o in rows) for i in range(1, 6))))
+    df = pd.DataFrame(rows, columns=['layer','weights','kept_a','kept_b','kept_both','kept_by_chance'])
+    both = {'': df.kept_both, '_by_chance': df.pop('kept_by_chance')}
+    either = {end: df.kept_a + df.kept_b - o for end,o in both.items()}
+    for end,o in either.items(): df[f'iou{end}'] = (both[end]/o).where(o>0, 1.)
+    for end,o in either.items(): df[f'hamming{end}'] = (o-both[end])/df.weights.clip(lower=1)
+    return df
 
 # %% ../nbs/00_core.ipynb #ee11ec3d
 def source_of(

@@ -11,6 +11,7 @@ import errno, json, math, os, random, re, warnings
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import product
 from pathlib import Path
 from urllib.parse import quote, unquote
 import pandas as pd, torch
@@ -479,6 +480,15 @@ def matching(self:Search,
     return min((self.tickets[r] for r in enough if r), key=lambda t: t.density, default=None)
 
 # %% ../nbs/11_find.ipynb #6acc19ff
+def _density_axis(ax, density):
+    "Makes the horizontal axis one of densities, from dense to sparse"
+    shown = density.iloc[::-(-len(density)//9)]
+    ax.set_xscale('log')
+    ax.minorticks_off()
+    ax.set_xticks(shown, [f'{o:.3g}' for o in shown])
+    ax.set_xlabel('weights kept, percent')
+    if not ax.xaxis_inverted(): ax.invert_xaxis()
+
 @patch
 def plot(self:Search,
     metric:str='accuracy', # a metric of the table
@@ -495,12 +505,8 @@ def plot(self:Search,
     kwargs = dict(marker='o', ms=4, color='#2e8b57', label='tickets') | kwargs
     line, = ax.plot(df.density, df[metric], **kwargs)
     ax.axhline(df[metric].iloc[0], color=line.get_color(), ls='--', lw=1, label='dense' if new else None)
-    shown = df.density.iloc[::-(-len(df)//9)]
-    ax.set_xscale('log')
-    ax.minorticks_off()
-    ax.set_xticks(shown, [f'{o:.3g}' for o in shown])
-    ax.set(xlabel='weights kept, percent', ylabel=metric)
-    if not ax.xaxis_inverted(): ax.invert_xaxis()
+    _density_axis(ax, df.density)
+    ax.set_ylabel(metric)
     if new: ax.legend(fontsize=8)
     return ax
 
@@ -514,6 +520,64 @@ def __repr__(self:Search):
     told += [f'{k} {v.iloc[0]:.4g} dense, {v.iloc[-1]:.4g} in the last round' for k,v in last]
     told += [f"arms: {', '.join(self.arms)}"]*bool(self.arms)
     return f"Search({'; '.join(told)})"
+
+# %% ../nbs/11_find.ipynb #51bfae6b
+@patch
+def composition(self:Search)->pd.DataFrame: # index: round; a column a layer, percent of the round's kept weights
+    "How the weights that each round keeps are divided among the layers"
+    kept = {t.meta['round']: t.masks.table().set_index('layer').kept for t in self.tickets}
+    df = pd.DataFrame(kept).T.rename_axis(index='round')
+    return 100*df.div(df.sum(axis=1).clip(lower=1), axis=0)
+
+# %% ../nbs/11_find.ipynb #fbb972ec
+@patch
+def plot_composition(self:Search,
+    ax=None # matplotlib axes to draw on; None: new ones
+)->plt.Axes:
+    "Draws how the kept weights are divided among the layers, the first layer lowest, against the density"
+    df,density = self.composition(),pd.Series([t.density for t in self.tickets])
+    if ax is None: ax = plt.subplots(figsize=(6,3), layout='constrained')[1]
+    colors = plt.get_cmap('viridis')([i/max(1, len(df.columns)-1) for i in range(len(df.columns))])
+    ax.stackplot(density, df.T, labels=df.columns, colors=colors)
+    _density_axis(ax, density)
+    ax.set(xlim=(density.max(), density.min()), ylim=(0,100), ylabel='share of them, percent')
+    handles,names = [o[::-1] for o in ax.get_legend_handles_labels()] # as they lie
+    every = -(-len(names)//12)
+    ax.legend(handles[::every], names[::every], fontsize=7, loc='center left', bbox_to_anchor=(1,.5))
+    return ax
+
+# %% ../nbs/11_find.ipynb #1e8b370b
+@patch
+def distances(self:Search,
+    other:'Search|None'=None # a search with the same network; None: this one
+)->pd.DataFrame: # round_a, round_b, weights, kept_a, kept_b, kept_both, iou, iou_by_chance, hamming, hamming_by_chance
+    "How much the masks of every two rounds have in common, a row a pair, and what chance would give: `Masks.overlap`"
+    if not isinstance(other, Search|None): raise ArgumentTypeError('other', other, 'a Search')
+    pairs = [(a, b) for a in self.tickets for b in (other or self).tickets]
+    rows = [{**{f'round_{k}': t.meta['round'] for k,t in zip('ab', pair)}, **pair[0].overlap(pair[1]).iloc[-1]}
+            for pair in pairs]
+    return pd.DataFrame(rows).drop(columns='layer', errors='ignore')
+
+# %% ../nbs/11_find.ipynb #4ddeac17
+@patch
+def plot_distances(self:Search,
+    other:'Search|None'=None, # a search with the same network; None: this one
+    measure:str='iou' # or 'hamming'
+)->plt.Figure:
+    "Draws `distances` as two heat maps: what was found, and what chance would give"
+    df = self.distances(other)
+    shown = [check_choice('measure', measure, ('iou','hamming')), f'{measure}_by_chance']
+    n_a,n_b,dark = df.round_a.nunique(),df.round_b.nunique(),1.2*df[shown].max(axis=None) or 1
+    fig,axs = plt.subplots(1, 2, figsize=(1.6+1.1*n_b, 1+.4*n_a), layout='constrained')
+    for ax,k in zip(axs, shown):
+        values = df.pivot(index='round_a', columns='round_b', values=k)
+        ax.imshow(values, cmap='Greens', vmin=0, vmax=dark, aspect='auto')
+        for i,j in product(range(n_a), range(n_b)):
+            ax.text(j, i, f'{values.iloc[i,j]:.2f}', ha='center', va='center', fontsize=7)
+        ax.set(title=k.replace('_', ' '), xlabel='round' if other is None else 'round of the other', ylabel='round',
+               xticks=range(n_b), yticks=range(n_a), xticklabels=values.columns, yticklabels=values.index)
+    plt.close(fig)
+    return fig
 
 # %% ../nbs/11_find.ipynb #dc053018
 class SearchError(ValueError):

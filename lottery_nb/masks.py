@@ -13,7 +13,8 @@ import numpy as np, pandas as pd, torch
 import matplotlib.pyplot as plt
 from fastcore.basics import listify, patch
 from torch import nn, Tensor
-from .core import ArgumentError, ArgumentTypeError, check_choice, shape_differences
+from .core import (ArgumentError, ArgumentTypeError, check_alike, check_choice, overlap_table,
+                             shape_differences)
 
 # %% ../nbs/02_masks.ipynb #e2e91873
 class Masks(Mapping):
@@ -141,16 +142,42 @@ def shapes(self:Masks)->dict:
 
 # %% ../nbs/02_masks.ipynb #ea340b09
 @patch
+def overlap(self:Masks,
+    other:Masks # masks of the same layers and shapes. Raises `ArgumentError` if they aren't
+)->pd.DataFrame: # layer, weights, kept_a, kept_b, kept_both, iou, iou_by_chance, hamming, hamming_by_chance
+    "How much the two have in common, a row a layer and one for `all`, and what chance would give: `overlap_table`"
+    if not isinstance(other, Masks): raise ArgumentTypeError('other', other, 'Masks')
+    return overlap_table(*({k: m.detach().cpu().numpy() for k,m in o.items()} for o in (self, other)))
+
+@patch
 def iou(self:Masks,
     other:Masks # masks of the same layers and shapes. Raises `ArgumentError` if they aren't
 )->float: # 0 to 1
     "Intersection over union of the weights that the two keep"
-    if not isinstance(other, Masks): raise ArgumentTypeError('other', other, 'Masks')
-    if diff := shape_differences(self.shapes(), other.shapes(), 'these masks', 'the others'):
-        raise ArgumentError('other', other, f'masks of the same model: {diff}')
-    both = sum(int(torch.count_nonzero(m & other[k].to(m.device))) for k,m in self.items())
-    either = self.n_kept + other.n_kept - both
-    return both/either if either else 1.
+    return float(self.overlap(other).iou.iloc[-1])
+
+@patch
+def hamming(self:Masks,
+    other:Masks # masks of the same layers and shapes. Raises `ArgumentError` if they aren't
+)->float: # 0 to 1
+    "The share of the weights that one of the two keeps and the other prunes"
+    return float(self.overlap(other).hamming.iloc[-1])
+
+# %% ../nbs/02_masks.ipynb #3a92c925
+def _each(a, b, fn):
+    "`fn` of the masks of each layer; `b` comes to where `a` is"
+    if not isinstance(b, Masks): return NotImplemented
+    check_alike(a, b)
+    return Masks({k: fn(m, b[k].to(m.device)) for k,m in a.items()})
+
+@patch
+def __and__(self:Masks, other): return _each(self, other, lambda a,b: a & b)
+@patch
+def __or__(self:Masks, other): return _each(self, other, lambda a,b: a | b)
+@patch
+def __sub__(self:Masks, other): return _each(self, other, lambda a,b: a & ~b)
+@patch
+def __invert__(self:Masks): return Masks({k: ~m for k,m in self.items()})
 
 # %% ../nbs/02_masks.ipynb #26863ec4
 @patch
@@ -237,6 +264,22 @@ def check_weight(
         raise ArgumentError(name, w, 'a weight with a shape: send a batch through the model first')
     if w.is_meta: raise ArgumentError(name, 'on the meta device', 'a weight with values: load or initialise it first')
     if int_dtype(w.dtype) is None: raise ArgumentTypeError(name, w.dtype, 'float16, bfloat16, float32 or float64')
+
+# %% ../nbs/02_masks.ipynb #3b51ee35
+@patch
+@torch.no_grad()
+def lost_in(self:Masks,
+    model:nn.Module # of the masks' names and shapes; if not, raises `ArgumentError`. It stays as it is
+)->pd.DataFrame: # columns: layer, pruned, lost (numbers of weights), share (of the pruned, 0 to 1), largest (absolute)
+    "Which pruned weights aren't 0 in `model`: a row a layer, and `all`; zeros where nothing is lost"
+    rows = []
+    for k,w in self.check_fits(model).items():
+        pruned = w.detach()[~self[k].to(w.device)].abs()
+        rows.append((k, pruned.numel(), int(pruned.count_nonzero()), float(pruned.max()) if len(pruned) else 0.))
+    _,n,lost,largest = zip(*rows, ('', 0, 0, 0.))
+    df = pd.DataFrame([*rows, ('all', sum(n), sum(lost), np.max(largest))], columns=['layer','pruned','lost','largest'])
+    df.insert(3, 'share', df.lost/df.pruned.clip(lower=1))
+    return df
 
 # %% ../nbs/02_masks.ipynb #ffdd7dc4
 def parameter_name(

@@ -287,11 +287,12 @@ class Sparsifier:
         layers=None, # types, names, a function (name, module) -> bool, or several of these; None: 'default'
         allow_collapse:bool=False, # may a layer lose all its weights?
         example=None, # a batch as the model takes it; for `group`, and for `filter` to take bias and norm along
-        floor:float|None=None # percent of each layer's units that always stay; None: 10 with `group`, 0 otherwise
+        floor:float|None=None, # percent of each layer's units that always stay; None: 10 with `group`, 0 otherwise
+        keep_zeros:bool=False # begin with the masks of the weights that are 0 already, and never bring them back?
     ):
         self.criterion = check_choice('criteria', criteria, all_criteria, Criterion)
         self.method = check_choice('method', method, ('local','global'))
-        check_flag('allow_collapse', allow_collapse)
+        for k,v in dict(allow_collapse=allow_collapse, keep_zeros=keep_zeros).items(): check_flag(k, v)
         found = find_layers(model, layers)
         if layers is None: found = _with_granularity(found, granularity)
         self.units = units_class(granularity)(model, found, granularity, example)
@@ -301,11 +302,13 @@ class Sparsifier:
         self.asked = 0. # percent: what the last `sparsify` was asked for, or the sparsity of the masks that were put on
         self._masks,self._bits,self._snapshot,self._warned = None,{},None,set()
         self.held,self.watches,self.dense = {},[],False # all masks, those of followers too; who holds them
+        self.zeros = None # with `keep_zeros` the masks of the model as it came
         # what the criterion needs: 'init' or 'previous' -> name -> tensor
         self.remembered = {need: self._clone_weights() for need in self.criterion.needs if need!='grad'}
         self.left_out,matters = _left_out(unwrap(model), self.units, granularity) # the last row of `report`, or None
         if layers is None and matters: warn(_told(self.left_out))
         self.criterion.try_on({k: self.weight(k) for k in self.layers})
+        if keep_zeros: self._begin_with_zeros()
 
     def __getstate__(self): return {**vars(self), 'watches': []} # a copy is watched by nobody
 
@@ -354,12 +357,13 @@ def has_pruned(self:Sparsifier)->bool:
 def put_on(self:Sparsifier,
     masks:Masks # of the layers of this sparsifier. Raises `ArgumentError`, and changes nothing, if they aren't
 ):
-    "Takes these masks from now on, and zeroes what they prune"
+    "Takes these masks from now on, without what `keep_zeros` keeps out, and zeroes what they prune"
     if not isinstance(masks, Masks): raise ArgumentTypeError('masks', masks, 'Masks')
     self.look_again()
     shapes = {k: self.weight(k).shape for k in self.layers}
     if diff := shape_differences(masks.shapes(), shapes, 'the masks', 'the model'):
         raise ArgumentError('masks', masks, f'masks of this model: {diff}')
+    if self.zeros is not None: masks = masks & self.zeros
     self.units.check(masks)
     held = {**masks, **follower_masks(self.model, masks, self.followers)}
     self._masks,self.held,self._bits,self.asked = masks,held,{},masks.sparsity
@@ -453,6 +457,7 @@ def _ranking(self:Sparsifier, names, budget):
     keys = [sort_keys_(s) for s in scores]
     for name,k,o in zip(names, keys, kept):
         if o is not None: _bound_(k, o, torch.maximum if falls else torch.minimum)
+        if self.zeros is not None: _bound_(k, self.units.kept(name, self.zeros), torch.minimum)
         if (stay := self.units.spared(name, k)) is not None: _bound_(k, stay, torch.maximum)
         if n := self.n_floor(name): _bound_(k, keep_highest([k], [1], len(k)-n)[0], torch.maximum)
     return keys
@@ -786,3 +791,32 @@ def __repr__(self:Sparsifier):
     return (f'Sparsifier({len(self.layers)} layers, {self.granularity}, {self.method}, {self.criterion}: '
             f'asked for {self.asked:.2f} %, reached {self.masks.sparsity:.2f} % of {n:,} weights, '
             f'{100*(n-self.masks.n_kept)/n_all:.2f} % of all parameters)')
+
+# %% ../nbs/05_sparsifier.ipynb #aae74fd9
+@torch.no_grad()
+def _nonzero(w):
+    "Where a layer multiplies with something else than 0: [the weight's shape], bool"
+    return (w.whole if w.owner is None else _used_weight(copy_model(w.layer), w))!=0
+
+@patch(cls_method=True)
+def from_model(cls:Masks,
+    model:nn.Module, # any network, on any device; wrappers are looked through
+    layers=None # types, names, a function (name, module) -> bool, or several of these; None: 'default'
+)->Masks: # on the weights' devices
+    "The masks of a network that is sparse already: a weight is kept unless it's 0. `layers` as in `Sparsifier`"
+    return cls({k: _nonzero(w) for k,w in find_layers(model, layers).items()})
+
+# %% ../nbs/05_sparsifier.ipynb #1bda279b
+@patch
+def _begin_with_zeros(self:Sparsifier):
+    "Puts on the masks of the model as it is. Raises `ArgumentError` if what is 0 as a whole has parts that aren't"
+    zeros,u = Masks({k: _nonzero(w) for k,w in self.layers.items()}),self.units
+    whole = u.masks({k: u.kept(k, zeros) for k in u.names})
+    goes = Masks({**whole, **follower_masks(self.model, zeros, self.followers)})
+    there = Masks({k: zeros[k] if k in zeros else self.parameter(k)!=0 for k in goes})
+    for k,o in (there - goes).items():
+        if not o.any(): continue
+        raise ArgumentError('keep_zeros', True, f'units ({self.granularity}) that are 0 with all that goes with them, '
+                            f'but {k} has {int(o.sum())} numbers that are not')
+    self.put_on(zeros)
+    self.zeros,self.asked = zeros,whole.sparsity

@@ -18,7 +18,7 @@ from .core import (ArgumentError, ArgumentTypeError, as_table, check_flag, check
                              shape_differences, versions, write_atomically)
 from .masks import Masks, buffer_names, check_weight, int_dtype, named_tensors, set_tensors_, zero_once_
 from .sparsifier import Sparsifier
-from .ticketfile import TicketError, digest_of, overlap_table, read_file, ticket_format, ticket_text
+from .ticketfile import TicketError, digest_of, read_file, ticket_format, ticket_text
 
 # %% ../nbs/06_ticket.ipynb #35ffcded
 class Ticket:
@@ -230,7 +230,7 @@ def _of(cls:Ticket, header, tensors):
 @patch
 def overlap(self:Ticket,
     other:Ticket # of the same model. Raises `ArgumentError` if it isn't
-)->pd.DataFrame: # columns: layer, weights, iou and chance (0 to 1), kept_a, kept_b, kept_both
-    "Intersection over union of the kept weights, and of the numbers to be expected by chance at these densities"
+)->pd.DataFrame: # layer, weights, kept_a, kept_b, kept_both, iou, iou_by_chance, hamming, hamming_by_chance
+    "How much the masks of the two have in common, layer by layer, and what chance would give: `Masks.overlap`"
     if not isinstance(other, Ticket): raise ArgumentTypeError('other', other, 'a Ticket')
-    return overlap_table(*({k: m.cpu().numpy() for k,m in o.masks.items()} for o in (self, other)))
+    return self.masks.overlap(other.masks)

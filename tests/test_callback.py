@@ -662,3 +662,43 @@ def test_what_cannot_be_measured():
     for learn,cbs in ((conv_learner(), [Skip()]), (conv_learner().remove_cb(Recorder), [])):
         learn.fit(1, cbs=[sp_cb:=make(50), *cbs])
         assert not len(sp_cb.table) and sp_cb.ticket.meta['table']==[]
+
+# A network that is sparse already
+
+def sparse_learner(sparsity=60):
+    "A learner whose model came sparse, and its masks"
+    learn = learner()
+    return learn, Sparsifier(learn.model, method='local').sparsify(sparsity)
+
+@pytest.mark.parametrize('schedule, arms', [(one_shot, {0: 'finetune', 1: 'finetune'}), (dsd, None)])
+def test_a_sparse_network_stays_sparse(schedule, arms):
+    "Exactly, in every batch, and with a schedule that falls too"
+    learn, came = sparse_learner()
+    keeps = make(80, schedule=schedule, start_epoch=1, keep_zeros=True)
+    learn.fit(3, cbs=[keeps, probe := Probe(keeps)])
+    assert came.lost_in(learn.model).lost.iloc[-1]==0 and (keeps.masks - came).n_kept==0
+    assert keeps.sparsifier.zeros==came and keeps.table.density.iloc[0]==40
+    if arms: assert dict(keeps.table.groupby('round').arm.first())==arms and keeps.masks.sparsity==80
+    else: assert max(probe.sparsities)==80 and keeps.masks==came
+
+@pytest.mark.parametrize('end', [0, 60])
+def test_a_sparse_network_is_only_trained(end):
+    learn, came = sparse_learner()
+    keeps, before = make(end, keep_zeros=True), everything(learn.model)
+    learn.fit(2, cbs=[keeps, probe := Probe(keeps)])
+    assert set(probe.digests)=={came.digest()} and set(keeps.table.arm)=={'finetune'}
+    assert set(keeps.table['round'])=={0} and differing(everything(learn.model), before)
+    learn.fit(1, cbs=keeps)
+    assert keeps.masks==came and keeps.ticket.meta['keep_zeros'] is True
+
+def test_a_ticket_of_a_sparse_network():
+    learn, came = sparse_learner()
+    keeps = make(90, schedule=iterative, start_epoch=1, lth=True, keep_zeros=True)
+    learn.fit(4, cbs=[keeps, Probe(keeps)])
+    assert (keeps.masks - came).n_kept==0 and keeps.masks.sparsity==90
+    assert dict(keeps.table.groupby('round').arm.first())=={0: 'finetune', 1: 'ticket'}
+
+def test_without_keep_zeros_they_fill():
+    learn, came = sparse_learner()
+    learn.fit(2, cbs=make(20, start_epoch=1))
+    assert came.lost_in(learn.model).lost.iloc[-1]

@@ -729,3 +729,50 @@ def test_metrics_that_were_not_measured():
     with pytest.raises(ArgumentError, match='a number in some round'): made(math.nan, math.nan).best()
     with pytest.raises(ArgumentError, match='tolerance='): made(.9, .9).matching(tolerance=-.1)
     assert repr(Search())=='Search(no run is finished)' and len(Search().table)==0
+
+# The masks of the rounds
+
+def of_masks(*rounds):
+    "A search whose tickets keep these places of two layers, the first all of them"
+    shape = dict(a=torch.Size([4]), b=torch.Size([2,3]))
+    def ticket(r, kept):
+        masks = Masks({k: torch.tensor([f'{k}{i}' in kept for i in range(s.numel())]).view(s) for k,s in shape.items()})
+        return Ticket(masks, {k: torch.ones(s) for k,s in shape.items()}, meta=dict(round=r))
+    everywhere = [f'{k}{i}' for k,s in shape.items() for i in range(s.numel())]
+    return Search([ticket(r, kept) for r,kept in enumerate([everywhere, *rounds])])
+
+def test_composition():
+    df = of_masks(['a0','a1','a2','b4'], ['a0','b4'], []).composition()
+    assert df.to_dict('list')==dict(a=[40, 75, 50, 0], b=[60, 25, 50, 0]) and df.index.name=='round'
+
+def test_distances_of_two_searches():
+    one, two = of_masks(['a0','a1','a2','b4'], ['a0','b4']), of_masks(['a0','a3','b4','b5'])
+    df = one.distances(two).set_index(['round_a','round_b'])
+    assert list(df.index)==[(a, b) for a in range(3) for b in range(2)] and list(df)[0]=='weights'
+    assert df.loc[(1, 1)].kept_both==2 and df.loc[(1, 1)].iou==2/6 and df.loc[(1, 1)].hamming==.4
+    assert df.loc[(1, 1)].hamming_by_chance==pytest.approx((3+2-2*3*2/4 + 1+2-2*1*2/6)/10)
+    assert df.loc[(2, 0)].iou==.2==df.loc[(2, 0)].iou_by_chance
+    own = one.distances()
+    iou = own.pivot(index='round_a', columns='round_b', values='iou').to_numpy()
+    assert iou.shape==(3, 3) and (iou==iou.T).all()
+    assert (own.query('round_a==round_b').iou==1).all() and own.iloc[1].iou==own.iloc[1].iou_by_chance==.4
+    for k in ('iou','hamming'):
+        found, chance = one.plot_distances(two, k).axes
+        assert [float(o.get_text()) for o in found.texts]==df[k].round(2).tolist()
+        assert chance.get_title()==f'{k} by chance'
+
+def test_rounds_of_a_search_lie_inside_each_other():
+    found = search()
+    df = found.distances().query('round_a<=round_b')
+    assert (df.kept_both==df.kept_b).all() and np.allclose(df.hamming, (df.kept_a-df.kept_b)/df.weights)
+    assert found.composition().sum(axis=1).tolist()==pytest.approx([100]*4)
+    ax = found.plot_composition()
+    assert len(ax.collections)==len(found.tickets[0].masks) and ax.xaxis_inverted()
+    assert Search().distances().empty and Search().composition().empty
+
+def test_distances_of_other_things():
+    one, other = of_masks(['a0']), made(.9, .9)
+    with pytest.raises(ArgumentError, match='masks of the same model: a: '): one.distances(other)
+    with pytest.raises(TypeError, match='other=5: expected a Search'): one.distances(5)
+    with pytest.raises(ArgumentError, match="measure='f1': expected one of iou, hamming"):
+        one.plot_distances(measure='f1')

@@ -1,10 +1,11 @@
 "Masks: counting, comparing, naming, and putting them on to the last bit"
-import copy, math, pickle, subprocess, sys
+import copy, itertools, math, operator, pickle, subprocess, sys
 
 import pytest, torch
 from hypothesis import assume, given, settings, strategies as st
 from torch import nn
 
+from lottery_nb.core import ArgumentError
 from lottery_nb.masks import Masks, keep_bits, unwrap, zero_pruned_
 from models import ConvNet, bits, copied, differing, dtypes, masked
 
@@ -63,13 +64,113 @@ def test_digest_is_the_same_in_another_process():
                          capture_output=True, check=True).stdout.decode()
     assert out.split()==[masks.digest(), 'True']
 
-@given(masks_of(min_layers=1), st.integers(0, 2**31))
-def test_iou_against_sets(a, seed):
-    g = torch.Generator().manual_seed(seed)
-    b = Masks({k: torch.rand(m.shape, generator=g) < .5 for k,m in a.items()})
-    sa, sb = [{(k, i) for k,m in o.items() for i,keep in enumerate(m.flatten().tolist()) if keep} for o in (a, b)]
-    expected = len(sa & sb)/len(sa | sb) if sa | sb else 1
-    assert a.iou(b)==b.iou(a)==pytest.approx(expected) and a.iou(a)==1
+@st.composite
+def alike(draw, n=2):
+    "Some masks of the same layers and shapes"
+    first, g = draw(masks_of(min_layers=1)), torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    shares = [draw(st.sampled_from([0., .3, .5, 1.])) for _ in range(n-1)]
+    return first, *(Masks({k: torch.rand(m.shape, generator=g) < o for k,m in first.items()}) for o in shares)
+
+def places(masks): return {(k, i) for k,m in masks.items() for i,keep in enumerate(m.flatten().tolist()) if keep}
+
+@given(alike(3))
+def test_algebra(abc):
+    a, b, c = abc
+    before, everywhere = copy.deepcopy(a), places(a | ~a)
+    for sign in (operator.and_, operator.or_, operator.sub): assert places(sign(a, b))==sign(places(a), places(b))
+    assert places(~a)==everywhere-places(a) and len(everywhere)==a.n_weights
+    assert ~(a & b)==~a | ~b and ~(a | b)==~a & ~b and ~~a==a # De Morgan
+    assert a - b==a & ~b and (a & b) | (a - b)==a and a & (b | c)==(a & b) | (a & c)
+    assert a==before and list(a & b)==list(a) and {m.dtype for m in (a - b).values()}=={torch.bool}
+
+@given(alike(3))
+def test_distances_against_sets(abc):
+    a, b, c = abc
+    x, y = places(a), places(b)
+    assert a.iou(b)==b.iou(a)==pytest.approx(len(x & y)/len(x | y) if x | y else 1) and a.iou(a)==1
+    assert a.hamming(b)==b.hamming(a)==pytest.approx(len(x ^ y)/a.n_weights if a.n_weights else 0) and a.hamming(a)==0
+    assert a.hamming(c)<=a.hamming(b)+b.hamming(c)+1e-12
+    assert a.hamming(b)==pytest.approx(((a - b) | (b - a)).n_kept/max(1, a.n_weights))
+    if a.n_weights: assert a.hamming(~a)==1
+    df, turned = a.overlap(b), b.overlap(a)
+    assert list(df.columns)==['layer','weights','kept_a','kept_b','kept_both','iou','iou_by_chance',
+                              'hamming','hamming_by_chance']
+    swapped = turned.rename(columns=dict(kept_a='kept_b', kept_b='kept_a'))
+    assert list(df.layer)==[*a, 'all'] and df.equals(swapped[[*df]])
+    assert df[['weights','kept_a','kept_b','kept_both']].iloc[:-1].sum().equals(
+        df[['weights','kept_a','kept_b','kept_both']].iloc[-1].astype(int))
+
+def test_overlap_of_no_layers():
+    row, = Masks({}).overlap(Masks({})).to_dict('records')
+    assert (row['weights'], row['iou'], row['iou_by_chance'], row['hamming'])==(0, 1, 1, 0)
+
+@pytest.mark.parametrize('n, kept_a, kept_b', [(5,2,3), (6,6,2), (4,0,2), (7,1,1)])
+def test_hamming_by_chance_is_the_expected_distance(n, kept_a, kept_b):
+    "Over every mask that keeps as many weights"
+    def mask(kept): return torch.tensor([i in kept for i in range(n)])
+    a = Masks({'w': mask(range(kept_a))})
+    others = [Masks({'w': mask(o)}) for o in itertools.combinations(range(n), kept_b)]
+    mean = sum(a.hamming(o) for o in others)/len(others)
+    assert all(a.overlap(o).hamming_by_chance.tolist()==pytest.approx([mean]*2) for o in others)
+
+def test_chance_against_a_monte_carlo():
+    "Layers of other densities: chance knows each"
+    g = torch.Generator().manual_seed(3)
+    def drawn(): return Masks({k: torch.rand(n, generator=g).argsort()<d*n for k,n,d in [('a',900,.9), ('b',3000,.1)]})
+    a = drawn()
+    tables = [a.overlap(drawn()) for _ in range(300)]
+    for k in ('iou','hamming'):
+        found = sum(o[k] for o in tables)/len(tables)
+        spread = (sum((o[k]-found)**2 for o in tables)/len(tables)**2)**.5 # of the mean
+        assert ((found-tables[0][f'{k}_by_chance']).abs() <= 4*spread+1e-4).all()
+
+others = dict(name=Masks({'v': torch.ones(2,3)>0}), shape=Masks({'w': torch.ones(3,2)>0}), more=Masks(
+    {'w': torch.ones(2,3)>0, 'v': torch.ones(2,3)>0}), none=Masks({}))
+
+@pytest.mark.parametrize('use', [operator.and_, operator.or_, operator.sub, Masks.iou, Masks.hamming, Masks.overlap])
+@pytest.mark.parametrize('other', others)
+def test_masks_of_another_model(use, other):
+    a = Masks({'w': torch.ones(2,3)>0})
+    with pytest.raises(ArgumentError, match='other=.*masks of the same model: .: .* in these masks'):
+        use(a, others[other])
+
+@pytest.mark.parametrize('sign', [operator.and_, operator.or_, operator.sub])
+def test_what_is_no_masks(sign):
+    a = Masks({'w': torch.ones(2)>0})
+    for other in (5, {'w': torch.ones(2)>0}, dict(a), None, torch.ones(2)>0):
+        with pytest.raises(TypeError): sign(a, other)
+        with pytest.raises(TypeError): sign(other, a)
+
+# What an edit has filled
+
+@given(alike(), st.integers(0, 2**31))
+def test_lost_in_counts_what_is_filled(ab, seed):
+    masks, filled = (Masks({str(i): m for i,m in enumerate(o.values())}) for o in ab)
+    net, g = nn.ParameterDict(), torch.Generator().manual_seed(seed)
+    for k,m in masks.items(): net[k] = nn.Parameter(torch.randn(m.shape, generator=g)*(m | filled[k]))
+    before = copied(net.state_dict())
+    df, lost = masks.lost_in(net), filled - masks
+    assert list(df.layer)==[*masks, 'all'] and not differing(net.state_dict(), before)
+    assert list(df.pruned)==[*(int((~m).sum()) for m in masks.values()), masks.n_weights-masks.n_kept]
+    assert list(df.lost)==[*(int(m.sum()) for m in lost.values()), lost.n_kept]
+    assert list(df.share)==[n/m if m else 0 for n,m in zip(df.lost, df.pruned)]
+    largest = [float(net[k][m].abs().max()) if m.any() else 0. for k,m in lost.items()]
+    assert list(df.largest)==[*largest, max(largest)]
+    masks.apply_(net)
+    assert not masks.lost_in(net)[['lost','share','largest']].any(axis=None)
+
+def test_lost_in_a_merged_lora_and_what_is_broken():
+    net = ConvNet()
+    masks = Masks({'head.weight': torch.arange(40).view(10,4)%2==0, 'up.weight': torch.ones(8,2,2,2)>0})
+    masks.apply_(net)
+    assert masks.lost_in(net).lost.tolist()==[0, 0, 0]
+    net.head.weight.data += torch.ones(10,1) @ torch.tensor([[0., 2., 0., -3.]])
+    assert masks.lost_in(nn.DataParallel(net)).iloc[0].tolist()==['head.weight', 20, 20, 1, 3]
+    net.head.weight.data[0,1] = math.nan
+    row = masks.lost_in(net).iloc[-1]
+    assert row.lost==20 and math.isnan(row.largest)
+    with pytest.raises(ArgumentError, match='masks of this model: head.weight: .* missing in the model'):
+        masks.lost_in(net.head)
 
 odd = torch.tensor([0., -0., 1., -1., math.nan, -math.nan, math.inf, -math.inf, 1e-45, -6e4, 1e-8, 3.])
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from lottery_nb.arms import random_ticket
 from lottery_nb.callback import SparsifyCallback
+from lottery_nb.core import ArgumentError
 from lottery_nb.criteria import large_final, random_scores
 from lottery_nb.data import digits_dls
 from lottery_nb.find import find_ticket
@@ -233,3 +234,13 @@ def test_on_a_gpu(dtype):
     assert report.suits.tolist()==[True, True, False] and difference<.05
     assert isinstance(fast[0].weight, torch.sparse.SparseSemiStructuredTensor)
     with pytest.raises(ValueError, match='on cpu'): semi_structured(net.cpu())
+
+def test_zeros_that_cannot_be_kept():
+    net = nn.Sequential(nn.Linear(8,4))
+    net[0].weight.data[0,:3] = 0
+    with pytest.raises(ArgumentError, match='2 of every 4 kept, but 0.weight keeps fewer'):
+        Sparsifier(net, '2:4', keep_zeros=True)
+    net[0].weight.data[0,0] = 1
+    sp = Sparsifier(net, '2:4', keep_zeros=True)
+    assert sp.masks.n_kept==30 and (sp.sparsify(50) - sp.zeros).n_kept==0 and sp.masks.sparsity==50
+    with pytest.raises(TypeError, match='keep_zeros=1: expected True or False'): Sparsifier(net, keep_zeros=1)

@@ -5,7 +5,9 @@ from fractions import Fraction
 import pytest, torch
 from hypothesis import assume, example, given, settings, strategies as st
 from torch import nn
+from torch.nn.utils.prune import random_unstructured
 
+from lottery_nb.core import ArgumentError
 from lottery_nb.criteria import WeightView, criteria, criterion
 from lottery_nb.granularity import all_granularities
 from lottery_nb.masks import Masks, named_tensors
@@ -616,3 +618,126 @@ def test_the_users_random_numbers_are_left_alone():
     for s in (50, 20): sp.sparsify(s)
     assert torch.equal(torch.random.get_rng_state(), state)
 
+
+# A network that is sparse already
+
+@st.composite
+def sparse_nets(draw, granularity='weight'):
+    "A network with zeros at random places, some of them -0., and the masks of what isn't 0"
+    net, g = draw(nets(granularity, ties=False)), torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    def drawn(w, share): return torch.rand(w.shape, generator=g) < share
+    weights = {k: w.data for k,w in net.named_parameters() if w.dim()>1}
+    for w in weights.values():
+        w[drawn(w, draw(st.sampled_from([0., .3, .8, 1.])))] = 0
+        w[(w==0) & drawn(w, .5)] = -0.
+    return net, Masks({k: w!=0 for k,w in weights.items()})
+
+@given(sparse_nets())
+def test_masks_of_a_sparse_network(net_and_masks):
+    net, expected = net_and_masks
+    before = everything(net)
+    assert Masks.from_model(net)==Masks.from_model(nn.DataParallel(net))==expected
+    assert not differing(everything(net), before)
+
+def test_masks_of_chosen_layers_and_of_a_dense_network():
+    net = mlp()
+    assert Masks.from_model(net).density==100 and list(Masks.from_model(net, '5'))==['5.weight']
+    with pytest.raises(ArgumentError, match='layers=.fc.: expected layers of this model'): Masks.from_model(net, 'fc')
+    with pytest.raises(ArgumentError, match='expected one with prunable weights'): Masks.from_model(nn.ReLU())
+
+def test_masks_of_weights_that_are_computed():
+    "Of torch's own pruning, also where its mask was loaded and nothing has run since"
+    net, other = mlp(), mlp()
+    for o in (net, other): random_unstructured(o[1], 'weight', amount=.7)
+    nn.utils.parametrizations.weight_norm(net[3])
+    expected = net[1].weight_mask>0
+    other[1].load_state_dict(net[1].state_dict())
+    for o in (net, other): assert torch.equal(Masks.from_model(o)['1.weight_orig'], expected)
+    sp = Sparsifier(net, keep_zeros=True)
+    assert torch.equal(sp.masks['1.weight_orig'], expected) and not nonzero_pruned(sp) and sp.masks['5.weight'].all()
+
+@quiet
+@settings(max_examples=30)
+@given(sparse_nets(), methods, st.lists(sparsities, min_size=1, max_size=4))
+def test_zeros_are_kept_whatever_is_asked(net_and_masks, method, asked):
+    net, zeros = net_and_masks
+    weights = {k: t.detach().clone() for k,t in net.named_parameters()}
+    sp = Sparsifier(net, 'weight', method, keep_zeros=True, allow_collapse=True)
+    assert sp.masks==zeros==sp.zeros and sp.has_pruned and math.isclose(sp.asked, zeros.sparsity)
+    assert not nonzero_pruned(sp) and list(sp.report().kept)==[int(m.sum()) for m in zeros.values()]
+    assert not [k for k,t in net.named_parameters() if not torch.equal(t, weights[k])] # -0.==0.
+    for a in asked:
+        now = sp.sparsify(a)
+        assert (now - zeros).n_kept==0 and not nonzero_pruned(sp) and sp.asked==a
+        for ks in [list(zeros)] if method=='global' else [[k] for k in zeros]:
+            part, was = (Masks({k: o[k] for k in ks}) for o in (now, zeros))
+            due, n = round(Fraction(str(float(a)))*was.n_weights/100), was.n_weights
+            assert n-part.n_kept==max(n-was.n_kept, due)
+    sp.put_on(Masks({k: torch.ones_like(m) for k,m in zeros.items()}))
+    assert sp.masks==zeros
+
+@given(sparse_nets(), methods)
+def test_kept_zeros_nest_while_sparsity_rises(net_and_masks, method):
+    net, before = net_and_masks
+    sp = Sparsifier(net, 'weight', method, keep_zeros=True, allow_collapse=True)
+    for a in (20, 50, 85, 99):
+        now = sp.sparsify(a)
+        assert (now - before).n_kept==0
+        before = now
+
+@pytest.mark.parametrize('granularity', ['filter', 'kernel', 'row'])
+@settings(max_examples=12)
+@given(st.data(), methods, sparsities)
+def test_scattered_zeros_of_larger_units(granularity, data, method, sparsity):
+    "What's left is what the dense ranking of whole units leaves, without the zeros"
+    net, zeros = data.draw(sparse_nets(granularity))
+    sp = Sparsifier(net, granularity, method, keep_zeros=True, allow_collapse=True)
+    units = [sp.units.of(k, zeros) for k in sp.units.names]
+    whole = sum(int((~u.kept(m)).sum())*u.size for u,m in zip(sp.units.by_layer.values(), units))
+    assert sp.masks==zeros and sp.asked==pytest.approx(100*whole/zeros.n_weights)
+    now = sp.sparsify(sparsity)
+    assert (now - zeros).n_kept==0 and not nonzero_pruned(sp)
+    kept = {k: sp.units.kept(k, now) for k in sp.units.names}
+    assert now==sp.units.masks(kept) & zeros
+    gone = sum(int((~o).sum())*sp.units.size(k) for k,o in kept.items())
+    if method=='global': assert gone<=max(whole, sparsity/100*zeros.n_weights+.5)
+
+@pytest.mark.parametrize('opt', [lambda p: torch.optim.SGD(p, lr=.1, momentum=.9, weight_decay=.1),
+                                 lambda p: torch.optim.AdamW(p, lr=.01, weight_decay=.1)])
+def test_a_sparse_checkpoint_is_tuned_and_stays_sparse(opt):
+    torch.manual_seed(0)
+    net = mlp()
+    came = Sparsifier(net, method='local').sparsify(70)
+    net.load_state_dict(pickle.loads(pickle.dumps(net.state_dict())))
+    sp, opt = Sparsifier(net, method='local', keep_zeros=True), opt(net.parameters())
+    before = everything(net)
+    sp.watch(opt)
+    for _ in range(3): train_step(net, opt, torch.randn(8,64), torch.randint(0, 10, (8,)))
+    assert came.lost_in(net).lost.tolist()==[0]*4 and sp.masks==came
+    assert all((net.get_parameter(k)!=before[k])[m].any() for k,m in came.items())
+    sp.save_weights(opt)
+    now = sp.sparsify(90)
+    train_step(net, opt, torch.randn(8,64), torch.randint(0, 10, (8,)))
+    sp.rewind(opt)
+    assert now.n_kept==50_200-round(.9*50_200) and (now - came).n_kept==0 and not nonzero_pruned(sp)
+    assert copy.deepcopy(sp).zeros==pickle.loads(pickle.dumps(sp)).zeros==came
+
+@quiet
+@pytest.mark.parametrize('method', ['local', 'global'])
+def test_what_comes_back_when_the_sparsity_falls_is_never_a_zero_of_the_model(method):
+    net = mlp()
+    came = Sparsifier(net, method='local').sparsify(60)
+    sp = Sparsifier(net, 'weight', method, keep_zeros=True)
+    n = {a: sp.sparsify(a).n_kept for a in (90, 75, 50)}
+    assert n=={90: 5020, 75: 12_550, 50: came.n_kept} and sp.masks==came
+
+def test_keep_zeros_of_a_dense_network():
+    sp = Sparsifier(mlp(), keep_zeros=True)
+    assert (sp.masks.sparsity, sp.asked, sp.has_pruned)==(0, 0, True)
+    assert sp.sparsify(50)==Sparsifier(copy.deepcopy(sp.model)).sparsify(50)
+
+def test_without_keep_zeros_nothing_is_kept():
+    net = mlp()
+    Sparsifier(net).sparsify(70)
+    sp = Sparsifier(net)
+    assert not sp.has_pruned and sp.zeros is None and sp.masks.density==100

@@ -8,7 +8,7 @@ from torchvision import models
 
 from lottery_nb.arms import arms, random_ticket
 from lottery_nb.channels import ChannelUnits, channel_groups, followers, output_difference, with_followers
-from lottery_nb.core import warn
+from lottery_nb.core import ArgumentError, warn
 from lottery_nb.export import export_onnx, sparse_linear
 from lottery_nb.masks import Masks
 from lottery_nb.measure import count_macs, profile
@@ -360,3 +360,36 @@ def test_files_and_networks_that_are_others(tmp_path):
     with pytest.raises(ValueError, match="small='Keeps': expected a network that shrink gave"):
         save_shrunk(Keeps(), path)
     assert path.read_bytes()==data
+
+# Channels of a network that is sparse already
+
+class Residual(nn.Module):
+    "Two convs whose channels are added, so they go together"
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.norm = nn.Conv2d(1,8,3), nn.Conv2d(1,8,3), nn.BatchNorm2d(8)
+        self.head = nn.Conv2d(8,3,1)
+    def forward(self, x): return self.head(self.norm(self.one(x)+self.two(x)))
+
+def test_channels_that_are_zero():
+    "Those that go together are kept pruned together; half of one of them is refused, before anything changes"
+    net, x = Residual(), torch.randn(2,1,5,5)
+    masks = Sparsifier(net, 'group', example=x).sparsify(40)
+    for k,m in masks.items(): assert torch.equal(net.get_parameter(k)!=0, m)
+    sp = Sparsifier(net, 'group', example=x, keep_zeros=True)
+    assert sp.masks==masks and sp.asked==pytest.approx(masks.sparsity) and (sp.sparsify(60) - masks).n_kept==0
+    half = Residual()
+    half.one.weight.data[2] = 0
+    before = everything(half)
+    with pytest.raises(ArgumentError, match='keep_zeros=True: .*but two.weight has 9 numbers that are not'):
+        Sparsifier(half, 'group', example=x, keep_zeros=True)
+    assert not differing(everything(half), before)
+
+def test_filters_whose_bias_is_not_zero():
+    net, x = nn.Sequential(nn.Conv2d(1,4,3), nn.ReLU(), nn.Conv2d(4,2,3)), torch.randn(2,1,7,7)
+    net[0].weight.data[1] = 0
+    assert Sparsifier(copy.deepcopy(net), 'filter', keep_zeros=True).masks==Masks.from_model(net) # the bias may train
+    with pytest.raises(ArgumentError, match='but 0.bias has 1 numbers that are not'):
+        Sparsifier(net, 'filter', example=x, keep_zeros=True)
+    net[0].bias.data[1] = 0
+    assert Sparsifier(net, 'filter', example=x, keep_zeros=True).report().units_kept.tolist()==[3, 2]

@@ -450,7 +450,8 @@ def test_overlap(net, data):
         return torch.tensor(kept, dtype=torch.bool).view(m.shape)
     b = Ticket(Masks({k: drawn(m) for k,m in a.masks.items()}), a.state)
     df = a.overlap(b)
-    assert list(df.columns)==['layer','weights','iou','chance','kept_a','kept_b','kept_both']
+    assert list(df.columns)==['layer','weights','kept_a','kept_b','kept_both','iou','iou_by_chance',
+                              'hamming','hamming_by_chance']
     assert list(df.layer)==[*a.masks, 'all']
     both_in_all,chance_in_all = 0,0.
     for row,k in zip(df.itertuples(), a.masks):
@@ -458,12 +459,12 @@ def test_overlap(net, data):
         expected = len(x)*len(y)/a.masks[k].numel()
         assert (row.weights, row.kept_a, row.kept_b, row.kept_both)==(a.masks[k].numel(), len(x), len(y), len(x & y))
         assert row.iou==(len(x & y)/len(x | y) if x | y else 1)
-        assert row.chance==pytest.approx(expected/(len(x)+len(y)-expected) if x or y else 1)
+        assert row.iou_by_chance==pytest.approx(expected/(len(x)+len(y)-expected) if x or y else 1)
         both_in_all,chance_in_all = both_in_all+len(x & y),chance_in_all+expected
     last,n = df.iloc[-1],a.masks.n_kept+b.masks.n_kept
     assert last.iou==pytest.approx(a.masks.iou(b.masks))
     assert (last.kept_a, last.kept_b, last.kept_both)==(a.masks.n_kept, b.masks.n_kept, both_in_all)
-    assert last.chance==pytest.approx(chance_in_all/(n-chance_in_all) if n else 1)
+    assert last.iou_by_chance==pytest.approx(chance_in_all/(n-chance_in_all) if n else 1)
 
 # What it looks like
 
