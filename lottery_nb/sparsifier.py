@@ -540,8 +540,8 @@ def _round_up(self:Sparsifier, name, kept, round_to):
 @patch
 def sparsify(self:Sparsifier,
     sparsity:float|Mapping, # percent of the prunable weights, 0 to 100; or name or pattern of layers -> percent
-    total:float|None=None, # percent of all weights, beside amounts by layer; None: what isn't named stays as it is
-    round_to:int|None=None # keep a multiple of so many units in every layer
+    round_to:int|None=None, # keep a multiple of so many units in every layer
+    total:float|None=None # percent of all weights, beside amounts by layer; None: what isn't named stays as it is
 )->Masks:
     """Makes new masks at this sparsity, puts them on the model and gives them back.
 
