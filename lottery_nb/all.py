@@ -10,6 +10,7 @@ from .data import *
 from .masks import *
 from .criteria import *
 from .granularity import *
+from .methods import *
 from .sparsifier import *
 from .ticketfile import *
 from .ticket import *

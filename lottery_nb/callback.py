@@ -23,6 +23,7 @@ from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, che
 from .criteria import Criterion, criteria as all_criteria
 from .granularity import check_granularity
 from .masks import Masks, named_tensors, unwrap
+from .methods import Method, methods
 from .schedules import Schedule, schedules
 from .sparsifier import Sparsifier, check_reach, check_sparsity, find_layers, rewind_opts
 from .ticket import Ticket
@@ -37,9 +38,9 @@ class SparsifyCallback(Callback):
     begun = waits = False # is this fit training? And is it one that only waits?
     @known_keywords
     def __init__(self,
-        end_sparsity:float, # percent of the prunable weights that are pruned in the end, 0 to 100
+        end_sparsity:float|dict, # percent of the prunable weights that are pruned in the end; or layer -> percent
         granularity:str, # which weights go together: one of `all_granularities()`, or n of every m: '2:4'
-        method:str, # `local`: every layer loses the same share; `global`: all layers compete in one ranking
+        method:Method|str, # how the amount is spread: `local`: the same share; `global`: all layers compete; …
         criteria:Criterion|str, # how a weight is scored; the lowest go
         schedule:Schedule|str, # how the sparsity rises between `start_epoch` and `end_epoch`
         start_sparsity:float=0, # percent, what the schedule starts from; on from the first batch if it isn't 0
@@ -59,6 +60,7 @@ class SparsifyCallback(Callback):
         keep_zeros:bool=False # begin with the masks of the weights that are 0 already, and never bring them back?
     ):
         store_attr()
+        self.method = check_choice('method', method, methods, Method)
         self.criteria = check_choice('criteria', criteria, all_criteria, Criterion)
         self.schedule = check_choice('schedule', schedule, schedules, Schedule)
         self.in_rounds,self.falls = self.schedule.stepwise,self.schedule.falls # found by trying, so only once
@@ -75,9 +77,10 @@ class SparsifyCallback(Callback):
 # %% ../nbs/08_callback.ipynb #e5effa15
 @patch
 def _check_arguments(self:SparsifyCallback):
-    for k in ('end_sparsity','start_sparsity'): check_sparsity(k, getattr(self, k))
+    self.end_sparsity = check_sparsity('end_sparsity', self.end_sparsity)
+    check_sparsity('start_sparsity', check_percent('start_sparsity', self.start_sparsity))
+    self.ends = self.end_sparsity if isinstance(self.end_sparsity, dict) else {'': self.end_sparsity}
     check_granularity(self.granularity)
-    check_choice('method', self.method, ('local','global'))
     if self.floor is not None: check_percent('floor', self.floor)
     check_choice('rewind_opt', self.rewind_opt, rewind_opts)
     for k in ('start_epoch','rewind_epoch'): check_whole(k, getattr(self, k))
@@ -85,8 +88,9 @@ def _check_arguments(self:SparsifyCallback):
     for k,least in dict(end_epoch=0, round_to=1, update_every=1).items():
         if getattr(self, k) is not None: check_whole(k, getattr(self, k), least)
     check_reach('end_sparsity', self.end_sparsity, self.granularity, self.round_to)
-    if self.start_sparsity>self.end_sparsity:
-        raise ArgumentError('start_sparsity', self.start_sparsity, f'at most end_sparsity={self.end_sparsity:g}')
+    least = min(self.ends.values())
+    if self.start_sparsity>least:
+        raise ArgumentError('start_sparsity', self.start_sparsity, f'at most end_sparsity={least:g}')
     if self.rewind_epoch>self.start_epoch:
         raise ArgumentError('rewind_epoch', self.rewind_epoch, f'at most start_epoch={self.start_epoch}')
     if self.end_epoch is not None and self.end_epoch<=self.start_epoch:
@@ -128,7 +132,8 @@ def begin(self:SparsifyCallback):
     sp.apply()
     if self.waits: return self.say(f'Pruning waits: {len(still)} of {len(sp.layers)} layers are frozen in this fit '
                                    '(frozen=True prunes all the same)')
-    self.say(f'Pruning of {self.granularity} until a sparsity of {self.end_sparsity:g}%')
+    told = ', '.join(f'{v:g}%' + f' ({k})'*bool(k) for k,v in self.ends.items())
+    self.say(f'Pruning of {self.granularity} until a sparsity of {told}')
     if self.lth and not self.round: self.advise(after_wait)
 
 # %% ../nbs/08_callback.ipynb #a1e0bb31
@@ -247,7 +252,8 @@ def check_fit(self:SparsifyCallback):
 def check_epochs(self:SparsifyCallback, sp:Sparsifier): # its own, or a new one
     "Raises `ArgumentError` if this fit hasn't the epochs that are needed"
     n,e = self.n_epoch,self.rewind_epoch
-    if sp.has_pruned and not self.falls and sp.asked>=self.end_sparsity: return # nothing is left to prune
+    sp.budgets(self.end_sparsity) # raises for layers that aren't there
+    if sp.has_pruned and not self.falls and sp.asked>=sp.percent(self.end_sparsity): return # nothing is left to prune
     for k in ('start_epoch','rewind_epoch'):
         if getattr(self, k)>=n: raise ArgumentError(k, getattr(self, k), f'an epoch of this fit, 0 to {n-1}')
     if (self.end_epoch or 0)>n: raise ArgumentError('end_epoch', self.end_epoch, f'at most {n}, the epochs of this fit')
@@ -259,7 +265,7 @@ def check_epochs(self:SparsifyCallback, sp:Sparsifier): # its own, or a new one
 @patch
 def round_starts(self:SparsifyCallback)->list:
     "Where the rounds begin, as parts of the pruning phase, 0 to 1"
-    due = [self.start_sparsity, *self.schedule.curve(self.start_sparsity, self.end_sparsity)[1].tolist()]
+    due = [self.start_sparsity, *self.schedule.curve(self.start_sparsity, max(self.ends.values()))[1].tolist()]
     return [i/(len(due)-2) for i,(a,b) in enumerate(zip(due, due[1:])) if a!=b]
 
 @patch
@@ -324,16 +330,17 @@ def position(self:SparsifyCallback)->float:
 
 # %% ../nbs/08_callback.ipynb #9531985d
 @patch
-def target(self:SparsifyCallback)->float:
-    "The sparsity that the schedule asks for now, percent"
-    return self.schedule.at(self.position(), self.start_sparsity, self.end_sparsity)
+def target(self:SparsifyCallback)->float|dict:
+    "The sparsity that the schedule asks for now, percent; or that of each layer that's named"
+    due = {k: self.schedule.at(self.position(), self.start_sparsity, v) for k,v in self.ends.items()}
+    return due.get('', due)
 
 # %% ../nbs/08_callback.ipynb #5a1c2576
 @patch
 def is_due(self:SparsifyCallback)->bool:
     "Is it time for another mask?"
     if self.waits: return False
-    target,asked = self.target(),self.sparsifier.asked
+    target,asked = self.sparsifier.percent(self.target()),self.sparsifier.asked
     if target==asked or (target<asked and not self.falls): return False
     if self.in_rounds or self.iter==0 or self.position()>=1: return True
     return self.since>=(self.update_every or min(16, max(4, self.phase()//50)))
@@ -348,7 +355,7 @@ def save_rewind_point(self:SparsifyCallback):
 
 # %% ../nbs/08_callback.ipynb #0ed90475
 @patch
-def make_masks(self:SparsifyCallback, target:float): # percent, 0 to 100
+def make_masks(self:SparsifyCallback, target:float|dict): # percent, 0 to 100; or layer -> percent
     "Makes masks of this sparsity"
     self.sparsifier.make_masks(target, self.round_to)
 

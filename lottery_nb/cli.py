@@ -7,8 +7,8 @@ __all__ = ['app', 'usual', 'file', 'as_found', 'later', 'Data', 'TicketFile', 'Q
            'KnownInt', 'KnownFloat', 'Png', 'results', 'demo_recipe', 'demo_run', 'first_seed', 'early',
            'print_version', 'main', 'ours', 'console', 'printable', 'print_table', 'json_text', 'complain', 'reason',
            'working', 'bar', 'option', 'example', 'check_png', 'decorated', 'known_names', 'unknown', 'check_name',
-           'check_word', 'usually', 'recipe', 'make_learner', 'fit_epochs', 'threads_for', 'print_found', 'find',
-           'holds', 'draw', 'show', 'check', 'differing', 'compare', 'train_arm', 'train', 'check_sweep',
+           'check_word', 'usually', 'recipe', 'make_learner', 'fit_epochs', 'threads_for', 'print_found', 'amount',
+           'find', 'holds', 'draw', 'show', 'check', 'differing', 'compare', 'train_arm', 'train', 'check_sweep',
            'sweep_summary', 'sweep', 'smaller', 'profile', 'demo_curve', 'demo_summary', 'print_demo', 'demo']
 
 # %% ../nbs/41_cli.ipynb #0c11a701
@@ -187,7 +187,7 @@ def known_names(
 )->list:
     "What the option of that name takes"
     here,vision = (Path(find_spec(o).submodule_search_locations[0]) for o in ('lottery_nb','torchvision'))
-    if kind=='method': return ['local','global']
+    if kind=='method': return [o.rstrip('_') for o in decorated(here/'methods.py', 'method')]
     if kind=='arm': return decorated(here/'arms.py', 'arm')
     if kind=='criteria': return decorated(here/'criteria.py', 'criterion')
     if kind=='arch':
@@ -316,13 +316,26 @@ def print_found(
     print('One run each: how much of a difference is chance, only several seeds can say.')
 
 # %% ../nbs/41_cli.ipynb #6a9a56c1
+def amount(
+    name:str, # the option's, for the error
+    text:str # a number, or numbers by layer: 5=10,*=20
+): # a number, or name -> number
+    "The number, or the numbers by layer, in a text. Raises `typer.BadParameter` if it has none"
+    pairs = [o.rpartition('=') for o in text.split(',')]
+    try: found = {k.strip(): float(v) for k,_,v in pairs}
+    except ValueError: found = {}
+    if found.keys()=={''}: return found['']
+    if found and '' not in found: return found
+    raise typer.BadParameter(f'{text!r}: expected a number, or numbers of layers such as 5=10,*=20',
+                             param_hint=f'--{name}')
+
 @app.command(**example('find digits --rounds 8 --out runs/digits'))
 def find(
     ctx:typer.Context, data:Data,
     arch:Annotated[str|None, option("The network: `digits_mlp`, or one of torchvision.", usually('arch'),
                                     callback=check_word)]=None,
     rounds:Annotated[int, option('How often to prune; 1 is one-shot.')]=10,
-    prune:Annotated[float, option('Percent of the remaining weights that go in a round.')]=20.,
+    prune:Annotated[str, option('Percent of the remaining weights that go in a round; or of layers: 5=10,*=20.')]='20',
     rewind:Annotated[str, option('Kept weights go back to epoch `0`, `1`, …, a step (`100it`), or go on: `lr`.',
                                  callback=check_word)]='0',
     epochs:Annotated[int|None, option('Epochs in a round.', usually('n_epoch'))]=None,
@@ -341,7 +354,8 @@ def find(
     """Find lottery tickets by iterative magnitude pruning: a dense round, then prune, rewind and train.
 
     Every round is stored as it ends. The same command goes on where it was stopped, to the same tickets."""
-    how = dict(prune=prune, rewind=rewind, granularity=granularity, method=method, criteria=criteria, seed=seed)
+    how = dict(prune=amount('prune', prune), rewind=rewind, granularity=granularity, method=method,
+               criteria=criteria, seed=seed)
     with working(ctx, f'stopped; the finished rounds are in {out}: {later}'):
         setup = recipe(data=data, arch=arch, size=size, bs=bs, n_epoch=epochs, lr=lr, seed=seed)
         learner,fit = lambda: make_learner(setup, workers),lambda learn: fit_epochs(learn, setup['n_epoch'])
@@ -611,7 +625,7 @@ def profile(
     print(p.how)
 
 # %% ../nbs/41_cli.ipynb #5551a032
-demo_recipe = dict(prune=20., method='local', final_layer_rate=10.) # percent of what remains, a round
+demo_recipe = dict(prune={'5': 10., '*': 20.}) # percent of what remains, a round: of the last layer, of the others
 demo_run = dict(bs=60, lr=1.2e-3) # of Adam, constant
 first_seed = 100 # smaller ones were used to choose the settings, so they no longer count as evidence
 early = 40 # steps; about two epochs: tickets are quick

@@ -22,8 +22,9 @@ from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, che
                              json_safe, progress, rewind_point, seed_of, seeded, versions)
 from .criteria import Criterion, large_final
 from .data import WholeDL, dls_by_name, model_by_name
-from .find import check_final_layer_rate, check_prune, next_masks
+from .find import check_prune, next_masks, sparsity_of_round
 from .masks import copy_model, keep_bits, named_tensors, zero_pruned_
+from .methods import Method
 from .sparsifier import Sparsifier
 from .ticket import Ticket
 
@@ -35,7 +36,7 @@ class Curve:
     data:object # ((x_train, y_train), (x_valid, y_valid)), each [n, ...]; `DataLoaders` of `WholeDL`; or their name
     seeds:int|list=20 # how many (0, 1, …), or a list of different whole numbers of at least 0
     rounds:int|None=None # how often they're pruned, at least 1; None: 8, or as many as `prune` has sparsities
-    prune:float|list=20 # percent of the remaining weights that go in a round, or a list of rising sparsities in percent
+    prune:float|dict|list=20 # percent of the remaining weights that go in a round; or layer -> percent; or sparsities
     arms:object=('ticket','reinit','shuffle','random') # names or `Arm`s, or one of them; round 0 is always dense
     _:KW_ONLY
     criteria:Criterion|str=large_final # how a weight is scored; the lowest go
@@ -47,8 +48,7 @@ class Curve:
     momentum:float=.9 # of 'sgd', 0 to less than 1
     lr_schedule:str|Callable='constant' # a name in `lr_schedules`, or a function: part of the run (0 to 1) -> factor
     rewind:int|str=0 # where kept weights go back to: the start of an epoch (0, 1, …), or after so many steps ('100it')
-    method:str='global' # `local`: every layer loses the same share; `global`: all layers compete in one ranking
-    final_layer_rate:float|None=None # percent that the last layer loses, for method='local'; None: like the others
+    method:Method|str='global' # how the amount is spread: `global`: all layers compete; `local`: the same share; …
     layers:object=None # module types, names of layers, or (name, module) -> bool; None: every conv and linear layer
     allow_collapse:bool=False # may a layer lose all its weights?
     loss:Callable=F.cross_entropy # predictions and targets of a batch -> mean loss
@@ -107,7 +107,6 @@ def check(self:Curve):
     if isinstance(self.model, str): self.model = partial(model_by_name, self.model, self.data)
     several = isinstance(self.prune, (list,tuple))
     self.prune,self.rounds = check_prune(self.prune, 8 if self.rounds is None and not several else self.rounds)
-    self.final_layer_rate = check_final_layer_rate(self.final_layer_rate, self.method)
     self.seeds,self.arms = check_seeds(self.seeds),[o for o in check_arms(self.arms) if o.name!='dense']
     for k in ('n_step','bs','batch_seeds'): check_whole(k, getattr(self, k), 1)
     if self.eval_every is None: self.eval_every = max(1, self.n_step//20)
@@ -161,6 +160,7 @@ def meet(self:Curve):
     except (RuntimeError,AssertionError) as e: raise ArgumentError('device', device, f'one of these; {_said(e)}') from e
     self.net,other = self.network(0),self.network(1)
     self.sp = Sparsifier(copy_model(self.net), 'weight', self.method, self.criteria, self.layers, self.allow_collapse)
+    for r in range(1, self.rounds+1): self.sp.budgets(sparsity_of_round(self.sp, self.prune, r))
     self.unpruned,self.versions = self.sp.masks,versions()
     self.tensors = [t.to(self.device) for t in _as_tensors(self.data, next(self.net.parameters()).dtype)]
     n,point = len(self.tensors[0]),rewind_point(self.rewind)
@@ -351,7 +351,7 @@ def next_ticket(self:Curve, ticket:Ticket, trained:dict, grads:dict, first:Ticke
         sp.weight(k).grad = grads.get(k)
     sp.put_on(ticket.masks)
     sp.remembered = {need: {k: then[need][k] for k in sp.layers} for need in sp.criterion.needs if need!='grad'}
-    masks = next_masks(sp, self.prune, r, self.final_layer_rate)
+    masks = next_masks(sp, self.prune, r)
     meta = dict(ticket.meta, arm='ticket', round=r, sparsity=masks.sparsity)
     return Ticket(masks, W_t, meta=meta, full={k: W_t[k] for k in masks})
 

@@ -8,6 +8,7 @@ __all__ = ['prunable_types', 'rewind_opts', 'find_layers', 'sort_keys_', 'keep_h
 
 # %% ../nbs/05_sparsifier.ipynb #f24bc775
 import copy, difflib, inspect, math, weakref
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -24,6 +25,7 @@ from .granularity import (LayerWeight, all_granularities, default_types, granula
                                     layouts_of, plain_layout, pruned_filters, units_class)
 from .masks import (Masks, buffer_names, check_weight, copy_model, int_dtype, keep_bits, named_tensors,
                               parameter_name, set_tensors_, unwrap, zero_once_, zero_pruned_)
+from .methods import Method, check_amounts, methods, named_amounts, whole_shares
 
 # %% ../nbs/05_sparsifier.ipynb #18852be8
 prunable_types = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
@@ -282,7 +284,7 @@ class Sparsifier:
     def __init__(self,
         model:nn.Module, # the network, on any device; float weights
         granularity:str='weight', # what goes together: `weight`, … (`all_granularities()`), `group`, or n of m: '2:4'
-        method:str='global', # `local`: every layer loses the same share; `global`: all layers compete in one ranking
+        method:Method|str='global', # how the amount is spread: `global`: all layers compete; `local`: the same share; …
         criteria:Criterion|str=large_final, # how a weight is scored; the lowest go
         layers=None, # types, names, a function (name, module) -> bool, or several of these; None: 'default'
         allow_collapse:bool=False, # may a layer lose all its weights?
@@ -291,7 +293,7 @@ class Sparsifier:
         keep_zeros:bool=False # begin with the masks of the weights that are 0 already, and never bring them back?
     ):
         self.criterion = check_choice('criteria', criteria, all_criteria, Criterion)
-        self.method = check_choice('method', method, ('local','global'))
+        self.method = check_choice('method', method, methods, Method)
         for k,v in dict(allow_collapse=allow_collapse, keep_zeros=keep_zeros).items(): check_flag(k, v)
         found = find_layers(model, layers)
         if layers is None: found = _with_granularity(found, granularity)
@@ -308,6 +310,7 @@ class Sparsifier:
         self.left_out,matters = _left_out(unwrap(model), self.units, granularity) # the last row of `report`, or None
         if layers is None and matters: warn(_told(self.left_out))
         self.criterion.try_on({k: self.weight(k) for k in self.layers})
+        self.method.try_on(*({k: fn(k) for k in self.units.names} for fn in (self.units.parts.get, self.units.n)))
         if keep_zeros: self._begin_with_zeros()
 
     def __getstate__(self): return {**vars(self), 'watches': []} # a copy is watched by nobody
@@ -453,6 +456,8 @@ def _ranking(self:Sparsifier, names, budget):
     criterion = random_scores if falls else self.criterion
     scores = [self._unit_scores(k, criterion) for k in names]
     if not criterion.of_units: scores = [self.units.comparable(s, o) for s,o in zip(scores, kept)]
+    if self.method.ranks and not falls:
+        scores = [self.method.scores(s, self.units.parts.get(k)) for k,s in zip(names, scores)]
     if len({s.dtype for s in scores})>1: scores = [s.double() for s in scores]
     keys = [sort_keys_(s) for s in scores]
     for name,k,o in zip(names, keys, kept):
@@ -472,11 +477,11 @@ def _kept(self:Sparsifier, name):
 @patch
 def select(self:Sparsifier,
     names:list, # some of `units.names`
-    sparsity:float # of these together, percent
+    budget:int # how many of their weights go
 )->list: # for each name [n], bool
     "The units that stay: exact, and with no layer left empty"
     sizes,total = [self.units.size(k) for k in names],sum(self.units.n_weights(k) for k in names)
-    budget = count_of(sparsity, self.units.total(names))
+    sparsity = 100*budget/max(1, self.units.total(names))
     can_go = total - sum(self.units.least(k)*size for k,size in zip(names, sizes))
     keys = self._ranking(names, budget)
     may_empty = self.allow_collapse or self.granularity=='layer'
@@ -493,7 +498,7 @@ def select(self:Sparsifier,
             keys[i][best] = torch.iinfo(keys[i].dtype).max
             self._warn_collapse(names[i], sparsity)
     left = budget - sum((len(o)-int(o.count_nonzero()))*size for o,size in zip(kept, sizes))
-    if self.method=='global' or left>=min(sizes): self._warn_floor(dict(zip(names, kept)), sparsity)
+    if self.method.ranks or left>=min(sizes): self._warn_floor(dict(zip(names, kept)), sparsity)
     return kept
 
 # %% ../nbs/05_sparsifier.ipynb #badbdbe3
@@ -502,8 +507,8 @@ def _warn_collapse(self:Sparsifier, name, sparsity):
     "Warns, once for every layer, that it would have been emptied"
     if name in self._warned: return
     self._warned.add(name)
-    instead = "method='local' takes the same share of every layer, "*(self.method=='global')
-    warn(f'layer collapse: at {sparsity:g} % sparsity {name} would lose all its weights, so the best '
+    instead = "method='local' takes the same share of every layer, "*self.method.ranks
+    warn(f'layer collapse: at {sparsity:.4g} % sparsity {name} would lose all its weights, so the best '
          f'{self.granularity} of it is kept ({instead}allow_collapse=True lets it go)')
 
 # %% ../nbs/05_sparsifier.ipynb #f34f9755
@@ -521,9 +526,9 @@ def _warn_floor(self:Sparsifier, kept, sparsity):
     low = [k for k,o in kept.items() if 0<self.n_floor(k)==int(o.count_nonzero())<len(o)]
     if not low or 'floor' in self._warned: return
     self._warned.add('floor')
-    instead = "method='local' takes the same share of every layer, "*(self.method=='global')
+    instead = "method='local' takes the same share of every layer, "*self.method.ranks
     names = ', '.join(low[:3]) + f' and {len(low)-3} more'*(len(low)>3)
-    warn(f'floor: at {sparsity:g} % sparsity {names} keep no more than the {self.floor:g} % of their units that '
+    warn(f'floor: at {sparsity:.4g} % sparsity {names} keep no more than the {self.floor:g} % of their units that '
          f'always stay ({instead}floor=0 lets them go)')
 
 # %% ../nbs/05_sparsifier.ipynb #75a99a2e
@@ -538,13 +543,16 @@ def _round_up(self:Sparsifier, name, kept, round_to):
 # %% ../nbs/05_sparsifier.ipynb #4212fc9b
 @patch
 def sparsify(self:Sparsifier,
-    sparsity:float, # percent of the prunable weights, 0 to 100
-    round_to:int|None=None # keep a multiple of so many units in every layer
+    sparsity:float|Mapping, # percent of the prunable weights, 0 to 100; or name or pattern of layers -> percent
+    round_to:int|None=None, # keep a multiple of so many units in every layer
+    total:float|None=None # percent of all weights, beside amounts by layer; None: what isn't named stays as it is
 )->Masks:
     """Makes new masks at this sparsity, puts them on the model and gives them back.
 
     Raises `ArgumentError` for a bad sparsity, `ValueError` for NaN or infinity in a weight"""
-    sparsity = check_sparsity('sparsity', sparsity)
+    if total is not None and not isinstance(sparsity, Mapping):
+        raise ArgumentError('total', total, "None, or amounts by layer beside it: sparsify({'fc': 20}, total=80)")
+    sparsity = check_sparsity('sparsity', sparsity, total)
     if round_to is not None: check_whole('round_to', round_to, 1)
     check_reach('sparsity', sparsity, self.granularity, round_to)
     return self.make_masks(sparsity, round_to)
@@ -554,18 +562,78 @@ def sparsify(self:Sparsifier,
 @torch.no_grad()
 @threads(1) # many small steps, each of which would wait for the slowest core
 def make_masks(self:Sparsifier,
-    sparsity:float, # percent, checked already
+    sparsity:float|Mapping, # percent, or percent by layer, checked already
     round_to:int|None=None # keep a multiple of so many units in every layer
 )->Masks:
     "Does what `sparsify` does, without a check or a warning about its arguments"
     self.look_again()
-    kept,names = {},self.units.names
-    for ks in [[k] for k in names] if self.method=='local' else [names]: kept.update(zip(ks, self.select(ks, sparsity)))
+    asked,kept = self.percent(sparsity),self.choose(sparsity)
     if round_to: kept = {k: self._round_up(k, o, round_to) for k,o in kept.items()}
     self.put_on(self.units.masks(kept))
-    self.asked = sparsity
+    self.asked = asked
     self._remember_previous()
     return self.masks
+
+# %% ../nbs/05_sparsifier.ipynb #c0b4dab6
+@patch
+def choose(self:Sparsifier,
+    sparsity:float|Mapping # percent, or percent by layer, checked already
+)->dict: # for each of `units.names` [n], bool
+    "The units that stay at this sparsity"
+    found = {k: o for names,n in self.budgets(sparsity) for k,o in zip(names, self.select(names, n))}
+    return {k: found[k] for k in self.units.names}
+
+@patch
+def budgets(self:Sparsifier,
+    sparsity:float|Mapping # percent, or percent by layer, checked already
+)->list: # of (names of what competes with one another, how many of their weights go)
+    "How an amount is spread, to the weight. Raises `ArgumentError` for amounts by layer that can't be"
+    names,total = self.units.names,self.units.total
+    if not isinstance(sparsity, Mapping): return self._spread(names, count_of(sparsity, total(names)))
+    named = named_amounts(sparsity, names)
+    own = {k: count_of(v, total([k])) for k,v in named.items()}
+    rest = [k for k in names if k not in own]
+    found = [([k], n) for k,n in own.items()]
+    if 'total' not in sparsity: return found + [([k], self._n_gone(k)) for k in rest]
+    left,most = count_of(sparsity['total'], total(names))-sum(own.values()),math.floor(total(rest))
+    if not -len(own)<=left<=most+len(own): # each of them is rounded
+        a,b = (100*(sum(own.values())+n)/total(names) for n in (0, most))
+        raise ArgumentError('total', sparsity['total'], f'{a:.4g} to {b:.4g} percent beside what the layers have')
+    return found + self._spread(rest, min(max(left, 0), most))
+
+@patch
+def percent(self:Sparsifier,
+    sparsity:float|Mapping # percent, or percent by layer, checked already
+)->float: # percent of all weights
+    "The sparsity that an amount comes to"
+    if not isinstance(sparsity, Mapping): return sparsity
+    return 100*sum(n for _,n in self.budgets(sparsity))/self.units.total(self.units.names)
+
+# %% ../nbs/05_sparsifier.ipynb #bdff623c
+@patch
+def _n_gone(self:Sparsifier, name):
+    "How many weights of a name are pruned so far"
+    kept = self._kept(name)
+    return 0 if kept is None else (len(kept)-int(kept.count_nonzero()))*self.units.size(name)
+
+@patch
+def _spread(self:Sparsifier, names, budget):
+    "What the method makes of a budget: one ranking, or a share of it for each layer, which only grows with the budget"
+    if self.method.ranks or not names: return [(names, budget)]
+    n = {k: self.units.n_weights(k) for k in names}
+    left = {k: n[k]-self._n_gone(k) for k in names}
+    keep = max(0, sum(n.values())-budget)
+    shares = self.method.shares({k: self.units.parts.get(k) for k in names}, 100*keep/max(1, sum(n.values())))
+    room = left if keep<=sum(left.values()) else n
+    wishes = {k: Fraction(shares[k])*n[k] for k in names}
+    kept = whole_shares(keep, wishes, room)
+    may_empty = self.allow_collapse or self.granularity=='layer'
+    least = {k: s for k in names if not may_empty and kept[k]<(s := self.units.size(k))<=room[k]}
+    for k in least: self._warn_collapse(k, 100*budget/self.units.total(names))
+    if least: # taken from the others
+        rest = {k: v for k,v in wishes.items() if k not in least}
+        kept = whole_shares(max(0, keep-sum(least.values())), rest, room) | least
+    return [([k], n[k]-kept[k]) for k in names]
 
 # %% ../nbs/05_sparsifier.ipynb #563572d2
 @patch
@@ -576,9 +644,11 @@ def _remember_previous(self:Sparsifier):
 # %% ../nbs/05_sparsifier.ipynb #f95925d0
 def check_sparsity(
     name:str, # the argument's name, for the error
-    value:float # percent, 0 to 100
-)->float: # percent
-    "`value` as a float. Raises `ArgumentError` unless it's from 0 to 100; warns if it looks like a fraction"
+    value:float|Mapping, # percent, 0 to 100; or percent by layer
+    total:float|None=None # percent of all weights, beside amounts by layer
+)->float|dict: # percent
+    "`value` with floats. Raises `ArgumentError` unless it's from 0 to 100; warns if it looks like a fraction"
+    if isinstance(value, Mapping): return check_amounts(name, value, total)
     value = check_percent(name, value)
     meant = f'{name}={value:g} means {value:g} percent; for {100*value:g} percent say {name}={100*value:g}'
     if 0<value<1: warn(meant)
@@ -595,12 +665,13 @@ def count_of(
 # %% ../nbs/05_sparsifier.ipynb #324fa1f1
 def check_reach(
     name:str, # the argument's name, for the error
-    sparsity:float, # percent, 0 to 100
+    sparsity:float|Mapping, # percent, 0 to 100; or percent by layer
     granularity:str, # one that exists
     round_to:int|None=None # a multiple of so many units, or None
 ):
     "Raises `ArgumentError` if the `granularity` ends before this sparsity, or if nothing is rounded under it"
     limit = units_class(granularity).limit(granularity)
+    if isinstance(sparsity, Mapping): sparsity = max(sparsity.values())
     if sparsity>limit+.005: # so you can give a limit to two digits
         raise ArgumentError(name, sparsity, f'at most {limit:.4g} percent, where {granularity} ends')
     if limit<100 and round_to is not None:

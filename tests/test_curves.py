@@ -175,7 +175,7 @@ def n_pruned(n, prune, r):
     return n-left
 
 @pytest.mark.parametrize('how', [dict(prune=30), dict(prune=[20,61.5]), dict(prune=30, layers=['1','5']),
-                                 dict(prune=40, method='local', final_layer_rate=10)], ids=str)
+                                 dict(prune={'5': 10, '*': 40})], ids=str)
 def test_counts_are_exact_and_masks_nested(how):
     tickets = curve(seeds=2, arms='ticket', keep='tickets', **how)[1]
     for seed in (0,1):
@@ -184,7 +184,7 @@ def test_counts_are_exact_and_masks_nested(how):
         for r,masks in ((1,one), (2,two)):
             pruned,sizes = ({k: int(f(m)) for k,m in masks.items()} for f in (lambda m: (~m).sum(), torch.numel))
             rates = {k: 10. if k=='5.weight' else 40. for k in sizes}
-            if how.get('method')=='local': assert pruned=={k: n_pruned(n, rates[k], r) for k,n in sizes.items()}
+            if isinstance(how['prune'], dict): assert pruned=={k: n_pruned(n, rates[k], r) for k,n in sizes.items()}
             else: assert sum(pruned.values())==n_pruned(sum(sizes.values()), how['prune'], r)
         assert not any((two[k] & ~one[k]).any() for k in one)
     assert tickets[0,1].masks!=tickets[1,1].masks

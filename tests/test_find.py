@@ -97,14 +97,24 @@ def test_counts_under_global_are_exact(prune):
     assert [t.masks.n_kept for t in found.tickets]==left
     assert list(found.summary().density)==[t.masks.density for t in found.tickets]
 
-@pytest.mark.parametrize('rate', [None, 0, 10, 40])
-def test_counts_under_local_are_exact_and_the_last_layer_has_its_rate(rate):
-    found = search(method='local', final_layer_rate=rate, fit=one_epoch)
+@pytest.mark.parametrize('prune', [{'head': 0, '*': 20}, {'*': 20}, {'head.weight': 40, '*': 20}, {'grouped': 30}],
+                         ids=str)
+def test_counts_are_exact_in_each_layer_that_has_its_rate(prune):
+    found = search(prune=prune, fit=one_epoch)
     for k in found.tickets[0].masks:
-        n, r = found.tickets[0].masks[k].numel(), 20 if rate is None or k!='head.weight' else rate
+        n,own = found.tickets[0].masks[k].numel(),[v for name,v in prune.items() if k.startswith(name)]
+        rate = (own or [prune.get('*', 0)])[0]
         for t in found.tickets:
             assert int(t.masks[k].sum())==n, (k, t.meta['round'])
-            n -= round(r/100*n)
+            n -= round(rate/100*n)
+
+def test_under_local_the_total_is_exact_and_each_layer_has_its_part():
+    tickets = search(method='local', fit=one_epoch).tickets
+    n = tickets[0].masks.n_weights
+    for t in tickets:
+        assert t.masks.n_kept==n
+        assert all(abs(int(m.sum())-m.numel()*t.density/100)<1 for m in t.masks.values())
+        n -= round(.2*n)
 
 def test_layers_may_collapse_where_that_is_allowed():
     with pytest.warns(UserWarning, match='layer collapse'): kept = search(prune=90).tickets[3].masks
@@ -259,7 +269,7 @@ def grown(dir, **kwargs):
 @pytest.mark.parametrize('kwargs', [{}, dict(rewind='3it', criteria='movement'),
     dict(rewind='lr', criteria='updating_movement', arms=['constant']),
     dict(rewind=1, criteria='taylor'),
-    dict(method='local', final_layer_rate=10, granularity='row', layers=nn.Linear),
+    dict(prune={'head': 10}, granularity='row', layers=nn.Linear),
     dict(seed=7, prune=60, arms=['reinit','signs'])], ids=str)
 def test_gone_on_with_is_never_stopped(kwargs, tmp_path):
     whole = search(dir=tmp_path/'whole', **kwargs)
@@ -393,7 +403,7 @@ changes = [(dict(prune=30), 'prune: 20.0 → 30.0'),
     (dict(criteria='random'), 'criteria: large_final → random_scores'),
     (dict(criteria=large_init_large_final(alpha=2.)), r'criteria: .* → .*large_init_large_final\(alpha=2.0\)'),
     (dict(layers=nn.Linear), r'layers: .*grouped'),
-    (dict(method='local', final_layer_rate=10), 'final_layer_rate: null → 10.0'),
+    (dict(prune={'head': 10, '*': 20}), r"prune.*head.*10.0"),
     (dict(fit=one_more), r'fit: .*fit_one_cycle\(2, 1e-2\) → .*fit_one_cycle\(3, 1e-2\)'),
     (dict(fit=lambda learn: learn.fit(2)), r'fit: .* → lambda learn: learn.fit\(2\)'),
     (dict(fit=functools.partial(Learner.fit, n_epoch=2)), 'fit: '),
@@ -570,7 +580,10 @@ bad = [(dict(rounds=0), 'rounds=0: expected a whole number of at least 1'), (dic
     (dict(rewind='lr', arms='shuffle'), 'one that knows its pruned weights'), (dict(meta=dict(data=1)), "meta='data'"),
     (dict(granularity='2:4', prune=60), 'prune=60.0, rounds=3: sparsity'), (dict(method='both'), "method='both'"),
     (dict(criteria='largest'), "criteria='largest'"), (dict(layers='tail'), "layers='tail'"),
-    (dict(final_layer_rate=100, method='local'), 'final_layer_rate=100'),
+    (dict(prune={'tail': 10}), "sparsity='tail': expected a layer that is pruned"),
+    (dict(prune={'head': 100}), 'prune='),
+    (dict(prune={'head': 40}, rounds=1, method='erk', granularity='group'), 'method=erk'),
+    (dict(prune={'*': 20, 'total': 5}), 'total='),
     (dict(arms=['shuffle'], granularity='row', layers=nn.Linear), "granularity='row': expected a ticket of single"),
     (dict(seed=-1), 'seed=-1'), (dict(dir=5), 'dir=5'), (dict(fit=5), 'fit=5: expected a function of a Learner'),
     (dict(learner=Noisy), 'learner=.*: expected a function that gives a Learner'),
@@ -681,9 +694,9 @@ def test_the_table_is_what_the_recorder_measured():
     assert as_table(found.tickets[2].meta['table']).equals(df[df['round']<=2])
 
 def test_a_ticket_tells_its_search():
-    meta = search(rewind=1, method='local', final_layer_rate=10, layers=nn.Linear).tickets[2].meta
+    meta = search(rewind=1, method='local', prune={'head': 10}, layers=nn.Linear).tickets[2].meta
     told = dict(arm='ticket', round=2, seed=0, seeds=dict(search=0, data=None),
-                prune=20., rewind=1, final_layer_rate=10., method='local',
+                prune=dict(head=10.), rewind=1, method='local',
                 granularity='weight', criteria='large_final', layers=['head.weight'])
     assert {k: meta[k] for k in told}==told and set(meta['versions'])=={'python','lottery_nb','torch','fastai'}
     assert meta['shapes']=={k: list(t.shape) for k,t in named_tensors(Noisy()).items()}

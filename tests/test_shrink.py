@@ -202,8 +202,8 @@ def test_bad_input():
             (lambda: Sparsifier(groups, 'group', layers=['0.0'], example=x), ValueError,
              '0.0.weight goes together with 1.body.1.weight'),
             (lambda: Sparsifier(groups, 'group', layers=['3'], example=x), ValueError, 'channels that can go'),
-            (lambda: find_ticket(digits, fit_once, rounds=1, granularity='group', method='local', final_layer_rate=10),
-             ValueError, "final_layer_rate=10: expected None with granularity='group'")):
+            (lambda: find_ticket(digits, fit_once, rounds=1, granularity='group', method='erk'),
+             ValueError, 'method=erk: expected local, global or lamp')):
         with pytest.raises(error, match=words): bad()
 
 def test_a_shrunk_network_can_be_pruned_and_shrunk_again():
