@@ -18,7 +18,8 @@ from safetensors.torch import load as from_bytes, save as to_bytes
 from torch import nn, Tensor
 from .channels import (ChannelGroup, channel_axis, channel_groups, eval_copy, inputs_for, is_depthwise,
                                  output_difference, run_model, run_through, runs_in_training, tensors_in)
-from .core import ArgumentError, ArgumentTypeError, hooked, json_safe, write_atomically
+from .core import (ArgumentError, ArgumentTypeError, check_flag, check_path, hooked, json_safe,
+                             write_atomically)
 from .granularity import filters_of, pruned_filters
 from .masks import Masks, copy_model, parameter_name, shape_differences, unwrap
 from .measure import count_macs
@@ -67,7 +68,7 @@ def _plan(group, net, masks, constants):
     "Which channels of a group go: those that the masks prune, and that nobody misses"
     none,modules = torch.zeros(group.n, dtype=torch.bool),dict(net.named_modules())
     def masked(n): return masks.get(parameter_name(n))
-    def nonzero(n): return modules[n].weight!=0
+    def nonzero(n): return None if (w := modules[n]._parameters.get('weight')) is None else w!=0 # computed: it stays
     def without(places, fn, keep):
         "Name of a layer -> [n], bool: the channels all of whose places `fn` gives, if these weights are kept"
         return {n: none if (k := keep(n)) is None else fn(modules[n], k.cpu())[at].all(1) for n,at in places.items()}
@@ -241,7 +242,7 @@ def _report(net, small, plans, masks, example, check):
     gone,rows = _gone(plans, 'layers'),[]
     for n,m in net.named_modules():
         if not isinstance(m, prunable_types): continue
-        channels,mask = filters_of(m).n,masks.get(parameter_name(n))
+        channels,mask = _width(m, 'outputs'),masks.get(parameter_name(n))
         cut = len(gone.get(n, ()))
         pruned = 0 if mask is None else int(pruned_filters(m, mask).sum())
         why = list(dict.fromkeys(w for p in plans if n in p.group.layers for w in p.why if w))*(pruned>cut)
@@ -284,6 +285,7 @@ def shrink(
     model, masks that leave nothing of a layer, an example that the model can't take, a model that can't be followed.
 
     Source: Fang et al. 2023, DepGraph: Towards Any Structural Pruning"""
+    check_flag('check', check)
     net = copy_model(unwrap(model)).eval()
     if isinstance(masks, Ticket):
         (masks.apply_to if masks.trained is None else masks.trained_into)(net)
@@ -339,7 +341,7 @@ def shrink_like(
 
 def _read(path):
     "The tensors and the report of a file"
-    data = Path(path).read_bytes()
+    data = check_path('path', path).read_bytes()
     try:
         told = json.loads(json.loads(data[8:8+int.from_bytes(data[:8], 'little')])['__metadata__']['lottery_nb'])
         if told.pop('format')!=_format: raise ValueError(_format)

@@ -324,7 +324,7 @@ def _clone_weights(self:Sparsifier): return {k: self.weight(k).detach().clone() 
 # %% ../nbs/05_sparsifier.ipynb #a1e0bb14
 @patch
 def look_again(self:Sparsifier):
-    "Takes the weights that the model has now under these names. Raises `ArgumentError` if they have other shapes"
+    "Takes the weights that the model has now under these names. Raises `ArgumentError` if they can't be the same ones"
     weights = _all_weights(unwrap(self.model))
     now = {k: replace(weights[k], spare_rows=w.spare_rows) for k,w in self.layers.items() if k in weights}
     was = self._masks if self.has_pruned else {k: w.whole for k,w in self.layers.items()}
@@ -332,6 +332,7 @@ def look_again(self:Sparsifier):
     if diff := shape_differences(*shapes, 'the masks', 'the model'):
         raise ArgumentError('model', type(self.model).__name__,
                             f'the layers that are pruned; since then one has been exchanged ({diff}): begin anew')
+    for k,w in now.items(): check_weight(k, w.whole)
     new = {k: w for k,w in now.items() if w.whole is not self.weight(k)}
     self.units.take(new)
     for then in self.remembered.values(): then.update({k: w.whole.detach().clone() for k,w in new.items()})
