@@ -306,6 +306,13 @@ def test_rounds_that_come_to_nothing(n, kwargs, said):
     (5, dict(schedule=iterative(n_steps=2), start_epoch=1, end_epoch=3)), (3, dict(criteria='taylor'))])
 def test_rounds_that_are_fine(n, kwargs): learner().fit(n, cbs=make(**{'lth': True, **kwargs}))
 
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('sparsity', [0,40])
+def test_a_search_that_has_nothing_to_prune(sparsity):
+    sp_cb = make(sparsity, iterative, start_sparsity=sparsity, start_epoch=1, lth=True)
+    learner().fit(3, cbs=sp_cb)
+    assert sp_cb.masks.sparsity==pytest.approx(sparsity, abs=.05)
+
 def test_one_schedule_for_all_rounds():
     cb = make(60, iterative(n_steps=2), lth=True, start_epoch=2)
     with pytest.warns(UserWarning, match='one learning-rate schedule .*find_ticket.*fit_one_cycle'):
