@@ -315,6 +315,7 @@ class Sparsifier:
         self.asked = 0. # percent: what the last `sparsify` was asked for, or the sparsity of the masks that were put on
         self._masks,self._bits,self._snapshot,self._warned = None,{},None,set()
         self.held,self.watches,self.dense = {},[],False # all masks, those of followers too; who holds them
+        self.places = self._find_places()
         # what the criterion needs: 'init' or 'previous' -> name -> tensor
         self.remembered = {need: self._clone_weights() for need in self.criterion.needs if need!='grad'}
         self.left_out,matters = _left_out(unwrap(model), self.units, granularity) # the last row of `report`, or None
@@ -350,6 +351,26 @@ def look_again(self:Sparsifier):
     new = {k: w for k,w in now.items() if w.whole is not self.weight(k)}
     self.units.take(new)
     for then in self.remembered.values(): then.update({k: w.whole.detach().clone() for k,w in new.items()})
+    if not self._has_moved(): return
+    self.places = self._find_places()
+    for o in self.watches: o.listen()
+
+@patch
+def _find_places(self:Sparsifier):
+    "Where the model has what is pruned, from the top down: (modules or parameters of a module, a name, what it is)"
+    found = {}
+    for name in self.layers.keys() | {o for at in self.followers.values() for o in at}:
+        m,(*path,last) = unwrap(self.model),name.split('.')
+        for k in path:
+            found[id(m),k] = m._modules, k, m._modules[k]
+            m = m._modules[k]
+        found[id(m),last] = m._parameters, last, m._parameters[last]
+    return list(found.values())
+
+@patch
+def _has_moved(self:Sparsifier):
+    "Has the model another layer or parameter in such a place since?"
+    return any(at.get(k) is not o for at,k,o in self.places)
 
 # %% ../nbs/05_sparsifier.ipynb #b3644fc7
 @patch(as_prop=True)
@@ -412,6 +433,7 @@ def follower_masks(
 @torch.no_grad()
 def apply(self:Sparsifier):
     "Makes every pruned weight exactly 0. Costs next to nothing, so call it after every step, or let `watch` do it"
+    if self._has_moved(): self.look_again()
     for k in self.held:
         w = self.parameter(k)
         zero_pruned_(w, self._bits_for(k, w))
@@ -637,10 +659,16 @@ class Watch:
         opts = [opt, *(o for o in inside if isinstance(o, torch.optim.Optimizer))]
         self.opts,self.sp = [weakref.ref(o) for o in opts],sp
         self.handles = [o.register_step_post_hook(lambda *args: sp.apply()) for o in opts]
-        me,here = weakref.ref(sp),self.opts[0] # a parameter keeps neither of them alive
-        for k in sp.layers.keys() | {o for at in sp.followers.values() for o in at}:
-            self.handles.append(_after_backward(sp.parameter(k), partial(_drop_gradient_of, me, here, k)))
+        self.listeners = []
         sp.watches.append(self)
+        self.listen()
+
+    def listen(self):
+        "Has the gradients of pruned weights dropped as they arrive, at the parameters that the model has now"
+        for o in self.listeners: o.remove()
+        sp,me,here = self.sp,weakref.ref(self.sp),self.opts[0] # a parameter keeps neither of them alive
+        names = sp.layers.keys() | {o for at in sp.followers.values() for o in at}
+        self.listeners = [_after_backward(sp.parameter(k), partial(_drop_gradient_of, me, here, k)) for k in names]
         self.drop_state()
 
     def drop_state(self):
@@ -651,7 +679,7 @@ class Watch:
                     if isinstance(t, Tensor) and t.shape==m.shape and int_dtype(t.dtype): zero_once_(t, m)
 
     def remove(self):
-        for o in self.handles: o.remove()
+        for o in [*self.handles, *self.listeners]: o.remove()
         if self in self.sp.watches: self.sp.watches.remove(self)
 
 # %% ../nbs/05_sparsifier.ipynb #a1e0b316
