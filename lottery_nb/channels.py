@@ -563,8 +563,8 @@ class ChannelUnits(LayerUnits):
     def __init__(self, model, layers, granularity, example=None):
         if example is None: raise ArgumentError('example', None, "a batch as the model takes it, with 'group'")
         nan = {k for k,w in layers.items() if w.spare}
-        def stays(g): return g.stays or 'a filter of zeros would become NaN'*bool(nan & {*map(parameter_name, g.layers)})
-        groups = [replace(g, stays=stays(g)) for g in channel_groups(model, example)]
+        def why(g): return 'a filter of zeros would become NaN'*bool(nan & {*map(parameter_name, g.layers)})
+        groups = [replace(g, stays=g.stays or why(g)) for g in channel_groups(model, example)]
         modules = dict(unwrap(model).named_modules())
         self.groups = {k: _evened(g, modules) for k,g in _cuttable(groups, layers).items()}
         members = {parameter_name(n) for g in self.groups.values() for n in g.layers}
