@@ -25,6 +25,7 @@ from .masks import Masks, copy_model, parameter_name, shape_differences, unwrap
 from .measure import count_macs
 from .sparsifier import prunable_types
 from .ticket import Ticket
+from .ticketfile import digest_of
 
 # %% ../nbs/32_shrink.ipynb #34052767
 @torch.no_grad()
@@ -303,7 +304,7 @@ def shrink(
     return small.train(unwrap(model).training)
 
 # %% ../nbs/32_shrink.ipynb #25df3e72
-_format = 'lottery_nb shrunk 1'
+_format = 'lottery_nb shrunk 2'
 
 def save_shrunk(
     small:nn.Module, # what `shrink` gave, trained on or not. Raises `ArgumentError` for another network
@@ -313,9 +314,11 @@ def save_shrunk(
     net = unwrap(small)
     if not isinstance(getattr(net, 'shrunk', None), Shrunk):
         raise ArgumentError('small', type(net).__name__, 'a network that shrink gave')
-    told = {**vars(net.shrunk), 'table': net.shrunk.table.to_dict('list'), 'format': _format}
+    told = {'digest': '0'*64, **vars(net.shrunk), 'table': net.shrunk.table.to_dict('list'), 'format': _format}
     tensors = {k: t.cpu().contiguous().clone() for k,t in net.state_dict().items()}
-    write_atomically(path, to_bytes(tensors, metadata=dict(lottery_nb=json.dumps(json_safe(told)))))
+    data = to_bytes(tensors, metadata=dict(lottery_nb=json.dumps(json_safe(told))))
+    digest,at = digest_of(data)
+    write_atomically(path, b''.join([data[:at.start], digest, data[at.stop:]]))
     return Path(path)
 
 # %% ../nbs/32_shrink.ipynb #dafa8fc0
@@ -324,7 +327,7 @@ def shrink_like(
     path:str|Path # a file that `small.save` wrote
 )->nn.Module: # in the mode of `model`, on its device; its attribute `shrunk` is the report
     """The shrunk network of a file. No code is run from it. Raises `ArgumentError` for another model and for a file
-    that isn't one, `OSError` if it can't be read"""
+    that isn't one or isn't what was saved, `OSError` if it can't be read"""
     (tensors,told),net = _read(path),copy_model(unwrap(model))
     def expected(what): return ArgumentError('model', type(net).__name__, f'the network that was shrunk: {what}')
     for cut in told.cuts:
@@ -344,7 +347,7 @@ def _read(path):
     data = check_path('path', path).read_bytes()
     try:
         told = json.loads(json.loads(data[8:8+int.from_bytes(data[:8], 'little')])['__metadata__']['lottery_nb'])
-        if told.pop('format')!=_format: raise ValueError(_format)
+        if told.pop('format')!=_format or told.pop('digest').encode()!=digest_of(data)[0]: raise ValueError(_format)
         told['table'] = pd.DataFrame(told['table'])
         return from_bytes(data), Shrunk(**{**told, 'macs': tuple(told['macs']), 'weights': tuple(told['weights'])})
     except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError) as e:
