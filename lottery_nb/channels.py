@@ -165,8 +165,8 @@ def _numbers_sent(net, inputs):
             for n,m in layers.items()}
     def speak_or_hear(name, module, args, y):
         if name in said:
-            shape = [-1, *[1]*(y.dim()-1-channel_axis(module, y))]
-            return said[name].to(y.device).view(shape).expand_as(y).contiguous()
+            n = 0 if isinstance(module, nn.Linear) else len(module.kernel_size) # axes behind that of the channels
+            return said[name].to(y.device).view(-1, *[1]*n).expand_as(y).contiguous()
         low,high = torch.aminmax(args[0].movedim(min(1, args[0].dim()-1), 0).flatten(1), dim=1)
         new = torch.where(low==high, low, float('nan'))
         heard[name] = torch.where(heard[name]==new, new, float('nan')) if name in heard else new
