@@ -84,7 +84,7 @@ def _check_arguments(self:SparsifyCallback):
     if self.floor is not None: check_percent('floor', self.floor)
     check_choice('rewind_opt', self.rewind_opt, rewind_opts)
     for k in ('start_epoch','rewind_epoch'): check_whole(k, getattr(self, k))
-    for k in ('lth','reset_end','verbose','allow_collapse','keep_zeros'): check_flag(k, getattr(self, k))
+    for k in ('lth','reset_end','verbose','allow_collapse','frozen','keep_zeros'): check_flag(k, getattr(self, k))
     for k,least in dict(end_epoch=0, round_to=1, update_every=1).items():
         if getattr(self, k) is not None: check_whole(k, getattr(self, k), least)
     check_reach('end_sparsity', self.end_sparsity, self.granularity, self.round_to)
@@ -272,6 +272,7 @@ def round_starts(self:SparsifyCallback)->list:
 def advise(self:SparsifyCallback, was_frozen:bool): # did pruning wait in the fit before?
     "Warns of rounds that can't give good tickets, and says what does"
     starts,end,n = self.round_starts(),self.end_epoch or self.n_epoch,self.n_epoch
+    if not starts: return # nothing is pruned
     epochs = [self.start_epoch + o*(end-self.start_epoch) for o in starts] + [n]
     if not (self.start_epoch or self.epoch or was_frozen or 'grad' in self.criteria.needs):
         warn("the first mask is made before the first batch: if nothing has trained the weights yet, it's a "

@@ -83,7 +83,7 @@ def run_model(
 )->list: # tensors
     "What the network makes of the inputs, without gradients. Raises `ArgumentError` if it can't take them"
     try:
-        with by_modules(): return tensors_in(net(*(o.clone() for o in inputs))) # it may write into them
+        with by_modules(), seeded('run'): return tensors_in(net(*(o.clone() for o in inputs))) # it may write into them
     except Exception as e:
         shapes = ', '.join(str(tuple(o.shape)) for o in inputs)
         why = (str(e).strip().splitlines() or [type(e).__name__])[0]
@@ -161,11 +161,12 @@ def _numbers_sent(net, inputs):
     draw,heard,modules = np.random.default_rng(0),{},dict(net.named_modules())
     # from ¼ to ½: no `relu6` cuts them off, and a sum or a product of two lies elsewhere
     layers = {n: m for n,m in modules.items() if isinstance(m, prunable_types)}
-    said = {n: torch.from_numpy(.25+draw.random(filters_of(m).n)/4) for n,m in layers.items()}
+    said = {n: torch.from_numpy(.25+draw.random(getattr(m, 'out_channels', None) or m.out_features)/4)
+            for n,m in layers.items()}
     def speak_or_hear(name, module, args, y):
         if name in said:
-            dim = y.dim()-1 if isinstance(module, nn.Linear) else y.dim()-module.weight.dim()+1
-            return said[name].to(y.device).view(-1, *[1]*(y.dim()-1-dim)).expand_as(y).contiguous()
+            n = 0 if isinstance(module, nn.Linear) else len(module.kernel_size) # axes behind that of the channels
+            return said[name].to(y.device).view(-1, *[1]*n).expand_as(y).contiguous()
         low,high = torch.aminmax(args[0].movedim(min(1, args[0].dim()-1), 0).flatten(1), dim=1)
         new = torch.where(low==high, low, float('nan'))
         heard[name] = torch.where(heard[name]==new, new, float('nan')) if name in heard else new
@@ -530,7 +531,7 @@ def _without(net, inputs, calls, going):
         return rest(name, y, outs)
     try:
         for k,m in modules.items(): m.forward = partial(again, k, iter(calls[k]))
-        with by_modules(): net(*(o.clone() for o in inputs))
+        with by_modules(), seeded('run'): net(*(o.clone() for o in inputs))
     except Exception as e: return (str(e).strip().splitlines() or [type(e).__name__])[0][:100]
     finally:
         for m in modules.values(): del m.forward
@@ -568,7 +569,9 @@ class ChannelUnits(LayerUnits):
 
     def __init__(self, model, layers, granularity, example=None):
         if example is None: raise ArgumentError('example', None, "a batch as the model takes it, with 'group'")
-        groups = channel_groups(model, example)
+        nan = {k for k,w in layers.items() if w.spare}
+        def why(g): return 'a filter of zeros would become NaN'*bool(nan & {*map(parameter_name, g.layers)})
+        groups = [replace(g, stays=g.stays or why(g)) for g in channel_groups(model, example)]
         modules = dict(unwrap(model).named_modules())
         self.groups = {k: _evened(g, modules) for k,g in _cuttable(groups, layers).items()}
         members = {parameter_name(n) for g in self.groups.values() for n in g.layers}

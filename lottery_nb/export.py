@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn, Tensor
 from .channels import as_inputs, check_no_detector, output_difference, run_model
-from .core import ArgumentError, check_number, write_atomically
+from .core import ArgumentError, check_number, check_path, write_atomically
 from .masks import copy_model, named_tensors, unwrap
 
 # %% ../nbs/34_export.ipynb #d3e595f7
@@ -99,7 +99,7 @@ def export_onnx(
     They're compared on `example`, and on one item more. Raises `ArgumentError` for what can't be exported, `ValueError`
     if outputs differ, `ImportError` for missing packages; then nothing is written"""
     check_no_detector(model)
-    model,args,path = unwrap(model),tuple(o.detach().cpu() for o in as_inputs(example)),Path(path)
+    model,args,path = unwrap(model),tuple(o.detach().cpu() for o in as_inputs(example)),check_path('path', path)
     check_number('tol', tol, above=0)
     _check_exportable(model, args)
     try: onnx,runtime,_ = map(import_module, ('onnx','onnxruntime','onnxscript'))

@@ -93,7 +93,7 @@ class LayerWeight:
     parameter:str|None=None # the parameter's name, where that is another one
     owner:nn.Module|None=None # the module that has the parameter, if it isn't the layer
     part:int|None=None # which of the layout's parts; None: all of the parameter
-    spare_rows:bool=False # does an output whose weights are all 0 become NaN?
+    spare:tuple=() # axes of the parameter: a slice along them that is all 0 would become NaN
 
     @property
     def whole(self)->nn.Parameter: return (self.owner or self.layer)._parameters[self.parameter or self.name]
@@ -369,28 +369,27 @@ class LayerUnits:
         return Masks({k: o.view(self.layers[k].whole.shape) for k,o in joined.items()})
 
 # %% ../nbs/04_granularity.ipynb #d1c82082
-def _best_of_each_row(rows, keys):
-    "Which single weights are the best of their row, [n], bool"
-    order = [i for i in range(len(rows.shape)) if i not in rows.dims] + [*rows.dims]
-    places = torch.arange(len(keys), device=keys.device).view(rows.shape).permute(order).reshape(rows.n, -1)
+def _best_of_each(slices, keys):
+    "Which single weights are the best of their slice, [n], bool"
+    order = [i for i in range(len(slices.shape)) if i not in slices.dims] + [*slices.dims]
+    places = torch.arange(len(keys), device=keys.device).view(slices.shape).permute(order).reshape(slices.n, -1)
     best = keys[places].argmax(1, keepdim=True)
     return torch.zeros_like(keys, dtype=torch.bool).index_fill_(0, places.gather(1, best).flatten(), True)
 
 # %% ../nbs/04_granularity.ipynb #a1e0b10d
 @patch
 def least(self:LayerUnits, name)->int:
-    "How many units of a name have to stay: none, or one in each row whose zeros would become NaN"
-    return filters_of(self.parts[name]).n if self.spares_rows(name) else 0
+    "How many units of a name have to stay: none, or one in each slice whose zeros would become NaN"
+    stay = self.spared(name, torch.zeros(self.n(name), dtype=torch.int8))
+    return 0 if stay is None else int(stay.count_nonzero())
 
 @patch
 def spared(self:LayerUnits, name, keys)->Tensor|None: # [n], bool; None: any unit may go
     "The units that have to stay; of `keys`, [n], the highest matter most"
-    return _best_of_each_row(filters_of(self.parts[name]), keys) if self.spares_rows(name) else None
-
-@patch
-def spares_rows(self:LayerUnits, name)->bool:
-    "Does each row of this weight have to keep something?"
-    return name in self.parts and self.parts[name].spare_rows
+    w = self.parts.get(name) # None for a group of channels
+    if w is None or not w.spare: return None
+    units,slices = self.by_layer[name],Units(tuple(w.weight.shape), w.spare)
+    return units.kept(_best_of_each(slices, units.spread(keys).flatten()))
 
 @patch
 def total(self:LayerUnits, names)->float:

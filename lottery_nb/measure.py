@@ -118,7 +118,8 @@ def count_macs(
     example # a batch of inputs, as for `profile`
 )->'Macs': # of one pass of the whole batch
     "Counts the multiply-adds of one pass, and warns of operations that can't be counted. Raises as `profile` does"
-    with torch.no_grad(), seeded(0): macs = _count('model', _copy('model', model), *as_call(example, _device(model)))
+    args = as_call(example, _device(model))
+    with torch.no_grad(), seeded(0): macs = _count('model', _copy('model', model), *args)
     if macs.uncounted: warnings.warn(f'multiply-adds not counted: {", ".join(macs.uncounted)}', stacklevel=2)
     return macs
 

@@ -11,6 +11,7 @@ import re, warnings
 from typing import NamedTuple
 import pandas as pd, torch
 from torch import nn, Tensor
+from torch.nn.utils.parametrize import is_parametrized
 from .channels import as_inputs, output_difference, run_model
 from .core import ArgumentError, check_number
 from .granularity import LayerUnits, named_axes, network_granularities
@@ -131,8 +132,10 @@ def semi_structured_report(
 )->pd.DataFrame: # columns: layer, shape, dtype, suits, why
     "Which conv and linear layers suit PyTorch's kernels for 2:4, each under all its names, and why the others don't"
     modules = unwrap(model).named_modules(remove_duplicate=False)
-    rows = [(n, tuple(m.weight.shape), str(m.weight.dtype).removeprefix('torch.'), why_not_semi_structured(m))
-            for n,m in modules if isinstance(m, prunable_types)]
+    def weight(m): return (copy_model(m).eval() if is_parametrized(m) else m).weight # a spectral norm counts the looks
+    weights = {n: (m, weight(m)) for n,m in modules if isinstance(m, prunable_types)}
+    rows = [(n, tuple(w.shape), str(w.dtype).removeprefix('torch.'), why_not_semi_structured(m))
+            for n,(m,w) in weights.items()]
     df = pd.DataFrame(rows, columns=['layer','shape','dtype','why'])
     df.insert(3, 'suits', df.why=='')
     return df

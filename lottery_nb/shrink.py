@@ -18,12 +18,14 @@ from safetensors.torch import load as from_bytes, save as to_bytes
 from torch import nn, Tensor
 from .channels import (ChannelGroup, channel_axis, channel_groups, eval_copy, inputs_for, is_depthwise,
                                  output_difference, run_model, run_through, runs_in_training, tensors_in)
-from .core import ArgumentError, ArgumentTypeError, hooked, json_safe, write_atomically
+from .core import (ArgumentError, ArgumentTypeError, check_flag, check_path, hooked, json_safe,
+                             write_atomically)
 from .granularity import filters_of, pruned_filters
 from .masks import Masks, copy_model, parameter_name, shape_differences, unwrap
 from .measure import count_macs
 from .sparsifier import prunable_types
 from .ticket import Ticket
+from .ticketfile import digest_of
 
 # %% ../nbs/32_shrink.ipynb #34052767
 @torch.no_grad()
@@ -67,7 +69,7 @@ def _plan(group, net, masks, constants):
     "Which channels of a group go: those that the masks prune, and that nobody misses"
     none,modules = torch.zeros(group.n, dtype=torch.bool),dict(net.named_modules())
     def masked(n): return masks.get(parameter_name(n))
-    def nonzero(n): return modules[n].weight!=0
+    def nonzero(n): return None if (w := modules[n]._parameters.get('weight')) is None else w!=0 # computed: it stays
     def without(places, fn, keep):
         "Name of a layer -> [n], bool: the channels all of whose places `fn` gives, if these weights are kept"
         return {n: none if (k := keep(n)) is None else fn(modules[n], k.cpu())[at].all(1) for n,at in places.items()}
@@ -241,7 +243,7 @@ def _report(net, small, plans, masks, example, check):
     gone,rows = _gone(plans, 'layers'),[]
     for n,m in net.named_modules():
         if not isinstance(m, prunable_types): continue
-        channels,mask = filters_of(m).n,masks.get(parameter_name(n))
+        channels,mask = _width(m, 'outputs'),masks.get(parameter_name(n))
         cut = len(gone.get(n, ()))
         pruned = 0 if mask is None else int(pruned_filters(m, mask).sum())
         why = list(dict.fromkeys(w for p in plans if n in p.group.layers for w in p.why if w))*(pruned>cut)
@@ -284,6 +286,7 @@ def shrink(
     model, masks that leave nothing of a layer, an example that the model can't take, a model that can't be followed.
 
     Source: Fang et al. 2023, DepGraph: Towards Any Structural Pruning"""
+    check_flag('check', check)
     net = copy_model(unwrap(model)).eval()
     if isinstance(masks, Ticket):
         (masks.apply_to if masks.trained is None else masks.trained_into)(net)
@@ -301,7 +304,7 @@ def shrink(
     return small.train(unwrap(model).training)
 
 # %% ../nbs/32_shrink.ipynb #25df3e72
-_format = 'lottery_nb shrunk 1'
+_format = 'lottery_nb shrunk 2'
 
 def save_shrunk(
     small:nn.Module, # what `shrink` gave, trained on or not. Raises `ArgumentError` for another network
@@ -311,9 +314,11 @@ def save_shrunk(
     net = unwrap(small)
     if not isinstance(getattr(net, 'shrunk', None), Shrunk):
         raise ArgumentError('small', type(net).__name__, 'a network that shrink gave')
-    told = {**vars(net.shrunk), 'table': net.shrunk.table.to_dict('list'), 'format': _format}
+    told = {'digest': '0'*64, **vars(net.shrunk), 'table': net.shrunk.table.to_dict('list'), 'format': _format}
     tensors = {k: t.cpu().contiguous().clone() for k,t in net.state_dict().items()}
-    write_atomically(path, to_bytes(tensors, metadata=dict(lottery_nb=json.dumps(json_safe(told)))))
+    data = to_bytes(tensors, metadata=dict(lottery_nb=json.dumps(json_safe(told))))
+    digest,at = digest_of(data)
+    write_atomically(path, b''.join([data[:at.start], digest, data[at.stop:]]))
     return Path(path)
 
 # %% ../nbs/32_shrink.ipynb #dafa8fc0
@@ -322,7 +327,7 @@ def shrink_like(
     path:str|Path # a file that `small.save` wrote
 )->nn.Module: # in the mode of `model`, on its device; its attribute `shrunk` is the report
     """The shrunk network of a file. No code is run from it. Raises `ArgumentError` for another model and for a file
-    that isn't one, `OSError` if it can't be read"""
+    that isn't one or isn't what was saved, `OSError` if it can't be read"""
     (tensors,told),net = _read(path),copy_model(unwrap(model))
     def expected(what): return ArgumentError('model', type(net).__name__, f'the network that was shrunk: {what}')
     for cut in told.cuts:
@@ -339,10 +344,10 @@ def shrink_like(
 
 def _read(path):
     "The tensors and the report of a file"
-    data = Path(path).read_bytes()
+    data = check_path('path', path).read_bytes()
     try:
         told = json.loads(json.loads(data[8:8+int.from_bytes(data[:8], 'little')])['__metadata__']['lottery_nb'])
-        if told.pop('format')!=_format: raise ValueError(_format)
+        if told.pop('format')!=_format or told.pop('digest').encode()!=digest_of(data)[0]: raise ValueError(_format)
         told['table'] = pd.DataFrame(told['table'])
         return from_bytes(data), Shrunk(**{**told, 'macs': tuple(told['macs']), 'weights': tuple(told['weights'])})
     except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError) as e:

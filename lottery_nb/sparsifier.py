@@ -21,8 +21,8 @@ from torch.overrides import TorchFunctionMode
 from .core import (ArgumentError, ArgumentTypeError, check_choice, check_flag, check_percent, check_whole,
                              known_keywords, shape_differences, threads, warn)
 from .criteria import Criterion, WeightView, criteria as all_criteria, large_final, random_scores
-from .granularity import (LayerWeight, all_granularities, default_types, granularities_of, layout_type,
-                                    layouts_of, plain_layout, pruned_filters, units_class)
+from .granularity import (LayerWeight, Units, all_granularities, default_types, granularities_of, layout_type,
+                                    layouts_of, plain_layout, pruned_filters, units_class, units_of)
 from .masks import (Masks, buffer_names, check_weight, copy_model, int_dtype, keep_bits, named_tensors,
                               parameter_name, set_tensors_, unwrap, zero_once_, zero_pruned_)
 from .methods import Method, check_amounts, methods, named_amounts, whole_shares
@@ -161,7 +161,7 @@ def _goes_own_ways(m):
 # %% ../nbs/05_sparsifier.ipynb #a1e0b308
 @torch.no_grad()
 def _tried(w):
-    "The weight, with `spare_rows` where it's needed, and why it can't be pruned: empty if it can"
+    "The weight, with `spare` where it's needed, and why it can't be pruned: empty if it can"
     if w.owner is None and not _goes_own_ways(w.layer): return w, ''
     m = copy_model(w.layer).cpu().float().eval()
     copied = replace(w, layer=m, owner=w.owner and (m if w.owner is w.layer else m.parametrizations[w.name]))
@@ -171,22 +171,36 @@ def _tried(w):
     p[gone] = 0
     used = _used_weight(m, copied)
     if used is None: return w, ''
-    if used.shape!=p.shape or used[gone].any(): return w, "where it's 0, what the layer multiplies with isn't"
-    p[0] = 0
-    return replace(w, spare_rows=bool(_used_weight(m, copied).isnan().any())), ''
+    if used.shape!=p.shape or used[gone].nan_to_num().any():
+        return w, "where it's 0, what the layer multiplies with isn't"
+    every = tuple(range(p.dim()))
+    for axes in [*(tuple(i for i in every if i!=d) for d in every), every]:
+        p.copy_(torch.rand(p.shape, generator=g)+.5)
+        p[tuple(slice(None) if i in axes else 0 for i in every)] = 0
+        if _used_weight(m, copied).isnan().any(): return replace(w, spare=axes), ''
+    return w, ''
 
 # %% ../nbs/05_sparsifier.ipynb #a1e0b312
 def _with_granularity(weights, granularity):
     "Those of the weights that have a granularity of single layers; all, if none has it"
     if granularity not in all_granularities(): return weights
-    return {k: w for k,w in weights.items() if granularity in granularities_of(w)} or weights
+    return {k: w for k,w in weights.items() if not _why_not(w, granularity)} or weights
+
+def _why_not(w, granularity):
+    "Why a weight can't be pruned by a granularity of single layers; empty if it can"
+    if granularity not in granularities_of(w): return f'it has no {granularity}'
+    units = units_of(w, granularity)
+    gone = units.spread(torch.arange(units.n)==0).view(w.whole.shape)
+    empties = w.spare and not Units(tuple(gone.shape), w.spare).kept(~gone).all()
+    return f'a {granularity} of zeros would become NaN' if empties else ''
 
 def _why_left_out(name, w, granularity, units):
     "Why a weight isn't pruned, and what `layers` takes to prune it; the latter None if it can't be pruned"
-    if why := _tried(w)[1]: return why, None
+    w,why = _tried(w)
+    if why: return why, None
     if _is_default(w):
         if granularity not in all_granularities(): return units.stays.get(name, 'it has to stay'), None
-        return 'not asked for' if granularity in granularities_of(w) else f'it has no {granularity}', None
+        return _why_not(w, granularity) or 'not asked for', None
     if w.name not in layouts_of(w.layer): return '', None
     kind = layout_type(w.layer)
     if isinstance(kind, str): kind = type(w.layer)
@@ -305,6 +319,7 @@ class Sparsifier:
         self._masks,self._bits,self._snapshot,self._warned = None,{},None,set()
         self.held,self.watches,self.dense = {},[],False # all masks, those of followers too; who holds them
         self.zeros = None # with `keep_zeros` the masks of the model as it came
+        self.places = self._find_places()
         # what the criterion needs: 'init' or 'previous' -> name -> tensor
         self.remembered = {need: self._clone_weights() for need in self.criterion.needs if need!='grad'}
         self.left_out,matters = _left_out(unwrap(model), self.units, granularity) # the last row of `report`, or None
@@ -330,17 +345,38 @@ def _clone_weights(self:Sparsifier): return {k: self.weight(k).detach().clone() 
 # %% ../nbs/05_sparsifier.ipynb #a1e0bb14
 @patch
 def look_again(self:Sparsifier):
-    "Takes the weights that the model has now under these names. Raises `ArgumentError` if they have other shapes"
+    "Takes the weights that the model has now under these names. Raises `ArgumentError` if they can't be the same ones"
     weights = _all_weights(unwrap(self.model))
-    now = {k: replace(weights[k], spare_rows=w.spare_rows) for k,w in self.layers.items() if k in weights}
+    now = {k: replace(weights[k], spare=w.spare) for k,w in self.layers.items() if k in weights}
     was = self._masks if self.has_pruned else {k: w.whole for k,w in self.layers.items()}
     shapes = {k: t.shape for k,t in was.items()},{k: w.whole.shape for k,w in now.items()}
     if diff := shape_differences(*shapes, 'the masks', 'the model'):
         raise ArgumentError('model', type(self.model).__name__,
                             f'the layers that are pruned; since then one has been exchanged ({diff}): begin anew')
+    for k,w in now.items(): check_weight(k, w.whole)
     new = {k: w for k,w in now.items() if w.whole is not self.weight(k)}
     self.units.take(new)
     for then in self.remembered.values(): then.update({k: w.whole.detach().clone() for k,w in new.items()})
+    if not self._has_moved(): return
+    self.places = self._find_places()
+    for o in self.watches: o.listen()
+
+@patch
+def _find_places(self:Sparsifier):
+    "Where the model has what is pruned, from the top down: (modules or parameters of a module, a name, what it is)"
+    found = {}
+    for name in self.layers.keys() | {o for at in self.followers.values() for o in at}:
+        m,(*path,last) = unwrap(self.model),name.split('.')
+        for k in path:
+            found[id(m),k] = m._modules, k, m._modules[k]
+            m = m._modules[k]
+        found[id(m),last] = m._parameters, last, m._parameters[last]
+    return list(found.values())
+
+@patch
+def _has_moved(self:Sparsifier):
+    "Has the model another layer or parameter in such a place since?"
+    return any(at.get(k) is not o for at,k,o in self.places)
 
 # %% ../nbs/05_sparsifier.ipynb #b3644fc7
 @patch(as_prop=True)
@@ -404,6 +440,7 @@ def follower_masks(
 @torch.no_grad()
 def apply(self:Sparsifier):
     "Makes every pruned weight exactly 0. Costs next to nothing, so call it after every step, or let `watch` do it"
+    if self._has_moved(): self.look_again()
     for k in self.held:
         w = self.parameter(k)
         zero_pruned_(w, self._bits_for(k, w))
@@ -698,10 +735,16 @@ class Watch:
         opts = [opt, *(o for o in inside if isinstance(o, torch.optim.Optimizer))]
         self.opts,self.sp = [weakref.ref(o) for o in opts],sp
         self.handles = [o.register_step_post_hook(lambda *args: sp.apply()) for o in opts]
-        me,here = weakref.ref(sp),self.opts[0] # a parameter keeps neither of them alive
-        for k in sp.layers.keys() | {o for at in sp.followers.values() for o in at}:
-            self.handles.append(_after_backward(sp.parameter(k), partial(_drop_gradient_of, me, here, k)))
+        self.listeners = []
         sp.watches.append(self)
+        self.listen()
+
+    def listen(self):
+        "Has the gradients of pruned weights dropped as they arrive, at the parameters that the model has now"
+        for o in self.listeners: o.remove()
+        sp,me,here = self.sp,weakref.ref(self.sp),self.opts[0] # a parameter keeps neither of them alive
+        names = sp.layers.keys() | {o for at in sp.followers.values() for o in at}
+        self.listeners = [_after_backward(sp.parameter(k), partial(_drop_gradient_of, me, here, k)) for k in names]
         self.drop_state()
 
     def drop_state(self):
@@ -712,7 +755,7 @@ class Watch:
                     if isinstance(t, Tensor) and t.shape==m.shape and int_dtype(t.dtype): zero_once_(t, m)
 
     def remove(self):
-        for o in self.handles: o.remove()
+        for o in [*self.handles, *self.listeners]: o.remove()
         if self in self.sp.watches: self.sp.watches.remove(self)
 
 # %% ../nbs/05_sparsifier.ipynb #a1e0b316

@@ -65,6 +65,12 @@ def grown(sp, layer):
     try: sp.rewind()
     finally: del sp.model.more
 
+def gone_to_meta(act):
+    sp = saved(ConvNet())
+    sp.sparsify(50)
+    sp.model.to('meta')
+    act(sp)
+
 def twice_in_turn(net):
     c = cb()
     learner(net, cbs=c).fit(1, cbs=c)
@@ -121,6 +127,8 @@ cases = [
     (lambda net: fit(net, schedule=odd), V, 'expected a percentage'),
     (lambda net: fit(net, rewind_opt='rest'), V, "rewind_opt='rest': expected one of reset, restore, keep"),
     (lambda net: fit(net, rewind_opt=None), T, 'rewind_opt=None'),
+    *[(lambda net, name=name: fit(net, **{name: 'no'}), T, f"{name}='no': expected True or False")
+      for name in ('lth', 'reset_end', 'allow_collapse', 'frozen')],
     # epochs
     *[(lambda net, name=name, v=v: fit(net, lth=True, **{name: v}), e, f'{name}={v!r}')
      for name in ('rewind_epoch', 'start_epoch', 'end_epoch') for v,e in whole],
@@ -155,6 +163,8 @@ cases = [
     (lambda net: Sparsifier(net), V, 'head.weight=.*meta', partly_meta),
     (lambda net: fit(net), V, 'head.weight=.*meta', partly_meta),
     (lambda net: Sparsifier(net), V, 'head.weight=UninitializedParameter', lazy),
+    *[(lambda net, act=act: gone_to_meta(act), V, 'stem.0.weight=.*meta')
+      for act in (lambda sp: sp.sparsify(60), lambda sp: sp.rewind(), lambda sp: sp.put_on(sp.masks))],
     *[(lambda net, m=m: Sparsifier(net, method=m).sparsify(50), V, 'up.weight: .*NaN or inf', lambda v=v: spoiled(v))
      for v in (math.nan, math.inf, -math.inf) for m in ('local', 'global')],
     *[(lambda net, c=c: Sparsifier(net, criteria=c).sparsify(50), V, 'weight: .*NaN or inf', lambda: spoiled(math.nan))

@@ -306,6 +306,13 @@ def test_rounds_that_come_to_nothing(n, kwargs, said):
     (5, dict(schedule=iterative(n_steps=2), start_epoch=1, end_epoch=3)), (3, dict(criteria='taylor'))])
 def test_rounds_that_are_fine(n, kwargs): learner().fit(n, cbs=make(**{'lth': True, **kwargs}))
 
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('sparsity', [0,40])
+def test_a_search_that_has_nothing_to_prune(sparsity):
+    sp_cb = make(sparsity, iterative, start_sparsity=sparsity, start_epoch=1, lth=True)
+    learner().fit(3, cbs=sp_cb)
+    assert sp_cb.masks.sparsity==pytest.approx(sparsity, abs=.05)
+
 def test_one_schedule_for_all_rounds():
     cb = make(60, iterative(n_steps=2), lth=True, start_epoch=2)
     with pytest.warns(UserWarning, match='one learning-rate schedule .*find_ticket.*fit_one_cycle'):
@@ -463,7 +470,8 @@ def test_a_new_layer_of_another_shape_is_said(cb):
     assert nonzero_pruned(new.sparsifier)==0
 
 @pytest.mark.parametrize('act', [lambda sp, opt: sp.watch(opt), lambda sp, opt: sp.rewind(),
-                                 lambda sp, opt: sp.sparsify(70), lambda sp, opt: sp.put_on(sp.masks)])
+                                 lambda sp, opt: sp.sparsify(70), lambda sp, opt: sp.put_on(sp.masks),
+                                 lambda sp, opt: sp.apply()])
 @pytest.mark.parametrize('criteria', ['large_final','movement'])
 def test_a_loop_of_ones_own_sees_exchanged_layers(act, criteria):
     net = small()
@@ -478,6 +486,24 @@ def test_a_loop_of_ones_own_sees_exchanged_layers(act, criteria):
     assert sp.weight('3.weight') is net[3].weight and not nonzero_pruned(sp)
     net[3] = nn.Linear(31,10)
     with pytest.raises(ArgumentError, match='exchanged'): act(sp, opt)
+
+@pytest.mark.parametrize('exchange', [lambda net: net.__setitem__(3, nn.Linear(32,10)),
+    lambda net: setattr(net[3], 'weight', nn.Parameter(torch.randn(10,32))),
+    lambda net: net.load_state_dict({k: t+1 for k,t in net.state_dict().items()}, assign=True)])
+def test_layers_and_parameters_that_are_exchanged_under_watch(exchange):
+    net = small()
+    sp,opt = Sparsifier(net),torch.optim.Adam(net.parameters(), .1)
+    sp.sparsify(50)
+    sp.watch(opt)
+    exchange(net)
+    known = {id(p) for group in opt.param_groups for p in group['params']}
+    opt.add_param_group({'params': [p for p in net.parameters() if id(p) not in known]})
+    for _ in range(2):
+        opt.zero_grad()
+        net(torch.rand(2,8,8)).square().sum().backward()
+        opt.step()
+        for k,m in sp.masks.items(): assert not net.get_parameter(k)[~m].any()
+    for k,m in sp.masks.items(): assert not net.get_parameter(k).grad[~m].any()
 
 # Buffers that grow
 

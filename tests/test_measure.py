@@ -363,6 +363,9 @@ def test_examples_that_do_not_go(example, match):
 def test_settings_that_cannot_be_right(kwargs, match):
     with pytest.raises(ValueError, match=match): quick(**{**dict(model=mlp(), example=digits()), **kwargs})
 
+def test_multiply_adds_of_no_network():
+    with pytest.raises(TypeError, match='model=None: expected an nn.Module'): count_macs(None, digits())
+
 # ---- accuracy
 
 def test_accuracy_by_every_kind_of_data_and_data_loaders_go_on_as_if_nothing_had_been():

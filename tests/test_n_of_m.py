@@ -5,6 +5,7 @@ import pytest, torch
 from fastai.learner import Learner
 from hypothesis import given, settings, strategies as st
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from lottery_nb.arms import random_ticket
 from lottery_nb.callback import SparsifyCallback
@@ -18,7 +19,7 @@ from lottery_nb.n_of_m import (NofMUnits, is_2_4, semi_structured, semi_structur
 from lottery_nb.schedules import iterative
 from lottery_nb.sparsifier import Sparsifier
 from lottery_nb.ticket import Ticket
-from models import everything, methods, nets, same_bits
+from models import differing, everything, methods, nets, same_bits
 
 small = st.integers(1, 3)
 
@@ -244,3 +245,9 @@ def test_zeros_that_cannot_be_kept():
     sp = Sparsifier(net, '2:4', keep_zeros=True)
     assert sp.masks.n_kept==30 and (sp.sparsify(50) - sp.zeros).n_kept==0 and sp.masks.sparsity==50
     with pytest.raises(TypeError, match='keep_zeros=1: expected True or False'): Sparsifier(net, keep_zeros=1)
+
+def test_the_report_changes_no_weight_that_is_computed():
+    net = nn.Sequential(spectral_norm(nn.Linear(8,4)), nn.Linear(4,2)).train()
+    before = everything(net)
+    assert list(semi_structured_report(net)['shape'])==[(4,8), (2,4)]
+    assert not differing(everything(net), before)

@@ -6,6 +6,7 @@ from fastai.learner import Learner
 from fastai.metrics import accuracy
 from hypothesis import given, settings, strategies as st
 from torch import nn
+from torch.nn.utils import parametrizations as P, weight_norm
 from torchvision import models
 
 from lottery_nb.arms import random_ticket
@@ -14,7 +15,7 @@ from lottery_nb.masks import Masks
 from lottery_nb.data import digits_dls
 from lottery_nb.granularity import filters_of
 from lottery_nb.find import find_ticket
-from lottery_nb.shrink import shrink
+from lottery_nb.shrink import shrink, shrink_like
 from lottery_nb.sparsifier import Sparsifier, find_layers
 from lottery_nb.ticket import Ticket
 from models import differing, everything
@@ -173,6 +174,35 @@ def test_reasons():
     first = with_followers(even, Masks({'0.weight': torch.arange(4).view(4,1,1,1)>0}), x)
     assert why(even, first, x, '0')=='1 needs equally many channels in each of its groups'
 
+@pytest.mark.filterwarnings('ignore:.*weight_norm.*')
+@pytest.mark.parametrize('computed', [P.spectral_norm, P.weight_norm, P.orthogonal, weight_norm])
+def test_layers_whose_weight_is_computed_stay_and_the_others_are_cut(computed, tmp_path):
+    torch.manual_seed(0)
+    net = as_trained(nn.Sequential(conv(1, 8), nn.Conv2d(8,6,3,padding=1), computed(nn.Conv2d(6,6,1)), conv(6, 4),
+                                   nn.Conv2d(4,2,3)))
+    masks = random_ticket(net, 40, granularity='group', example=x).masks
+    small = shrink(net, with_followers(net, masks, x), x)
+    cut = small.shrunk.table.set_index('layer').cut
+    assert cut['0.0']>0 and not cut[['1','2']].any()
+    small.save(file := tmp_path/'small.safetensors')
+    assert torch.equal(shrink_like(net, file)(x), small(x))
+
+def test_looking_at_a_network_that_draws_leaves_your_random_numbers_alone():
+    class Draws(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a,self.b = nn.Conv2d(1,4,3),nn.Conv2d(4,2,3)
+        def forward(self, x):
+            torch.rand(3)
+            return self.b(self.a(x))
+    net = Draws()
+    masks = half_of(net, 'a')
+    for look in (lambda: shrink(net, masks, x), lambda: Sparsifier(net, 'group', example=x),
+                 lambda: with_followers(net, masks, x)):
+        before = torch.get_rng_state()
+        look()
+        assert torch.equal(torch.get_rng_state(), before)
+
 def test_channels_that_forward_counts_on():
     "Where the channels between two layers have to be as many as they are, they stay"
     class Shift(nn.Module):
@@ -195,6 +225,8 @@ def test_bad_input():
     for bad,error,words in (
             (lambda: shrink(net, masks, 'x'), TypeError, "example='x'"),
             (lambda: shrink('net', masks, x), TypeError, "model='net'"),
+            (lambda: shrink(net, masks, x, check='no'), TypeError, "check='no': expected True or False"),
+            (lambda: shrink_like(net, None), TypeError, 'path=None: expected the path'),
             (lambda: shrink(net, masks, torch.randn(2,1,9,9)), ValueError, r'one of the shape \(2, 1, 9, 9\)'),
             (lambda: shrink(small, masks, x), ValueError, '8, 1, 3, 3. in the masks, .4, 1, 3, 3'),
             (lambda: with_followers(net, half_of(groups, '3'), x), ValueError, 'masks of this model: 3.weight'),

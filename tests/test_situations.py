@@ -19,12 +19,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.models import resnet18
 from torch.nn.utils import parametrizations as P, parametrize, prune, spectral_norm, weight_norm
 
-import lottery_nb.n_of_m # noqa: F401, it adds a granularity
+import lottery_nb.channels, lottery_nb.n_of_m # noqa: F401, they add granularities
 from lottery_nb.arms import arms, random_ticket
 from lottery_nb.callback import HoldMasks, SparsifyCallback
 from lottery_nb.core import check_choice, known_keywords
 from lottery_nb.criteria import criteria
-from lottery_nb.granularity import layout, layouts
+from lottery_nb.granularity import granularities_of, layout, layouts
 from lottery_nb.masks import copy_model
 from lottery_nb.schedules import Schedule, agp, iterative, schedules
 from lottery_nb.sparsifier import Sparsifier, find_layers
@@ -351,6 +351,36 @@ def test_where_its_zeros_do_not_survive_it_is_left_out_and_named(name):
     with pytest.raises(ValueError, match="a weight that can be pruned: where it's 0"): find_layers(net, '0')
     kind = Standardized if name=='standardized' else nn.Linear
     with pytest.raises(ValueError, match='can be pruned'): find_layers(net, kind)
+
+class Scaled(nn.Conv2d):
+    "Divides by the standard deviation of each filter"
+    def forward(self, x): return nn.functional.conv2d(x, self.weight/self.weight.std((1,2,3), keepdim=True), self.bias)
+
+divided = dict(transposed=lambda: (P.weight_norm(nn.ConvTranspose1d(6,8,2)), (2,6,4)),
+               old=lambda: (weight_norm(nn.ConvTranspose2d(6,8,2)), (2,6,4,4)),
+               columns=lambda: (P.weight_norm(nn.Linear(6,8), dim=1), (2,6)),
+               narrow=lambda: (P.weight_norm(nn.Linear(2,30)), (2,2)), scaled=lambda: (Scaled(6,8,2), (2,6,4,4)))
+
+@quiet
+@pytest.mark.parametrize('method', ['local','global'])
+@pytest.mark.parametrize('name', divided)
+def test_no_slice_that_is_divided_by_its_norm_is_emptied(name, method):
+    torch.manual_seed(0)
+    layer,shape = divided[name]()
+    for granularity in granularities_of(next(iter(find_layers(layer).values()))):
+        net = copy_model(layer)
+        masks = Sparsifier(net, granularity, method, layers=type(layer)).sparsify(97)
+        assert net(torch.randn(shape)).isfinite().all(), granularity
+        assert masks.sparsity>40 or granularity!='weight'
+
+def test_units_that_would_empty_such_a_slice_are_left_out_and_named():
+    net = nn.Sequential(nn.Conv2d(3,6,3), P.weight_norm(nn.Conv2d(6,6,3)))
+    line, = told(lambda: Sparsifier(net, 'filter'))
+    assert '1.parametrizations.weight.original1 (a filter of zeros would become NaN)' in line
+    assert [*Sparsifier(net, 'kernel').layers]==['0.weight','1.parametrizations.weight.original1']
+    net = nn.Sequential(nn.Conv2d(3,6,3), Scaled(6,6,3), nn.Conv2d(6,4,3))
+    line, = told(lambda: Sparsifier(net, 'group', example=torch.randn(2,3,9,9)))
+    assert '1.weight (a filter of zeros would become NaN)' in line
 
 @pytest.mark.parametrize('make,word', [
     (lambda: torch.jit.script(nn.Sequential(nn.Linear(3,2))), 'before it is scripted'),

@@ -348,7 +348,8 @@ def test_files_and_networks_that_are_others(tmp_path):
     small,x = shrunk()
     path = small.save(tmp_path/'small')
     data,ticket,fresh = path.read_bytes(),random_ticket(Keeps(), 50).save(tmp_path/'t').read_bytes(),made('resnet')
-    for bad in (b'', b'no', data[:-1], data[:500], data.replace(b'shrunk 1', b'shrunk 2'), ticket):
+    for bad in (b'', b'no', data[:-1], data[:500], data.replace(b'shrunk 2', b'shrunk 3'), ticket,
+                *(data[:i] + bytes([data[i]^1]) + data[i+1:] for i in range(8, len(data), len(data)//200))):
         (tmp_path/'bad').write_bytes(bad)
         with pytest.raises(ValueError, match='path=.*a file that the save of a shrunk network wrote'):
             shrink_like(fresh, tmp_path/'bad')
