@@ -582,7 +582,6 @@ bad = [(dict(rounds=0), 'rounds=0: expected a whole number of at least 1'), (dic
     (dict(criteria='largest'), "criteria='largest'"), (dict(layers='tail'), "layers='tail'"),
     (dict(prune={'tail': 10}), "sparsity='tail': expected a layer that is pruned"),
     (dict(prune={'head': 100}), 'prune='),
-    (dict(prune={'head': 40}, rounds=1, method='erk', granularity='group'), 'method=erk'),
     (dict(prune={'*': 20, 'total': 5}), 'total='),
     (dict(arms=['shuffle'], granularity='row', layers=nn.Linear), "granularity='row': expected a ticket of single"),
     (dict(seed=-1), 'seed=-1'), (dict(dir=5), 'dir=5'), (dict(fit=5), 'fit=5: expected a function of a Learner'),
