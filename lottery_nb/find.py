@@ -27,7 +27,7 @@ from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, che
                              check_path, check_whole, json_safe, known_keywords, progress as progress_bar,
                              rewind_point, seed_of, seeded, source_of, versions, write_atomically)
 from .criteria import Criterion, criteria as all_criteria, large_final
-from .masks import Masks, named_tensors, shape_differences
+from .masks import Masks, copies_of, named_tensors, shape_differences
 from .sparsifier import Sparsifier, check_reach, check_sparsity, count_of
 from .ticket import Ticket
 
@@ -217,7 +217,7 @@ def _prune(self:SearchPlan, search, learn, sp, r):
     return masks
 
 # %% ../nbs/11_find.ipynb #06a383aa
-def _weights_of(model): return {k: t.detach().to('cpu', copy=True) for k,t in named_tensors(model).items()}
+def _weights_of(model): return copies_of(named_tensors(model), device='cpu')
 
 # %% ../nbs/11_find.ipynb #4389dd7e
 def _id_of(settings, r):
@@ -240,7 +240,7 @@ def begin(self:SearchPlan, search, learn, r)->Ticket: # not trained
                 shapes={k: list(t.shape) for k,t in w.items()}, search=_id_of(search.settings, r))
     meta |= dict(criteria=repr(sp.criterion), layers=list(masks))
     if sp.followers: meta['followers'] = sp.followers
-    if taken := sorted(set(self.meta or {}) & {*meta, 'table', 'code', 'followers', 'trained_for'}):
+    if taken := sorted(set(self.meta or {}) & {*meta, 'table', 'code', 'followers', 'tied', 'trained_for'}):
         raise ArgumentError('meta', taken[0], "a key that the search doesn't use itself")
     return Ticket(masks, w, meta={**(self.meta or {}), **meta}, full={k: w[k] for k in masks})
 

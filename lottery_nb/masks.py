@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['Masks', 'unwrap', 'int_dtype', 'keep_bits', 'zero_pruned_', 'zero_once_', 'check_weight', 'parameter_name',
-           'named_tensors', 'overwrite_', 'copy_model', 'buffer_names', 'set_tensors_']
+           'named_tensors', 'shared_names', 'copies_of', 'overwrite_', 'copy_model', 'buffer_names', 'set_tensors_']
 
 # %% ../nbs/02_masks.ipynb #354aefb5
 import copy, hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import numpy as np, pandas as pd, torch
 import matplotlib.pyplot as plt
 from fastcore.basics import listify, patch
 from torch import nn, Tensor
+from torch.optim.swa_utils import AveragedModel
 from .core import ArgumentError, ArgumentTypeError, check_choice, shape_differences
 
 # %% ../nbs/02_masks.ipynb #e2e91873
@@ -180,12 +181,12 @@ def apply_(self:Masks,
 def unwrap(
     model:nn.Module # wrapped or not
 )->nn.Module:
-    """`model` itself, out of what `torch.compile`, `DataParallel` and `DistributedDataParallel` put around it.
+    """`model` itself, out of what `torch.compile`, `DataParallel`, `DistributedDataParallel` and averages put around it.
 
     Raises `ArgumentTypeError` if it's no module"""
     if not isinstance(model, nn.Module): raise ArgumentTypeError('model', model, 'an nn.Module')
     while True:
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)): model = model.module
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)): model = model.module
         elif isinstance(getattr(model, '_orig_mod', None), nn.Module): model = model._orig_mod
         else: return model
 
@@ -253,6 +254,29 @@ def named_tensors(
     "Every parameter and every buffer of `model`, by name"
     model = unwrap(model)
     return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+
+def shared_names(
+    tensors:Mapping, # name -> tensor
+    own:Iterable=() # names that aren't said to share
+)->dict: # name -> the name, if there's one in `own`, that has the same memory
+    "Which names stand for a tensor that has another name too, such as tied weights"
+    found,first = {},{}
+    for k in sorted(tensors, key=lambda k: k not in own):
+        t = tensors[k]
+        place = t.device, t.data_ptr(), t.dtype, t.shape, t.stride()
+        of = first.setdefault(place, k) if t.data_ptr() else k
+        if of!=k and k not in own: found[k] = of
+    return found
+
+def copies_of(
+    tensors:Mapping, # name -> tensor
+    own:Iterable=(), # names that get a copy of their own
+    device=None # where the copies are; None: where the tensors are
+)->dict: # name -> tensor
+    "Copies of tensors: one that has two names is copied once, and has them both again"
+    shared = shared_names(tensors, own)
+    copies = {k: t.detach().to(device or t.device, copy=True) for k,t in tensors.items() if k not in shared}
+    return {k: copies[shared.get(k, k)] for k in tensors}
 
 # %% ../nbs/02_masks.ipynb #fb5ded33
 @torch.no_grad()

@@ -22,8 +22,8 @@ from .core import (ArgumentError, ArgumentTypeError, check_choice, check_flag, c
 from .criteria import Criterion, WeightView, criteria as all_criteria, large_final, random_scores
 from .granularity import (LayerWeight, all_granularities, default_types, granularities_of, layout_type,
                                     layouts_of, plain_layout, pruned_filters, units_class)
-from .masks import (Masks, buffer_names, check_weight, copy_model, int_dtype, keep_bits, named_tensors,
-                              parameter_name, set_tensors_, unwrap, zero_once_, zero_pruned_)
+from .masks import (Masks, buffer_names, check_weight, copies_of, copy_model, int_dtype, keep_bits,
+                              named_tensors, parameter_name, set_tensors_, unwrap, zero_once_, zero_pruned_)
 
 # %% ../nbs/05_sparsifier.ipynb #18852be8
 prunable_types = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
@@ -704,7 +704,7 @@ def save_weights(self:Sparsifier,
         inner = _optimizer(opt)
         _check_trains(inner, now.values(), "the model's parameters")
         saved = _kind(inner),copy.deepcopy(inner.state_dict())
-    self._snapshot = {k: t.detach().clone() for k,t in now.items()},saved
+    self._snapshot = copies_of(now),saved
 
 # %% ../nbs/05_sparsifier.ipynb #5268658c
 rewind_opts = ('reset', 'restore', 'keep')

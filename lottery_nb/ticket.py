@@ -16,7 +16,8 @@ from safetensors.torch import load as from_bytes, save as to_bytes
 from torch import nn, Tensor
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_flag, check_path, json_safe,
                              shape_differences, versions, write_atomically)
-from .masks import Masks, buffer_names, check_weight, int_dtype, named_tensors, set_tensors_, zero_once_
+from .masks import (Masks, buffer_names, check_weight, copies_of, int_dtype, named_tensors, set_tensors_,
+                              shared_names, zero_once_)
 from .sparsifier import Sparsifier
 from .ticketfile import TicketError, digest_of, overlap_table, read_file, ticket_format, ticket_text
 
@@ -32,7 +33,9 @@ class Ticket:
     ):
         if not isinstance(masks, Masks): raise ArgumentTypeError('masks', masks, 'Masks')
         if not isinstance(meta or {}, Mapping): raise ArgumentTypeError('meta', meta, 'a dict')
+        for k,o in dict(state=state, trained=trained or {}, full=full or {}).items(): _check_tensors(k, o)
         self.masks,self.meta = masks,json_safe(meta or {})
+        if shared := shared_names(state, masks): self.meta.setdefault('tied', shared)
         self.state = self._under_masks('state', state)
         self.trained = self._under_masks('trained', trained) if trained else None
         if full and not same_bits({**self.state, **self._under_masks('full', full)}, self.state):
@@ -41,12 +44,13 @@ class Ticket:
 
     def _under_masks(self, name, tensors):
         "Copies of these tensors, with +0 wherever the masks prune"
-        _check_tensors(name, tensors)
         has = {k: t.shape for k,t in tensors.items() if k in self.masks}
         diff = shape_differences(self.masks.shapes(), has, 'the masks', name)
         if diff: raise ArgumentError(name, tensors, f'weights of the shapes of the masks ({diff})')
         for k in self.masks: check_weight(k, tensors[k])
-        copies = {k: t.detach().clone() for k,t in tensors.items()}
+        copies = copies_of(tensors, self.masks)
+        tied = self.meta.get('tied', {})
+        copies |= {k: copies[of] for k,of in tied.items() if of in self.masks or k not in copies}
         for k,m in self.masks.items(): zero_once_(copies[k], m.to(copies[k].device))
         return copies
 
@@ -119,7 +123,8 @@ def ticket(self:Sparsifier)->Ticket|None:
                 criteria=repr(self.criterion), layers=list(masks), followers=self.followers, versions=versions(),
                 shapes={k: list(t.shape) for k,t in then.items()})
     found = Ticket(masks, then, named_tensors(self.model), meta, {k: then[k] for k in masks})
-    if same_bits(found.trained, found.state): found.trained = None
+    rewound = {k: t.masked_fill(~self.held[k].to(t.device), 0) if k in self.held else t for k,t in found.state.items()}
+    if same_bits(found.trained, rewound): found.trained = None
     return found
 
 # %% ../nbs/06_ticket.ipynb #61178e34
@@ -175,7 +180,9 @@ _not_tickets = SafetensorError,AttributeError,LookupError,RuntimeError,TypeError
 @patch
 def _parts(self:Ticket, trained, full):
     "The tensors of a file by part (`mask`, `state`, `trained`, `pruned`) and name"
-    def kept(tensors): return {k: t[self.masks[k].to(t.device)] if k in self.masks else t for k,t in tensors.items()}
+    def kept(tensors):
+        once = {k: t for k,t in tensors.items() if t is not tensors.get(self.meta.get('tied', {}).get(k))}
+        return {k: t[self.masks[k].to(t.device)] if k in self.masks else t for k,t in once.items()}
     return dict(mask={k: torch.from_numpy(np.packbits(m.cpu().numpy())) for k,m in self.masks.items()},
                 state=kept(self.state),
                 trained=kept(self.trained) if trained and self.trained else {},
