@@ -22,7 +22,7 @@ from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, che
                              check_whole, json_safe, known_keywords, seeded, versions, warn)
 from .criteria import Criterion, criteria as all_criteria
 from .granularity import check_granularity
-from .masks import Masks, named_tensors, unwrap
+from .masks import Masks, copies_of, named_tensors, unwrap
 from .schedules import Schedule, schedules
 from .sparsifier import Sparsifier, check_reach, check_sparsity, find_layers, rewind_opts
 from .ticket import Ticket
@@ -161,8 +161,10 @@ def _has_gradients(self:SparsifyCallback):
 
 # %% ../nbs/08_callback.ipynb #2da2cf5a
 class Percent(float):
-    "A percentage that fastai's table, which asks for six digits, shows with two. Stored it's a plain float"
+    "A percentage that fastai's tables, in a notebook and printed, show with two digits. Stored it's a plain float"
     def __format__(self, spec): return format(float(self), '.2f' if spec=='.6f' else spec)
+    def __repr__(self): return f'{self:.2f}'
+    def __str__(self): return repr(float(self))
     def __reduce__(self): return float,(float(self),)
 
 @patch
@@ -179,10 +181,9 @@ def after_batch(self:SparsifyCallback):
 @patch
 def row(self:SparsifyCallback)->dict:
     "What a row of the table says of a measurement now"
-    arm = 'dense' if not self.round else 'ticket' if self.lth else 'finetune'
     seeds = self.meta['seeds']
     seed = seeds['torch'] & (1<<63)-1 if seeds['data'] is None else seeds['data']
-    return dict(arm=arm, seed=seed, round=self.round, density=self.masks.density,
+    return dict(arm='ticket' if self.round else 'dense', seed=seed, round=self.round, density=self.masks.density,
                 epoch=self.past[0]+self.epoch, step=self.past[1]+self.train_iter)
 
 @patch
@@ -399,14 +400,14 @@ def measured(self:SparsifyCallback)->dict: # name -> number; None for NaN and in
 # %% ../nbs/08_callback.ipynb #099950d8
 @patch(as_prop=True)
 def table(self:SparsifyCallback)->pd.DataFrame:
-    "Every number measured, as `as_table` has it: round 0 is `dense`, then `ticket`, or `finetune` without `lth`"
+    "Every number measured, as `as_table` has it: round 0 is `dense`, then `ticket`"
     return as_table(self.measurements)
 
 # %% ../nbs/08_callback.ipynb #1600a35a
 @patch
 def keep_trained(self:SparsifyCallback):
     "Sets the trained weights aside, as `trained`"
-    self.trained = {k: t.detach().clone() for k,t in named_tensors(self.model).items()}
+    self.trained = copies_of(named_tensors(self.model))
 
 # %% ../nbs/08_callback.ipynb #a1e0bb35
 def weights_digest(
