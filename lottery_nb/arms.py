@@ -224,7 +224,7 @@ def random_ticket(
     seed:int=0, # whole number of at least 0
     granularity:str='weight', # which weights go together
     method:str='global', # `local`: every layer loses the same share; `global`: chance decides over all layers together
-    layers=None, # module types, names, or a function (name, module) -> bool; None: every conv and linear layer
+    layers=None, # types, names, a function (name, module) -> bool, or several of these; None: 'default'
     example=None, # a batch as the model takes it, or a tuple of them; for what `channels` adds: `group`, and followers
     floor:float|None=None # percent of each layer's units that always stay, as in `Sparsifier`
 )->Ticket: # on the CPU, not trained

@@ -48,7 +48,7 @@ class SparsifyCallback(Callback):
         lth:bool=False, # rewind the kept weights after every pruning?
         rewind_epoch:int=0, # the epoch to whose start they go back: 0 for a winning ticket, early for a matching one
         reset_end:bool=False, # leave the ticket untrained in the model: W_t ⊙ m instead of W_T ⊙ m?
-        layers=None, # module types, names of layers, or a function (name, module) -> bool; None: conv and linear layers
+        layers=None, # types, names, a function (name, module) -> bool, or several of these; None: 'default'
         round_to:int|None=None, # keep a multiple of so many units in every layer
         rewind_opt:str='reset', # the optimizer's state then: 'reset': empty; 'restore': of that epoch; 'keep': as it is
         update_every:int|None=None, # batches between two masks of a gradual schedule; None: 16, in a short phase fewer
@@ -80,7 +80,7 @@ def _check_arguments(self:SparsifyCallback):
     if self.floor is not None: check_percent('floor', self.floor)
     check_choice('rewind_opt', self.rewind_opt, rewind_opts)
     for k in ('start_epoch','rewind_epoch'): check_whole(k, getattr(self, k))
-    for k in ('lth','reset_end','verbose','allow_collapse'): check_flag(k, getattr(self, k))
+    for k in ('lth','reset_end','verbose','allow_collapse','frozen'): check_flag(k, getattr(self, k))
     for k,least in dict(end_epoch=0, round_to=1, update_every=1).items():
         if getattr(self, k) is not None: check_whole(k, getattr(self, k), least)
     check_reach('end_sparsity', self.end_sparsity, self.granularity, self.round_to)
@@ -94,8 +94,8 @@ def _check_arguments(self:SparsifyCallback):
         raise ArgumentError('schedule', self.schedule, 'with lth=True one that prunes in rounds, as iterative does: '
                             'each new mask rewinds the weights, so nothing would ever be trained')
     if self.reset_end and not self.lth:
-        warn(f'reset_end=True without lth=True: the rounds go on from one another, but at the end the weights '
-                      f'go back to epoch {self.rewind_epoch} all the same')
+        warn('reset_end=True without lth=True: the rounds go on from one another, but at the end the weights '
+             f'go back to epoch {self.rewind_epoch} all the same')
 
 # %% ../nbs/08_callback.ipynb #22becd64
 @patch
@@ -268,17 +268,16 @@ def advise(self:SparsifyCallback, was_frozen:bool): # did pruning wait in the fi
     epochs = [self.start_epoch + o*(end-self.start_epoch) for o in starts] + [n]
     if not (self.start_epoch or self.epoch or was_frozen or 'grad' in self.criteria.needs):
         warn("the first mask is made before the first batch: if nothing has trained the weights yet, it's a "
-                      'random one. Say start_epoch=…, the epochs that come before it')
+             'random one. Say start_epoch=…, the epochs that come before it')
     if min(b-a for a,b in zip(epochs, epochs[1:])) < 1-.002*n:
-        warn(f'{len(starts)} rounds in {n-self.start_epoch} epochs: some have less than one, so nothing is '
-                      'measured at their end. Train for more epochs, or prune in fewer rounds, such as '
-                      'iterative(n_steps=2)')
+        warn(f'{len(starts)} rounds in {n-self.start_epoch} epochs: some have less than one, so nothing is measured '
+             'at their end. Train for more epochs, or prune in fewer rounds, such as iterative(n_steps=2)')
     rates = [cb.scheds['lr'] for cb in self.learn.cbs if isinstance(cb, ParamScheduler) and 'lr' in cb.scheds]
     began = [[float(np.max(rate(e/n))) for e in (self.rewind_epoch, *epochs[:-1])] for rate in rates]
     if any(not np.allclose(o, o[0]) for o in began):
-        warn("one learning-rate schedule for all rounds: the later ones train at what's left of it. Give each "
-                      'a fit of its own, find_ticket(learner, lambda learn: learn.fit_one_cycle(…)), or keep the rate '
-                      'constant: learn.fit(…)')
+        warn("one learning-rate schedule for all rounds: the later ones train at what's left of it. Give each a fit "
+             'of its own, find_ticket(learner, lambda learn: learn.fit_one_cycle(…)), or keep the rate constant: '
+             'learn.fit(…)')
 
 # %% ../nbs/08_callback.ipynb #1c600b75
 def first_batch(

@@ -49,7 +49,7 @@ class Curve:
     rewind:int|str=0 # where kept weights go back to: the start of an epoch (0, 1, …), or after so many steps ('100it')
     method:str='global' # `local`: every layer loses the same share; `global`: all layers compete in one ranking
     final_layer_rate:float|None=None # percent that the last layer loses, for method='local'; None: like the others
-    layers:object=None # module types, names of layers, or (name, module) -> bool; None: every conv and linear layer
+    layers:object=None # types, names, a function (name, module) -> bool, or several of these; None: 'default'
     allow_collapse:bool=False # may a layer lose all its weights?
     loss:Callable=F.cross_entropy # predictions and targets of a batch -> mean loss
     eval_every:int|None=None # steps between two measurements; None: a twentieth of `n_step`

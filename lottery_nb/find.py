@@ -42,7 +42,7 @@ def find_ticket(
     granularity:str='weight', # which weights go together: one of `all_granularities()`, or n of every m: '2:4'
     method:str='global', # `local`: every layer loses the same share; `global`: all layers compete in one ranking
     criteria:Criterion|str=large_final, # how a weight is scored; the lowest go
-    layers=None, # module types, names of layers, or a function (name, module) -> bool; None: conv and linear layers
+    layers=None, # types, names, a function (name, module) -> bool, or several of these; None: 'default'
     final_layer_rate:float|None=None, # percent, for method='local': of the last layer; None: like the others
     allow_collapse:bool=False, # may a layer lose all its weights?
     floor:float|None=None, # percent of each layer's units that always stay; None: 10 with `group`, 0 otherwise

@@ -8,7 +8,6 @@ __all__ = ['prunable_types', 'rewind_opts', 'find_layers', 'sort_keys_', 'keep_h
 
 # %% ../nbs/05_sparsifier.ipynb #f24bc775
 import copy, difflib, inspect, math, weakref
-from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -23,7 +22,8 @@ from .criteria import Criterion, WeightView, criteria as all_criteria, large_fin
 from .granularity import (LayerWeight, all_granularities, default_types, granularities_of, layout_type,
                                     layouts_of, plain_layout, pruned_filters, units_class)
 from .masks import (Masks, buffer_names, check_weight, copies_of, copy_model, int_dtype, keep_bits,
-                              named_tensors, parameter_name, set_tensors_, unwrap, zero_once_, zero_pruned_)
+                              named_tensors, parameter_name, set_tensors_, tensor_differences, unwrap, zero_once_,
+                              zero_pruned_)
 
 # %% ../nbs/05_sparsifier.ipynb #18852be8
 prunable_types = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
@@ -116,8 +116,8 @@ def _what_lacks(model, asked):
     kinds = [type(m) for m in model.modules()]
     if any(issubclass(o, torch.jit.ScriptModule) for o in kinds): return 'one before it is scripted: prune, then script'
     if any('quantized' in o.__module__ for o in kinds): return 'one before it is quantized: prune, then convert'
-    takes = [_why_left_out(k, w, 'weight', None)[1] for k,w in _all_weights(model).items() if w.whole.dim()>1]
-    takes = [o for o in takes if o]
+    matrices = {k: w for k,w in _all_weights(model).items() if w.whole.dim()>1}
+    takes = [o for k,w in matrices.items() if (o := _why_left_out(k, w, 'weight', None)[1])]
     return ('one with prunable weights: conv, linear, recurrent or attention layers'
             + f"; or say layers={' or '.join(dict.fromkeys(takes))}"*bool(takes))
 
@@ -300,7 +300,7 @@ class Sparsifier:
         self.model,self.granularity,self.allow_collapse = model,granularity,allow_collapse
         self.asked = 0. # percent: what the last `sparsify` was asked for, or the sparsity of the masks that were put on
         self._masks,self._bits,self._snapshot,self._warned = None,{},None,set()
-        self.held,self.watches,self.dense = {},[],False # all masks, those of followers too; who holds them
+        self.held,self.watches = {},[] # all masks, those of followers too; who holds them
         # what the criterion needs: 'init' or 'previous' -> name -> tensor
         self.remembered = {need: self._clone_weights() for need in self.criterion.needs if need!='grad'}
         self.left_out,matters = _left_out(unwrap(model), self.units, granularity) # the last row of `report`, or None
@@ -495,11 +495,15 @@ def select(self:Sparsifier,
 @patch
 def _warn_collapse(self:Sparsifier, name, sparsity):
     "Warns, once for every layer, that it would have been emptied"
-    if name in self._warned: return
-    self._warned.add(name)
-    instead = "method='local' takes the same share of every layer, "*(self.method=='global')
-    warn(f'layer collapse: at {sparsity:g} % sparsity {name} would lose all its weights, so the best '
-         f'{self.granularity} of it is kept ({instead}allow_collapse=True lets it go)')
+    self._warn_once(name, f'layer collapse: at {sparsity:g} % sparsity {name} would lose all its weights, so the '
+                    f'best {self.granularity} of it is kept', 'allow_collapse=True lets it go')
+
+@patch
+def _warn_once(self:Sparsifier, of, told, instead):
+    if of in self._warned: return
+    self._warned.add(of)
+    other = "method='local' takes the same share of every layer, "*(self.method=='global')
+    warn(f'{told} ({other}{instead})')
 
 # %% ../nbs/05_sparsifier.ipynb #f34f9755
 @patch
@@ -514,12 +518,9 @@ def n_floor(self:Sparsifier,
 def _warn_floor(self:Sparsifier, kept, sparsity):
     "Warns, once, that layers are at their floor"
     low = [k for k,o in kept.items() if 0<self.n_floor(k)==int(o.count_nonzero())<len(o)]
-    if not low or 'floor' in self._warned: return
-    self._warned.add('floor')
-    instead = "method='local' takes the same share of every layer, "*(self.method=='global')
     names = ', '.join(low[:3]) + f' and {len(low)-3} more'*(len(low)>3)
-    warn(f'floor: at {sparsity:g} % sparsity {names} keep no more than the {self.floor:g} % of their units that '
-         f'always stay ({instead}floor=0 lets them go)')
+    if low: self._warn_once('floor', f'floor: at {sparsity:g} % sparsity {names} keep no more than the '
+                            f'{self.floor:g} % of their units that always stay', 'floor=0 lets them go')
 
 # %% ../nbs/05_sparsifier.ipynb #75a99a2e
 @patch
@@ -656,9 +657,9 @@ def _drop_gradient_of(sp, opt, name, p):
 def drop_gradient(self:Sparsifier,
     name:str # of a parameter
 ):
-    "Makes the gradients of its pruned weights 0, unless they are asked for"
+    "Makes the gradients of its pruned weights 0"
     m,p = self.held.get(name),self.parameter(name)
-    if m is None or p.grad is None or self.dense: return
+    if m is None or p.grad is None: return
     if not p.grad.is_sparse: zero_pruned_(p.grad, self._bits_for(name, p.grad))
     else: # of an embedding: [rows that were looked up]
         p.grad = p.grad.coalesce()
@@ -669,14 +670,6 @@ def drop_gradient(self:Sparsifier,
 def drop_gradients(self:Sparsifier):
     "Makes the gradients of all pruned weights 0. `watch` does it as they arrive"
     for k in self.held: self.drop_gradient(k)
-
-@patch
-@contextmanager
-def dense_gradients(self:Sparsifier):
-    "In this block pruned weights get their gradients: for criteria that look for weights to bring back"
-    before,self.dense = self.dense,True
-    try: yield
-    finally: self.dense = before
 
 # %% ../nbs/05_sparsifier.ipynb #22b111c7
 def _optimizer(opt):
@@ -745,9 +738,8 @@ def rewind(self:Sparsifier,
     how,inner = check_choice('rewind_opt', rewind_opt, rewind_opts),None if opt is None else _optimizer(opt)
     if self._snapshot is None: raise ValueError('rewind: nothing to go back to: call save_weights() first')
     self.look_again()
-    (weights,saved),now,may_grow = self._snapshot,named_tensors(self.model),buffer_names(self.model)
-    shapes = [{k: t.shape for k,t in o.items() if k not in may_grow} for o in (weights,now)]
-    if diff := shape_differences(*shapes, 'the snapshot', 'the model'):
+    (weights,saved),now = self._snapshot,named_tensors(self.model)
+    if diff := tensor_differences(weights, self.model, 'the snapshot', aside=buffer_names(self.model)):
         raise ValueError(f'rewind: the model has changed since save_weights(): {diff}')
     for k,t in weights.items():
         if k not in now or torch.promote_types(t.dtype, now[k].dtype)==now[k].dtype: continue

@@ -16,8 +16,8 @@ from safetensors.torch import load as from_bytes, save as to_bytes
 from torch import nn, Tensor
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_flag, check_path, json_safe,
                              shape_differences, versions, write_atomically)
-from .masks import (Masks, buffer_names, check_weight, copies_of, int_dtype, named_tensors, set_tensors_,
-                              shared_names, zero_once_)
+from .masks import (Masks, check_weight, copies_of, growing_buffers, int_dtype, named_tensors, set_tensors_,
+                              shared_names, tensor_differences, zero_once_)
 from .sparsifier import Sparsifier
 from .ticketfile import TicketError, digest_of, overlap_table, read_file, ticket_format, ticket_text
 
@@ -85,6 +85,20 @@ def __eq__(self:Ticket, other):
 @patch
 def __hash__(self:Ticket): return hash(self.masks)
 
+# %% ../nbs/06_ticket.ipynb #a1e0bb22
+@patch(as_prop=True)
+def ticket(self:Sparsifier)->Ticket|None:
+    "The ticket as it is now: its masks on the weights of `save_weights`; None before that"
+    if self.snapshot is None: return None
+    masks,then = self.masks,self.snapshot
+    meta = dict(arm='ticket', sparsity=masks.sparsity, granularity=self.granularity, method=self.method,
+                criteria=repr(self.criterion), layers=list(masks), followers=self.followers, versions=versions(),
+                shapes={k: list(t.shape) for k,t in then.items()})
+    found = Ticket(masks, then, named_tensors(self.model), meta, {k: then[k] for k in masks})
+    rewound = {k: t.masked_fill(~self.held[k].to(t.device), 0) if k in self.held else t for k,t in found.state.items()}
+    if same_bits(found.trained, rewound): found.trained = None
+    return found
+
 # %% ../nbs/06_ticket.ipynb #666b9b79
 @patch(as_prop=True)
 def sparsity(self:Ticket)->float:
@@ -113,20 +127,6 @@ def _repr_html_(self:Ticket):
     bars = bars.format(precision=2, thousands=',', escape='html').format(str, 'shape').set_uuid(self.masks.digest()[:8])
     return f'<p>{html.escape(repr(self))}</p><div style="max-height:30em;overflow:auto">{bars.to_html()}</div>'
 
-# %% ../nbs/06_ticket.ipynb #a1e0bb22
-@patch(as_prop=True)
-def ticket(self:Sparsifier)->Ticket|None:
-    "The ticket as it is now: its masks on the weights of `save_weights`; None before that"
-    if self.snapshot is None: return None
-    masks,then = self.masks,self.snapshot
-    meta = dict(arm='ticket', sparsity=masks.sparsity, granularity=self.granularity, method=self.method,
-                criteria=repr(self.criterion), layers=list(masks), followers=self.followers, versions=versions(),
-                shapes={k: list(t.shape) for k,t in then.items()})
-    found = Ticket(masks, then, named_tensors(self.model), meta, {k: then[k] for k in masks})
-    rewound = {k: t.masked_fill(~self.held[k].to(t.device), 0) if k in self.held else t for k,t in found.state.items()}
-    if same_bits(found.trained, rewound): found.trained = None
-    return found
-
 # %% ../nbs/06_ticket.ipynb #61178e34
 @patch(as_prop=True)
 def table(self:Ticket)->pd.DataFrame: # columns: arm, seed, round, density, epoch, step, metric, value
@@ -139,9 +139,7 @@ def check_fits(self:Ticket,
     model:nn.Module # on any device
 ):
     "Raises `ArgumentError` with the first differences if `model` isn't of this ticket's architecture"
-    may_grow = buffer_names(model, growing=True)
-    shapes = [{k: t.shape for k,t in o.items() if k not in may_grow} for o in (self.state, named_tensors(model))]
-    diff = shape_differences(*shapes, 'the ticket', 'the model')
+    diff = tensor_differences(self.state, model, 'the ticket', aside=growing_buffers(model))
     if diff: raise ArgumentError('model', model, f"a model of the ticket's architecture ({diff})")
 
 # %% ../nbs/06_ticket.ipynb #b2d71355
@@ -154,9 +152,7 @@ def apply_to(self:Ticket,
     tensors = self.state if tensors is None else tensors
     self.check_fits(model)
     _check_tensors('tensors', tensors)
-    may_grow = buffer_names(model, growing=True)
-    shapes = [{k: t.shape for k,t in o.items() if k not in may_grow} for o in (tensors, named_tensors(model))]
-    if diff := shape_differences(*shapes, 'the tensors', 'the model'):
+    if diff := tensor_differences(tensors, model, 'the tensors', aside=growing_buffers(model)):
         raise ArgumentError('tensors', tensors, f'one for every parameter and buffer of the model ({diff})')
     sp = Sparsifier(model, layers=list(self.masks))
     sp.followers = self.meta.get('followers') or {}
