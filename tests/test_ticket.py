@@ -360,6 +360,23 @@ def test_a_buffer_that_was_expanded(tmp_path):
     Ticket.load(ticket.save(tmp_path/'t')).apply_to(other)
     assert not differing(everything(other), ticket.state) and other.places.stride()==(0,1)
 
+def test_the_ticket_of_a_loop_of_ones_own(tmp_path):
+    net = mlp()
+    sp,opt = Sparsifier(net),torch.optim.Adam(net.parameters())
+    assert sp.ticket is None
+    before = everything(net)
+    sp.save_weights()
+    sp.watch(opt)
+    sp.sparsify(70)
+    assert sp.ticket.trained is None
+    train_step(net, opt, *batch(size=8))
+    t = sp.ticket
+    assert not differing(t.state, masked(before, sp.masks)) and not differing(t.trained, everything(net))
+    assert t.masks==sp.masks and not differing(t.full, {k: before[k] for k in t.masks}) and t.meta['sparsity']==70
+    assert Ticket.load(t.save(tmp_path/'t', full=True))==t and t.dense().masks.sparsity==0
+    sp.rewind(opt)
+    assert sp.ticket.trained is None and not differing(sp.ticket.state, t.state)
+
 class Tied(nn.Module):
     "An embedding and an output layer that have one weight, as language models do"
     def __init__(self):
@@ -407,6 +424,7 @@ def test_followers_are_held_at_0_again(tmp_path):
     def net(): return nn.Sequential(nn.Conv2d(1,8,3), nn.ReLU(), nn.Conv2d(8,4,3))
     ticket = Ticket.load(random_ticket(net(), 50, granularity='filter',
                                        example=torch.zeros(1,1,8,8)).save(tmp_path/'t'))
+    assert ticket.trained is None
     model = net()
     sp = ticket.apply_to(model)
     opt = torch.optim.Adam(model.parameters(), .1)
