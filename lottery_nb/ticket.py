@@ -49,7 +49,7 @@ class Ticket:
         if diff: raise ArgumentError(name, tensors, f'weights of the shapes of the masks ({diff})')
         for k in self.masks: check_weight(k, tensors[k])
         copies = copies_of(tensors, self.masks)
-        tied = self.meta.get('tied', {})
+        tied = {k: of for k,of in self.meta.get('tied', {}).items() if of in copies}
         copies |= {k: copies[of] for k,of in tied.items() if of in self.masks or k not in copies}
         for k,m in self.masks.items(): zero_once_(copies[k], m.to(copies[k].device))
         return copies

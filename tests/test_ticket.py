@@ -419,6 +419,18 @@ def test_tied_weights_are_one_tensor_with_two_names(make, tmp_path):
     everywhere = Ticket.load(ticket.save(tmp_path/'t', full=True)).dense().state['emb.weight']
     assert torch.equal(everywhere, ticket.full['out.weight']) and everywhere.all()
 
+def test_a_tied_tensor_that_is_not_pruned_is_stored_once_while_it_is_one(tmp_path):
+    net = Tied()
+    sp = Sparsifier(net, layers='mid')
+    sp.save_weights()
+    sp.sparsify(50)
+    net.emb.weight.data.add_(1)
+    ticket = sp.ticket
+    apart = Ticket(ticket.masks, ticket.state, {**ticket.trained, 'out.weight': torch.zeros(50,16)}, ticket.meta)
+    for t,twice in ((ticket, []), (apart, ['trained/out.weight'])):
+        path = t.save(tmp_path/'t')
+        assert Ticket.load(path)==t and [k for k in load_file(path) if 'out.weight' in k]==twice
+
 def test_followers_are_held_at_0_again(tmp_path):
     "Where filters were pruned and their biases with them, a file brings both into another model"
     def net(): return nn.Sequential(nn.Conv2d(1,8,3), nn.ReLU(), nn.Conv2d(8,4,3))
