@@ -961,7 +961,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'lottery_nb.sparsifier._rewind_optimizer': ( 'sparsifier.html#_rewind_optimizer',
                                                                                     'lottery_nb/sparsifier.py'),
                                        'lottery_nb.sparsifier._threshold': ('sparsifier.html#_threshold', 'lottery_nb/sparsifier.py'),
-                                       'lottery_nb.sparsifier._told': ('sparsifier.html#_told', 'lottery_nb/sparsifier.py'),
                                        'lottery_nb.sparsifier._tried': ('sparsifier.html#_tried', 'lottery_nb/sparsifier.py'),
                                        'lottery_nb.sparsifier._used_weight': ('sparsifier.html#_used_weight', 'lottery_nb/sparsifier.py'),
                                        'lottery_nb.sparsifier._what_lacks': ('sparsifier.html#_what_lacks', 'lottery_nb/sparsifier.py'),

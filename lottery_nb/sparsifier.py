@@ -192,26 +192,22 @@ def _why_left_out(name, w, granularity, units):
 
 # %% ../nbs/05_sparsifier.ipynb #a1e0b313
 def _left_out(model, units, granularity):
-    "The last row of `report`, what isn't pruned though it's a matrix, or None; and: is it more than the answer?"
-    seen,told,more,n,reasons = {id(w.whole) for w in units.layers.values()},[],[],0,set()
+    "What isn't pruned though it's a matrix: the last row of `report`, or None; a warning, empty if there's no need"
+    seen,n,reasons = {id(w.whole) for w in units.layers.values()},0,{}
     for k,w in _all_weights(model).items():
-        if id(w.whole) in seen or sum(s!=1 for s in w.whole.shape)<2 or not w.whole.numel(): continue
+        if id(w.whole) in seen or w.whole.squeeze().dim()<2 or not w.whole.numel(): continue
         seen.add(id(w.whole))
-        why,takes = _why_left_out(k, w, granularity, units)
-        reasons.add(why)
-        told.append(f'{k} ({why})' if why else k)
-        if not why: more.append(takes or repr(k))
         n += w.whole.numel()
-    if not told: return None, False
-    more,share = list(dict.fromkeys(more)),100*n/sum(p.numel() for p in model.parameters())
+        reasons[k] = _why_left_out(k, w, granularity, units)
+    if not reasons: return None, ''
+    told = [f'{k} ({why})' if why else k for k,(why,_) in reasons.items()]
+    more = dict.fromkeys(takes or repr(k) for k,(why,takes) in reasons.items() if not why)
     names = ', '.join(told[:3]) + f' and {len(told)-3} more'*(len(told)>3)
-    takes = f"layers=['default', {', '.join(more)}]"
-    row = dict(layer=names, type=f'not pruned: {share:.3g} % of all', shape=takes if more else '', weights=n, kept=n)
-    return {**row, 'sparsity': 0., 'units': 0, 'units_kept': 0}, reasons!={units.answer}
-
-def _told(row):
-    "The same as a sentence"
-    return f"{row['layer']}: {row['type']} weights" + f"; {row['shape']} takes what can be"*bool(row['shape'])
+    share = f'not pruned: {100*n/sum(p.numel() for p in model.parameters()):.3g} % of all'
+    takes = f"layers=['default', {', '.join(more)}]"*bool(more)
+    row = dict(layer=names, type=share, shape=takes, weights=n, kept=n, sparsity=0., units=0, units_kept=0)
+    matters = any(why!=units.answer for why,_ in reasons.values())
+    return row, matters*(f'{names}: {share} weights' + f'; {takes} takes what can be'*bool(more))
 
 # %% ../nbs/05_sparsifier.ipynb #8cb9b201
 _chunk = 1<<22
@@ -303,8 +299,8 @@ class Sparsifier:
         self.held,self.watches = {},[] # all masks, those of followers too; who holds them
         # what the criterion needs: 'init' or 'previous' -> name -> tensor
         self.remembered = {need: self._clone_weights() for need in self.criterion.needs if need!='grad'}
-        self.left_out,matters = _left_out(unwrap(model), self.units, granularity) # the last row of `report`, or None
-        if layers is None and matters: warn(_told(self.left_out))
+        self.left_out,told = _left_out(unwrap(model), self.units, granularity) # the last row of `report`, or None
+        if layers is None and told: warn(told)
         self.criterion.try_on({k: self.weight(k) for k in self.layers})
 
     def __getstate__(self): return {**vars(self), 'watches': []} # a copy is watched by nobody
