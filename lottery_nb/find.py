@@ -21,13 +21,13 @@ from fastai.learner import Learner
 from fastcore.basics import noop, patch, store_attr
 from filelock import FileLock, Timeout
 from .arms import Arm, arms as all_arms, check_arms
-from .callback import (HoldMasks, SparsifyCallback, data_origin, first_batch, measured_now, recorded, rows_of,
-                                 weights_digest)
+from .callback import (HoldMasks, SparsifyCallback, TrainingCallback, data_origin, first_batch, measured_now,
+                                 recorded, rows_of, weights_digest)
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_flag, check_number,
                              check_path, check_whole, json_safe, known_keywords, progress as progress_bar,
-                             rewind_point, seed_of, seeded, source_of, versions, write_atomically)
+                             rewind_point, seed_of, seeded, shape_differences, source_of, versions, write_atomically)
 from .criteria import Criterion, criteria as all_criteria, large_final
-from .masks import Masks, copies_of, named_tensors, shape_differences
+from .masks import Masks, copies_of, named_tensors
 from .sparsifier import Sparsifier, check_reach, check_sparsity, count_of
 from .ticket import Ticket
 
@@ -253,18 +253,15 @@ def start(self:SearchPlan, arm:Arm, ticket:Ticket)->Ticket: # not trained
     return begun
 
 # %% ../nbs/11_find.ipynb #312bd9cf
-class _FollowRun(Callback):
+class _FollowRun(TrainingCallback):
     "Counts a run's epochs and steps, and keeps its measurements and the weights at the rewind point"
-    order,run_valid,_only_train_loop = 56,False,True # after the Recorder, which measures
+    order = 56 # after the Recorder, which measures
     def __init__(self, plan, begun, start, tell): # `tell` is called as a fit begins and after every epoch
         self.plan,self.begun,self.tell = plan,begun,tell
         self.start = start # the epochs and steps that its first weights were trained for
         self.epochs_done,self.n_step,self.rows,self.last,self.digests = 0,0,[],{},{}
         self.weights,self.trained_for,self.trains = None,None,False # at the rewind point; is this more than a look?
         self.rewinds = not begun.meta['round'] and plan.point.kind!='lr' # is the rewind point in this run?
-
-    def __call__(self, event_name):
-        if not (self.learn.lock.locked() or hasattr(self.learn, 'lr_finder')): return super().__call__(event_name)
 
     def before_fit(self):
         self.trains = False
