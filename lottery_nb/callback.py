@@ -240,8 +240,10 @@ def check_fit(self:SparsifyCallback):
     if len(all_cbs)-len(others)>1: raise ArgumentError('cbs', self, 'each SparsifyCallback only once')
     if others and any(cb.lth for cb in all_cbs):
         raise ArgumentError('lth', True, 'a single SparsifyCallback, since its rewind takes the whole network back')
+    mine = find_layers(self.model, self.layers)
+    self.criteria.try_on({k: m.weight for k,m in mine.items()}) # here, where several processes agree on errors
     for cb in others:
-        if both := sorted(find_layers(self.model, self.layers).keys() & find_layers(self.model, cb.layers)):
+        if both := sorted(mine.keys() & find_layers(self.model, cb.layers)):
             raise ArgumentError('layers', self.layers, f'layers that no other SparsifyCallback prunes, not {both[0]}')
 
 @patch
