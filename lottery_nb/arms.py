@@ -12,7 +12,7 @@ import torch
 from fastcore.basics import listify, patch
 from torch import nn
 from .core import (ArgumentError, ArgumentTypeError, Rule, check_choice, check_flag, check_whole, make_rule,
-                             seed_of, seeded, versions)
+                             seed_of, seeded)
 from .criteria import random_scores
 from .masks import Masks, copy_model, named_tensors, shape_differences, unwrap
 from .sparsifier import Sparsifier, find_layers
@@ -224,18 +224,16 @@ def random_ticket(
     seed:int=0, # whole number of at least 0
     granularity:str='weight', # which weights go together
     method:str='global', # `local`: every layer loses the same share; `global`: chance decides over all layers together
-    layers=None, # module types, names, or a function (name, module) -> bool; None: every conv and linear layer
+    layers=None, # types, names, a function (name, module) -> bool, or several of these; None: 'default'
     example=None, # a batch as the model takes it, or a tuple of them; for what `channels` adds: `group`, and followers
     floor:float|None=None # percent of each layer's units that always stay, as in `Sparsifier`
 )->Ticket: # on the CPU, not trained
     "Random masks on the weights of `model`"
     find_layers(model, layers)
-    net,chance = copy_model(unwrap(model)).cpu(),random_scores(seed=seed)
-    sp = Sparsifier(net, granularity, method, chance, layers, example=example, floor=floor)
-    state = {k: t.detach().clone() for k,t in named_tensors(net).items()}
-    masks = sp.sparsify(sparsity)
-    meta = dict(arm='random', seed=seed, seeds=dict(random=seed), sparsity=masks.sparsity, criteria=repr(chance),
-                granularity=granularity, method=method, layers=list(masks), versions=versions(),
-                shapes={k: list(t.shape) for k,t in state.items()})
-    if sp.followers: meta['followers'] = sp.followers
-    return Ticket(masks, state, meta=meta, full=state)
+    net = copy_model(unwrap(model)).cpu()
+    sp = Sparsifier(net, granularity, method, random_scores(seed=seed), layers, example=example, floor=floor)
+    sp.save_weights()
+    sp.sparsify(sparsity)
+    ticket = sp.ticket
+    ticket.meta['seed'] = seed
+    return ticket

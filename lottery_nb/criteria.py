@@ -58,19 +58,16 @@ def final(self:WeightView)->Tensor:
     "The weight as it is now: look, don't write"
     return self._read('final')
 
-# %% ../nbs/03_criteria.ipynb #efdda05a
 @patch(as_prop=True)
 def init(self:WeightView)->Tensor:
     "The weight as it was when training began. Raises `ArgumentError` if it wasn't kept"
     return self._read('init')
 
-# %% ../nbs/03_criteria.ipynb #baf64204
 @patch(as_prop=True)
 def previous(self:WeightView)->Tensor:
     "The weight as it was when the masks were last made. Raises `ArgumentError` if it wasn't kept"
     return self._read('previous')
 
-# %% ../nbs/03_criteria.ipynb #140910d2
 @patch(as_prop=True)
 def grad(self:WeightView)->Tensor:
     "The gradient of the loss by the weight. Raises `ArgumentError` if there's none yet"

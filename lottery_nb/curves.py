@@ -49,7 +49,7 @@ class Curve:
     lr_schedule:str|Callable='constant' # a name in `lr_schedules`, or a function: part of the run (0 to 1) -> factor
     rewind:int|str=0 # where kept weights go back to: the start of an epoch (0, 1, …), or after so many steps ('100it')
     method:Method|str='global' # how the amount is spread: `global`: all layers compete; `local`: the same share; …
-    layers:object=None # module types, names of layers, or (name, module) -> bool; None: every conv and linear layer
+    layers:object=None # types, names, a function (name, module) -> bool, or several of these; None: 'default'
     allow_collapse:bool=False # may a layer lose all its weights?
     loss:Callable=F.cross_entropy # predictions and targets of a batch -> mean loss
     eval_every:int|None=None # steps between two measurements; None: a twentieth of `n_step`

@@ -22,14 +22,14 @@ from fastai.learner import Learner
 from fastcore.basics import noop, patch, store_attr
 from filelock import FileLock, Timeout
 from .arms import Arm, arms as all_arms, check_arms
-from .callback import (HoldMasks, SparsifyCallback, data_origin, first_batch, measured_now, recorded, rows_of,
-                                 weights_digest)
+from .callback import (HoldMasks, SparsifyCallback, TrainingCallback, data_origin, first_batch, measured_now,
+                                 recorded, rows_of, weights_digest)
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_flag, check_number,
                              check_path, check_whole, json_safe, known_keywords, progress as progress_bar,
-                             rewind_point, seed_of, seeded, source_of, versions, write_atomically)
+                             rewind_point, seed_of, seeded, shape_differences, source_of, versions, write_atomically)
 from .criteria import Criterion, criteria as all_criteria, large_final
 from .methods import Method, methods, named_amounts
-from .masks import Masks, named_tensors, shape_differences
+from .masks import Masks, copies_of, named_tensors
 from .sparsifier import Sparsifier, check_reach, check_sparsity, count_of
 from .ticket import Ticket
 
@@ -44,7 +44,7 @@ def find_ticket(
     granularity:str='weight', # which weights go together: one of `all_granularities()`, or n of every m: '2:4'
     method:Method|str='global', # how the amount is spread: `global`: all layers compete; `local`: the same share; …
     criteria:Criterion|str=large_final, # how a weight is scored; the lowest go
-    layers=None, # module types, names of layers, or a function (name, module) -> bool; None: conv and linear layers
+    layers=None, # types, names, a function (name, module) -> bool, or several of these; None: 'default'
     allow_collapse:bool=False, # may a layer lose all its weights?
     floor:float|None=None, # percent of each layer's units that always stay; None: 10 with `group`, 0 otherwise
     arms=(), # what the tickets have to beat, trained in every round from 1 on: names out of `arms`, or `Arm`s
@@ -213,7 +213,7 @@ def _prune(self:SearchPlan, search, learn, sp, r):
     return masks
 
 # %% ../nbs/11_find.ipynb #06a383aa
-def _weights_of(model): return {k: t.detach().to('cpu', copy=True) for k,t in named_tensors(model).items()}
+def _weights_of(model): return copies_of(named_tensors(model), device='cpu')
 
 # %% ../nbs/11_find.ipynb #4389dd7e
 def _id_of(settings, r):
@@ -236,7 +236,7 @@ def begin(self:SearchPlan, search, learn, r)->Ticket: # not trained
                 shapes={k: list(t.shape) for k,t in w.items()}, search=_id_of(search.settings, r))
     meta |= dict(criteria=repr(sp.criterion), layers=list(masks))
     if sp.followers: meta['followers'] = sp.followers
-    if taken := sorted(set(self.meta or {}) & {*meta, 'table', 'code', 'followers', 'trained_for'}):
+    if taken := sorted(set(self.meta or {}) & {*meta, 'table', 'code', 'followers', 'tied', 'trained_for'}):
         raise ArgumentError('meta', taken[0], "a key that the search doesn't use itself")
     return Ticket(masks, w, meta={**(self.meta or {}), **meta}, full={k: w[k] for k in masks})
 
@@ -249,18 +249,15 @@ def start(self:SearchPlan, arm:Arm, ticket:Ticket)->Ticket: # not trained
     return begun
 
 # %% ../nbs/11_find.ipynb #312bd9cf
-class _FollowRun(Callback):
+class _FollowRun(TrainingCallback):
     "Counts a run's epochs and steps, and keeps its measurements and the weights at the rewind point"
-    order,run_valid,_only_train_loop = 56,False,True # after the Recorder, which measures
+    order = 56 # after the Recorder, which measures
     def __init__(self, plan, begun, start, tell): # `tell` is called as a fit begins and after every epoch
         self.plan,self.begun,self.tell = plan,begun,tell
         self.start = start # the epochs and steps that its first weights were trained for
         self.epochs_done,self.n_step,self.rows,self.last,self.digests = 0,0,[],{},{}
         self.weights,self.trained_for,self.trains = None,None,False # at the rewind point; is this more than a look?
         self.rewinds = not begun.meta['round'] and plan.point.kind!='lr' # is the rewind point in this run?
-
-    def __call__(self, event_name):
-        if not (self.learn.lock.locked() or hasattr(self.learn, 'lr_finder')): return super().__call__(event_name)
 
     def before_fit(self):
         self.trains = False

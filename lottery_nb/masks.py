@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['Masks', 'unwrap', 'int_dtype', 'keep_bits', 'zero_pruned_', 'zero_once_', 'check_weight', 'parameter_name',
-           'named_tensors', 'overwrite_', 'copy_model', 'buffer_names', 'set_tensors_']
+           'named_tensors', 'shared_names', 'copies_of', 'overwrite_', 'copy_model', 'buffer_names', 'growing_buffers',
+           'tensor_differences', 'set_tensors_']
 
 # %% ../nbs/02_masks.ipynb #354aefb5
 import copy, hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import numpy as np, pandas as pd, torch
 import matplotlib.pyplot as plt
 from fastcore.basics import listify, patch
 from torch import nn, Tensor
+from torch.optim.swa_utils import AveragedModel
 from .core import (ArgumentError, ArgumentTypeError, check_alike, check_choice, overlap_table,
                              shape_differences)
 
@@ -207,12 +209,13 @@ def apply_(self:Masks,
 def unwrap(
     model:nn.Module # wrapped or not
 )->nn.Module:
-    """`model` itself, out of what `torch.compile`, `DataParallel` and `DistributedDataParallel` put around it.
+    """`model` itself, out of what `torch.compile`, `DistributedDataParallel` and the like put around it.
 
     Raises `ArgumentTypeError` if it's no module"""
     if not isinstance(model, nn.Module): raise ArgumentTypeError('model', model, 'an nn.Module')
+    wrappers = nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel
     while True:
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)): model = model.module
+        if isinstance(model, wrappers): model = model.module
         elif isinstance(getattr(model, '_orig_mod', None), nn.Module): model = model._orig_mod
         else: return model
 
@@ -297,6 +300,30 @@ def named_tensors(
     model = unwrap(model)
     return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
 
+# %% ../nbs/02_masks.ipynb #01f5ee60
+def shared_names(
+    tensors:Mapping, # name -> tensor
+    own:Iterable=() # names that are never said to share
+)->dict: # name -> the first name of the same tensor, or the one in `own`
+    "Which names stand for a tensor that has another name too, such as tied weights"
+    found,first = {},{}
+    for k in sorted(tensors, key=lambda k: k not in own):
+        t = tensors[k]
+        place = t.device, t.data_ptr(), t.dtype, t.shape, t.stride()
+        of = first.setdefault(place, k) if t.data_ptr() else k
+        if of!=k and k not in own: found[k] = of
+    return found
+
+def copies_of(
+    tensors:Mapping, # name -> tensor
+    own:Iterable=(), # names that get a copy of their own
+    device=None # where the copies are; None: where the tensors are
+)->dict: # name -> tensor
+    "Copies of tensors. One that has two names is copied once, and the copy has them both"
+    shared = shared_names(tensors, own)
+    copies = {k: t.detach().to(device or t.device, copy=True) for k,t in tensors.items() if k not in shared}
+    return {k: copies[shared.get(k, k)] for k in tensors}
+
 # %% ../nbs/02_masks.ipynb #fb5ded33
 @torch.no_grad()
 def overwrite_(
@@ -324,16 +351,32 @@ def copy_model(
 
 # %% ../nbs/02_masks.ipynb #a1e0bb12
 def buffer_names(
-    model:nn.Module, # wrappers are looked through
-    growing:bool=False # only those that PyTorch would load in another shape?
+    model:nn.Module # wrappers are looked through
 )->set:
     "The names of a model's buffers, those too that are None now"
-    def may_grow(m, k):
+    return {parameter_name(n, k) for n,m in unwrap(model).named_modules(remove_duplicate=False) for k in m._buffers}
+
+def growing_buffers(
+    model:nn.Module # wrappers are looked through
+)->set:
+    "The names of the buffers that PyTorch would load in another shape, too"
+    found = set()
+    for n,m in unwrap(model).named_modules(remove_duplicate=False):
         loads_its_way = type(m)._load_from_state_dict is not nn.Module._load_from_state_dict
         own = not type(m).__module__.startswith('torch.nn.') # PyTorch's own only read older versions
-        return k in m._non_persistent_buffers_set or (loads_its_way and own)
-    modules = unwrap(model).named_modules(remove_duplicate=False)
-    return {parameter_name(n, k) for n,m in modules for k in m._buffers if not growing or may_grow(m, k)}
+        grow = m._buffers if loads_its_way and own else m._non_persistent_buffers_set
+        found |= {parameter_name(n, k) for k in grow}
+    return found
+
+def tensor_differences(
+    tensors:Mapping, # name -> tensor
+    model:nn.Module, # wrappers are looked through
+    what:str, # what the tensors are, for the text
+    aside:set # names that may be missing and have any shape
+)->str: # empty if there are none
+    "The first few differences between the shapes of tensors and those of a model, as text"
+    shapes = [{k: t.shape for k,t in o.items() if k not in aside} for o in (tensors, named_tensors(model))]
+    return shape_differences(*shapes, what, 'the model')
 
 @torch.no_grad()
 def set_tensors_(

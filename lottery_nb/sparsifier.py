@@ -23,8 +23,9 @@ from .core import (ArgumentError, ArgumentTypeError, check_choice, check_flag, c
 from .criteria import Criterion, WeightView, criteria as all_criteria, large_final, random_scores
 from .granularity import (LayerWeight, Units, all_granularities, default_types, granularities_of, layout_type,
                                     layouts_of, plain_layout, pruned_filters, units_class, units_of)
-from .masks import (Masks, buffer_names, check_weight, copy_model, int_dtype, keep_bits, named_tensors,
-                              parameter_name, set_tensors_, unwrap, zero_once_, zero_pruned_)
+from .masks import (Masks, buffer_names, check_weight, copies_of, copy_model, int_dtype, keep_bits,
+                              named_tensors, parameter_name, set_tensors_, tensor_differences, unwrap, zero_once_,
+                              zero_pruned_)
 from .methods import Method, check_amounts, methods, named_amounts, whole_shares
 
 # %% ../nbs/05_sparsifier.ipynb #18852be8
@@ -118,8 +119,8 @@ def _what_lacks(model, asked):
     kinds = [type(m) for m in model.modules()]
     if any(issubclass(o, torch.jit.ScriptModule) for o in kinds): return 'one before it is scripted: prune, then script'
     if any('quantized' in o.__module__ for o in kinds): return 'one before it is quantized: prune, then convert'
-    takes = [_why_left_out(k, w, 'weight', None)[1] for k,w in _all_weights(model).items() if w.whole.dim()>1]
-    takes = [o for o in takes if o]
+    matrices = {k: w for k,w in _all_weights(model).items() if w.whole.dim()>1}
+    takes = [o for k,w in matrices.items() if (o := _why_left_out(k, w, 'weight', None)[1])]
     return ('one with prunable weights: conv, linear, recurrent or attention layers'
             + f"; or say layers={' or '.join(dict.fromkeys(takes))}"*bool(takes))
 
@@ -208,26 +209,22 @@ def _why_left_out(name, w, granularity, units):
 
 # %% ../nbs/05_sparsifier.ipynb #a1e0b313
 def _left_out(model, units, granularity):
-    "The last row of `report`, what isn't pruned though it's a matrix, or None; and: is it more than the answer?"
-    seen,told,more,n,reasons = {id(w.whole) for w in units.layers.values()},[],[],0,set()
+    "What isn't pruned though it's a matrix: the last row of `report`, or None; a warning, empty if there's no need"
+    seen,n,reasons = {id(w.whole) for w in units.layers.values()},0,{}
     for k,w in _all_weights(model).items():
-        if id(w.whole) in seen or sum(s!=1 for s in w.whole.shape)<2 or not w.whole.numel(): continue
+        if id(w.whole) in seen or w.whole.squeeze().dim()<2 or not w.whole.numel(): continue
         seen.add(id(w.whole))
-        why,takes = _why_left_out(k, w, granularity, units)
-        reasons.add(why)
-        told.append(f'{k} ({why})' if why else k)
-        if not why: more.append(takes or repr(k))
         n += w.whole.numel()
-    if not told: return None, False
-    more,share = list(dict.fromkeys(more)),100*n/sum(p.numel() for p in model.parameters())
+        reasons[k] = _why_left_out(k, w, granularity, units)
+    if not reasons: return None, ''
+    told = [f'{k} ({why})' if why else k for k,(why,_) in reasons.items()]
+    more = dict.fromkeys(takes or repr(k) for k,(why,takes) in reasons.items() if not why)
     names = ', '.join(told[:3]) + f' and {len(told)-3} more'*(len(told)>3)
-    takes = f"layers=['default', {', '.join(more)}]"
-    row = dict(layer=names, type=f'not pruned: {share:.3g} % of all', shape=takes if more else '', weights=n, kept=n)
-    return {**row, 'sparsity': 0., 'units': 0, 'units_kept': 0}, reasons!={units.answer}
-
-def _told(row):
-    "The same as a sentence"
-    return f"{row['layer']}: {row['type']} weights" + f"; {row['shape']} takes what can be"*bool(row['shape'])
+    share = f'not pruned: {100*n/sum(p.numel() for p in model.parameters()):.3g} % of all'
+    takes = f"layers=['default', {', '.join(more)}]"*bool(more)
+    row = dict(layer=names, type=share, shape=takes, weights=n, kept=n, sparsity=0., units=0, units_kept=0)
+    matters = any(why!=units.answer for why,_ in reasons.values())
+    return row, matters*(f'{names}: {share} weights' + f'; {takes} takes what can be'*bool(more))
 
 # %% ../nbs/05_sparsifier.ipynb #8cb9b201
 _chunk = 1<<22
@@ -322,8 +319,8 @@ class Sparsifier:
         self.places = self._find_places()
         # what the criterion needs: 'init' or 'previous' -> name -> tensor
         self.remembered = {need: self._clone_weights() for need in self.criterion.needs if need!='grad'}
-        self.left_out,matters = _left_out(unwrap(model), self.units, granularity) # the last row of `report`, or None
-        if layers is None and matters: warn(_told(self.left_out))
+        self.left_out,told = _left_out(unwrap(model), self.units, granularity) # the last row of `report`, or None
+        if layers is None and told: warn(told)
         self.criterion.try_on({k: self.weight(k) for k in self.layers})
         self.method.try_on(*({k: fn(k) for k in self.units.names} for fn in (self.units.parts.get, self.units.n)))
         if keep_zeros: self._begin_with_zeros()
@@ -542,11 +539,15 @@ def select(self:Sparsifier,
 @patch
 def _warn_collapse(self:Sparsifier, name, sparsity):
     "Warns, once for every layer, that it would have been emptied"
-    if name in self._warned: return
-    self._warned.add(name)
-    instead = "method='local' takes the same share of every layer, "*self.method.ranks
-    warn(f'layer collapse: at {sparsity:.4g} % sparsity {name} would lose all its weights, so the best '
-         f'{self.granularity} of it is kept ({instead}allow_collapse=True lets it go)')
+    self._warn_once(name, f'layer collapse: at {sparsity:.4g} % sparsity {name} would lose all its weights, so the '
+                    f'best {self.granularity} of it is kept', 'allow_collapse=True lets it go')
+
+@patch
+def _warn_once(self:Sparsifier, of, told, instead):
+    if of in self._warned: return
+    self._warned.add(of)
+    other = "method='local' takes the same share of every layer, "*self.method.ranks
+    warn(f'{told} ({other}{instead})')
 
 # %% ../nbs/05_sparsifier.ipynb #f34f9755
 @patch
@@ -561,12 +562,9 @@ def n_floor(self:Sparsifier,
 def _warn_floor(self:Sparsifier, kept, sparsity):
     "Warns, once, that layers are at their floor"
     low = [k for k,o in kept.items() if 0<self.n_floor(k)==int(o.count_nonzero())<len(o)]
-    if not low or 'floor' in self._warned: return
-    self._warned.add('floor')
-    instead = "method='local' takes the same share of every layer, "*self.method.ranks
     names = ', '.join(low[:3]) + f' and {len(low)-3} more'*(len(low)>3)
-    warn(f'floor: at {sparsity:.4g} % sparsity {names} keep no more than the {self.floor:g} % of their units that '
-         f'always stay ({instead}floor=0 lets them go)')
+    if low: self._warn_once('floor', f'floor: at {sparsity:.4g} % sparsity {names} keep no more than the '
+                            f'{self.floor:g} % of their units that always stay', 'floor=0 lets them go')
 
 # %% ../nbs/05_sparsifier.ipynb #75a99a2e
 @patch
@@ -823,7 +821,7 @@ def save_weights(self:Sparsifier,
         inner = _optimizer(opt)
         _check_trains(inner, now.values(), "the model's parameters")
         saved = _kind(inner),copy.deepcopy(inner.state_dict())
-    self._snapshot = {k: t.detach().clone() for k,t in now.items()},saved
+    self._snapshot = copies_of(now),saved
 
 # %% ../nbs/05_sparsifier.ipynb #5268658c
 rewind_opts = ('reset', 'restore', 'keep')
@@ -864,9 +862,8 @@ def rewind(self:Sparsifier,
     how,inner = check_choice('rewind_opt', rewind_opt, rewind_opts),None if opt is None else _optimizer(opt)
     if self._snapshot is None: raise ValueError('rewind: nothing to go back to: call save_weights() first')
     self.look_again()
-    (weights,saved),now,may_grow = self._snapshot,named_tensors(self.model),buffer_names(self.model)
-    shapes = [{k: t.shape for k,t in o.items() if k not in may_grow} for o in (weights,now)]
-    if diff := shape_differences(*shapes, 'the snapshot', 'the model'):
+    (weights,saved),now = self._snapshot,named_tensors(self.model)
+    if diff := tensor_differences(weights, self.model, 'the snapshot', aside=buffer_names(self.model)):
         raise ValueError(f'rewind: the model has changed since save_weights(): {diff}')
     for k,t in weights.items():
         if k not in now or torch.promote_types(t.dtype, now[k].dtype)==now[k].dtype: continue

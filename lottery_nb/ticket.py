@@ -16,7 +16,8 @@ from safetensors.torch import load as from_bytes, save as to_bytes
 from torch import nn, Tensor
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_flag, check_path, json_safe,
                              shape_differences, versions, write_atomically)
-from .masks import Masks, buffer_names, check_weight, int_dtype, named_tensors, set_tensors_, zero_once_
+from .masks import (Masks, check_weight, copies_of, growing_buffers, int_dtype, named_tensors, set_tensors_,
+                              shared_names, tensor_differences, zero_once_)
 from .sparsifier import Sparsifier
 from .ticketfile import TicketError, digest_of, read_file, ticket_format, ticket_text
 
@@ -32,7 +33,9 @@ class Ticket:
     ):
         if not isinstance(masks, Masks): raise ArgumentTypeError('masks', masks, 'Masks')
         if not isinstance(meta or {}, Mapping): raise ArgumentTypeError('meta', meta, 'a dict')
+        for k,o in dict(state=state, trained=trained or {}, full=full or {}).items(): _check_tensors(k, o)
         self.masks,self.meta = masks,json_safe(meta or {})
+        if shared := shared_names(state, masks): self.meta.setdefault('tied', shared)
         self.state = self._under_masks('state', state)
         self.trained = self._under_masks('trained', trained) if trained else None
         if full and not same_bits({**self.state, **self._under_masks('full', full)}, self.state):
@@ -41,12 +44,13 @@ class Ticket:
 
     def _under_masks(self, name, tensors):
         "Copies of these tensors, with +0 wherever the masks prune"
-        _check_tensors(name, tensors)
         has = {k: t.shape for k,t in tensors.items() if k in self.masks}
         diff = shape_differences(self.masks.shapes(), has, 'the masks', name)
         if diff: raise ArgumentError(name, tensors, f'weights of the shapes of the masks ({diff})')
         for k in self.masks: check_weight(k, tensors[k])
-        copies = {k: t.detach().clone() for k,t in tensors.items()}
+        copies = copies_of(tensors, self.masks)
+        tied = {k: of for k,of in self.meta.get('tied', {}).items() if of in copies}
+        copies |= {k: copies[of] for k,of in tied.items() if of in self.masks or k not in copies}
         for k,m in self.masks.items(): zero_once_(copies[k], m.to(copies[k].device))
         return copies
 
@@ -81,6 +85,20 @@ def __eq__(self:Ticket, other):
 @patch
 def __hash__(self:Ticket): return hash(self.masks)
 
+# %% ../nbs/06_ticket.ipynb #a1e0bb22
+@patch(as_prop=True)
+def ticket(self:Sparsifier)->Ticket|None:
+    "The ticket as it is now: its masks on the weights of `save_weights`; None before that"
+    if self.snapshot is None: return None
+    masks,then = self.masks,self.snapshot
+    meta = dict(arm='ticket', sparsity=masks.sparsity, granularity=self.granularity, method=self.method,
+                criteria=repr(self.criterion), layers=list(masks), followers=self.followers, versions=versions(),
+                shapes={k: list(t.shape) for k,t in then.items()})
+    found = Ticket(masks, then, named_tensors(self.model), meta, {k: then[k] for k in masks})
+    rewound = {k: t.masked_fill(~self.held[k].to(t.device), 0) if k in self.held else t for k,t in found.state.items()}
+    if same_bits(found.trained, rewound): found.trained = None
+    return found
+
 # %% ../nbs/06_ticket.ipynb #666b9b79
 @patch(as_prop=True)
 def sparsity(self:Ticket)->float:
@@ -109,19 +127,6 @@ def _repr_html_(self:Ticket):
     bars = bars.format(precision=2, thousands=',', escape='html').format(str, 'shape').set_uuid(self.masks.digest()[:8])
     return f'<p>{html.escape(repr(self))}</p><div style="max-height:30em;overflow:auto">{bars.to_html()}</div>'
 
-# %% ../nbs/06_ticket.ipynb #a1e0bb22
-@patch(as_prop=True)
-def ticket(self:Sparsifier)->Ticket|None:
-    "The ticket as it is now: its masks on the weights of `save_weights`; None before that"
-    if self.snapshot is None: return None
-    masks,then = self.masks,self.snapshot
-    meta = dict(arm='ticket', sparsity=masks.sparsity, granularity=self.granularity, method=self.method,
-                criteria=repr(self.criterion), layers=list(masks), followers=self.followers, versions=versions(),
-                shapes={k: list(t.shape) for k,t in then.items()})
-    found = Ticket(masks, then, named_tensors(self.model), meta, {k: then[k] for k in masks})
-    if same_bits(found.trained, found.state): found.trained = None
-    return found
-
 # %% ../nbs/06_ticket.ipynb #61178e34
 @patch(as_prop=True)
 def table(self:Ticket)->pd.DataFrame: # columns: arm, seed, round, density, epoch, step, metric, value
@@ -134,9 +139,7 @@ def check_fits(self:Ticket,
     model:nn.Module # on any device
 ):
     "Raises `ArgumentError` with the first differences if `model` isn't of this ticket's architecture"
-    may_grow = buffer_names(model, growing=True)
-    shapes = [{k: t.shape for k,t in o.items() if k not in may_grow} for o in (self.state, named_tensors(model))]
-    diff = shape_differences(*shapes, 'the ticket', 'the model')
+    diff = tensor_differences(self.state, model, 'the ticket', aside=growing_buffers(model))
     if diff: raise ArgumentError('model', model, f"a model of the ticket's architecture ({diff})")
 
 # %% ../nbs/06_ticket.ipynb #b2d71355
@@ -149,9 +152,7 @@ def apply_to(self:Ticket,
     tensors = self.state if tensors is None else tensors
     self.check_fits(model)
     _check_tensors('tensors', tensors)
-    may_grow = buffer_names(model, growing=True)
-    shapes = [{k: t.shape for k,t in o.items() if k not in may_grow} for o in (tensors, named_tensors(model))]
-    if diff := shape_differences(*shapes, 'the tensors', 'the model'):
+    if diff := tensor_differences(tensors, model, 'the tensors', aside=growing_buffers(model)):
         raise ArgumentError('tensors', tensors, f'one for every parameter and buffer of the model ({diff})')
     sp = Sparsifier(model, layers=list(self.masks))
     sp.followers = self.meta.get('followers') or {}
@@ -175,7 +176,9 @@ _not_tickets = SafetensorError,AttributeError,LookupError,RuntimeError,TypeError
 @patch
 def _parts(self:Ticket, trained, full):
     "The tensors of a file by part (`mask`, `state`, `trained`, `pruned`) and name"
-    def kept(tensors): return {k: t[self.masks[k].to(t.device)] if k in self.masks else t for k,t in tensors.items()}
+    def kept(tensors):
+        once = {k: t for k,t in tensors.items() if t is not tensors.get(self.meta.get('tied', {}).get(k))}
+        return {k: t[self.masks[k].to(t.device)] if k in self.masks else t for k,t in once.items()}
     return dict(mask={k: torch.from_numpy(np.packbits(m.cpu().numpy())) for k,m in self.masks.items()},
                 state=kept(self.state),
                 trained=kept(self.trained) if trained and self.trained else {},

@@ -1,6 +1,7 @@
 "Networks to prune, random ones too, and what to compare tensors with: their bits"
 import numpy as np, torch
 from PIL import Image
+from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
@@ -79,6 +80,13 @@ def few_batches(n=4, bs=8, n_in=1):
     g = torch.Generator().manual_seed(1)
     items = [(torch.randn(n_in,8,8, generator=g), torch.randint(0, 10, (), generator=g)) for _ in range(n*bs)]
     return DataLoaders(DataLoader(items, bs=bs), DataLoader(items[:bs], bs=bs))
+
+class Losses(Callback):
+    "Makes the validation loss of each epoch what we want it to be"
+    order = 54
+    def __init__(self, losses): self.losses = losses
+    def after_validate(self):
+        if len(self.recorder.log)>2 and not self.learn.lock.locked(): self.recorder.log[2] = self.losses[self.epoch]
 
 def quiet(learn):
     "Keeps its table for itself"

@@ -202,8 +202,7 @@ def test_random_ticket(net, sparsity, seed, method):
     assert not differing(everything(net), before) and torch.equal(torch.get_rng_state(), rng) and a.trained is None
     assert not differing(a.state, masked(before, a.masks)) and not differing(a.full, {k: before[k] for k in a.masks})
     assert a.masks==Sparsifier(copy.deepcopy(net), method=method, criteria=random_scores(seed=seed)).sparsify(sparsity)
-    expected = dict(arm='random', seed=seed, seeds=dict(random=seed), sparsity=a.sparsity, granularity='weight',
-                    method=method,
+    expected = dict(arm='ticket', seed=seed, sparsity=a.sparsity, granularity='weight', method=method, followers={},
                     criteria=f'random_scores(seed={seed})', layers=list(a.masks),
                     shapes={k: list(t.shape) for k,t in before.items()})
     assert {k: a.meta[k] for k in expected}==expected and set(a.meta)=={*expected, 'versions'}

@@ -237,7 +237,7 @@ cases = [
     (lambda net: Experiment('a.db', draw, x=[1], seeds=b'x'), T, "seeds=b'x': expected a list of values"),
     # yes or no
     *[(lambda net, name=name: fit(net, **{name: 'no'}), T, f"{name}='no': expected True or False")
-      for name in ('lth', 'reset_end', 'verbose', 'allow_collapse')],
+      for name in ('lth', 'reset_end', 'verbose', 'allow_collapse', 'frozen')],
     *[(lambda net, do=do: do('no'), T, "='no': expected True or False") for do in [
         lambda v: check_flag('lth', v),
         lambda v: progress(v).__enter__(),

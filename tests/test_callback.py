@@ -20,7 +20,7 @@ from lottery_nb.data import digits_dls
 from lottery_nb.schedules import dsd, geometric, iterative, linear, one_shot, schedules
 from lottery_nb.sparsifier import Sparsifier
 from lottery_nb.ticket import Ticket
-from models import ConvNet, copied, differing, everything, few_batches, masked, mlp, nonzero_pruned, quiet
+from models import ConvNet, Losses, copied, differing, everything, few_batches, masked, mlp, nonzero_pruned, quiet
 
 pytestmark = pytest.mark.filterwarnings('ignore:layer collapse')
 n_batches = 22 # of digits in an epoch
@@ -283,35 +283,11 @@ def test_fit_one_cycle(lth):
     dense.fit_one_cycle(4, 1e-2)
     assert learn.recorder.lrs==dense.recorder.lrs and probe.sparsities[-1]==pytest.approx(60, abs=.2)
 
-def lr_find(learn): learn.lr_find(num_it=12, show_plot=False)
-
-def predict(learn):
-    found = learn.validate()
-    preds, targs = learn.get_preds()
-    loss, acc = nn.functional.cross_entropy(preds.log(), targs).item(), (preds.argmax(1)==targs).float().mean().item()
-    assert list(found)==pytest.approx([loss, acc], abs=1e-4)
-    learn.predict(learn.dls.valid_ds[0][0])
-
-@pytest.mark.parametrize('look', [lr_find, predict, Learner.summary])
-@pytest.mark.parametrize('pruned', [False, True], ids=['before', 'after'])
-def test_what_only_looks_changes_nothing(look, pruned, tmp_path, capsys):
-    sp_cb = make(50, lth=True, start_epoch=1, reset_end=True, verbose=True)
-    learn = learner(cbs=sp_cb, path=tmp_path)
-    if pruned: learn.fit(2)
-    capsys.readouterr()
-    before, masks, trained, rows = everything(learn.model), sp_cb.masks, sp_cb.trained, len(sp_cb.table)
-    look(learn)
-    assert not differing(everything(learn.model), before) and 'parsity' not in capsys.readouterr().out
-    assert sp_cb.masks==masks and sp_cb.trained is trained
-    assert len(sp_cb.table)==rows and (pruned or sp_cb.sparsifier is None)
-    learn.fit(2)
-    assert sp_cb.masks.sparsity==50 and 'Final Sparsity: 50.00' in capsys.readouterr().out
-    assert nonzero_pruned(sp_cb.sparsifier)==0
-
 def test_lr_find_that_was_interrupted(tmp_path):
     sp_cb = make(50)
     learn = conv_learner(path=tmp_path, cbs=sp_cb)
-    with pytest.raises(KeyboardInterrupt), learn.added_cbs(Interrupt(at=(0, 2))): lr_find(learn)
+    with pytest.raises(KeyboardInterrupt), learn.added_cbs(Interrupt(at=(0, 2))):
+        learn.lr_find(num_it=12, show_plot=False)
     learn.fit(1)
     assert sp_cb.masks.sparsity==pytest.approx(50, abs=.2)
 
@@ -450,21 +426,13 @@ def test_scaled_gradients_that_overflow(lth, how, start):
     assert amp.n_skipped>=2 and sp_cb.masks.sparsity==pytest.approx(60, abs=.2) and len(probe.digests)==64
     assert all(torch.isfinite(t).all() for t in everything(learn.model).values())
 
-def set_loss(learn, losses):
-    "Makes the validation loss of each epoch what we want it to be"
-    class Loss(Callback):
-        order = 54 # right after the Recorder has written it down
-        def after_validate(self): self.recorder.log[2] = losses[self.epoch]
-    learn.add_cb(Loss())
-    return learn
-
 @pytest.mark.parametrize('sched, best', [(one_shot, 3), (iterative(n_steps=2), 5)])
 def test_save_model_keeps_the_best_since_the_last_mask(sched, best, tmp_path):
     "Dense epochs are better and are not what is wanted"
     class Keep(Callback):
         order = 59
         def after_epoch(self): states.append(everything(self.model))
-    states, learn = [], set_loss(conv_learner(path=tmp_path), [.1, .2, .9, .5, .8, .7])
+    states, learn = [], conv_learner(path=tmp_path, cbs=Losses([.1, .2, .9, .5, .8, .7]))
     learn.fit(6, cbs=[sp_cb:=make(60, schedule=sched, start_epoch=2, lth=True), SaveModelCallback(), Keep()])
     assert not [k for k in differing(everything(learn.model), states[best]) if k!='seen']
     assert nonzero_pruned(sp_cb.sparsifier)==0
@@ -473,7 +441,7 @@ def test_save_model_keeps_the_best_since_the_last_mask(sched, best, tmp_path):
 def test_save_model_and_the_ticket(reset_end, tmp_path):
     """The trained weights are those of the best epoch, which the model has after the fit,
     unless the ticket was to be given back untrained"""
-    learn = set_loss(conv_learner(path=tmp_path), [.9, .1, .5])
+    learn = conv_learner(path=tmp_path, cbs=Losses([.9, .1, .5]))
     before, sp_cb = everything(learn.model), make(60, lth=True, reset_end=reset_end)
     learn.fit(3, cbs=[sp_cb, SaveModelCallback()])
     expected = masked(before, sp_cb.masks) if reset_end else sp_cb.ticket.trained
@@ -484,7 +452,7 @@ losses = [.5, .4, .3, .2, .9, .8, .7, .6, .95, .85, .9, .9]
 @pytest.mark.parametrize('start, lth, n', [(None, False, 6), (4, False, 12), (4, True, 12), (2, True, 6)])
 def test_early_stopping(start, lth, n):
     "A rewind doesn't stop it (the second one is at epoch 8), and two epochs without improvement do"
-    learn = set_loss(conv_learner(2), losses)
+    learn = conv_learner(2, cbs=Losses(losses))
     sp_cb = make(60, schedule=iterative(n_steps=2), start_epoch=start or 0, lth=lth)
     learn.fit(12, cbs=[EarlyStoppingCallback(patience=2), *([sp_cb] if start else [])])
     assert len(learn.rows)==n and (not start or sp_cb.ticket.trained is not None)
@@ -493,7 +461,7 @@ def test_the_learning_rate_on_a_plateau():
     "A rewind is no plateau"
     class Rates(Callback):
         def before_epoch(self): rates.append(self.opt.hypers[-1]['lr'])
-    rates, learn = [], set_loss(conv_learner(2), [.5, .4, .3, .9, .8, .85, .9, .9])
+    rates, learn = [], conv_learner(2, cbs=Losses([.5, .4, .3, .9, .8, .85, .9, .9]))
     learn.fit(8, lr=1., cbs=[make(60, start_epoch=3, lth=True), ReduceLROnPlateau(patience=2), Rates()])
     assert rates==[1]*7 + [.1]
 
@@ -642,11 +610,11 @@ def test_the_table_and_the_meta(tmp_path):
     (dict(start_epoch=1), 2, {0: 0, 1: 1}), ({}, 2, {1: 1}),
     (dict(schedule=dsd, start_epoch=1), 3, {0: 0, 1: 1, 2: 2})])
 def test_rounds(kwargs, n, epochs):
-    "A round is an epoch with new masks and those after it without; what isn't dense without lth is `finetune`"
+    "A round is an epoch with new masks and those after it without"
     learn, sp_cb = conv_learner(), make(80, **kwargs)
     learn.fit(n, cbs=sp_cb)
     ends = last(sp_cb.table)
-    assert dict(ends.epoch)==epochs and dict(ends.arm)=={r: 'finetune' if r else 'dense' for r in epochs}
+    assert dict(ends.epoch)==epochs and dict(ends.arm)=={r: 'ticket' if r else 'dense' for r in epochs}
 
 def test_what_cannot_be_measured():
     "NaN is None for JSON; an epoch that was not measured, a metric that's no number, no Recorder: left out"
@@ -670,7 +638,7 @@ def sparse_learner(sparsity=60):
     learn = learner()
     return learn, Sparsifier(learn.model, method='local').sparsify(sparsity)
 
-@pytest.mark.parametrize('schedule, arms', [(one_shot, {0: 'finetune', 1: 'finetune'}), (dsd, None)])
+@pytest.mark.parametrize('schedule, arms', [(one_shot, {0: 'ticket', 1: 'ticket'}), (dsd, None)])
 def test_a_sparse_network_stays_sparse(schedule, arms):
     "Exactly, in every batch, and with a schedule that falls too"
     learn, came = sparse_learner()
@@ -686,7 +654,7 @@ def test_a_sparse_network_is_only_trained(end):
     learn, came = sparse_learner()
     keeps, before = make(end, keep_zeros=True), everything(learn.model)
     learn.fit(2, cbs=[keeps, probe := Probe(keeps)])
-    assert set(probe.digests)=={came.digest()} and set(keeps.table.arm)=={'finetune'}
+    assert set(probe.digests)=={came.digest()} and set(keeps.table.arm)=={'ticket'}
     assert set(keeps.table['round'])=={0} and differing(everything(learn.model), before)
     learn.fit(1, cbs=keeps)
     assert keeps.masks==came and keeps.ticket.meta['keep_zeros'] is True

@@ -24,7 +24,7 @@ from lottery_nb.masks import named_tensors
 from lottery_nb.schedules import agp, iterative, linear, one_shot
 from lottery_nb.sparsifier import Sparsifier
 from lottery_nb.ticket import Ticket
-from models import ConvNet, differing, everything, few_batches, masked, mlp, nonzero_pruned, quiet
+from models import ConvNet, Losses, differing, everything, few_batches, masked, nonzero_pruned, quiet
 
 pytestmark = pytest.mark.filterwarnings('ignore:layer collapse', 'ignore:the first mask is made',
                                         'ignore:.*(CUDA|autocast|GradScaler|lr_scheduler|loss_scale)')
@@ -128,13 +128,6 @@ def test_looking_in_the_middle_of_a_search(tmp_path):
     for t in found.tickets: assert not differing(t.trained, masked(t.trained, t.masks))
 
 # Numbers are of the weights that are kept
-
-class Losses(Callback):
-    "Makes the validation loss of each epoch what we want it to be"
-    order = 54
-    def __init__(self, losses): self.losses = losses
-    def after_validate(self):
-        if len(self.recorder.log)>2 and not self.learn.lock.locked(): self.recorder.log[2] = self.losses[self.epoch]
 
 class Average(Callback):
     "An average of all epochs' weights takes their place in the end"
@@ -328,14 +321,15 @@ def test_reset_end_without_lth():
 
 # The table
 
-def test_the_column_has_two_digits_and_the_value_all():
+def test_the_column_has_two_digits_and_the_value_all(capsys):
     learn,shown = learner(),[]
-    learn.logger = lambda row: shown.append([f'{o:.6f}' if isinstance(o, float) else str(o) for o in row])
+    learn.logger = lambda row: (print(row), shown.append([f'{o:.6f}' if isinstance(o, float) else str(o) for o in row]))
     learn.fit(3, cbs=(sp_cb:=make(50, iterative)))
-    assert [o[4] for o in shown]==[f'{v[3]:.2f}' for v in learn.recorder.values]
-    assert all(len(o[1].split('.')[1])==6 for o in shown)
+    two_digits = [f'{v[3]:.2f}' for v in learn.recorder.values]
+    assert [o[4] for o in shown]==two_digits and all(len(o[1].split('.')[1])==6 for o in shown)
+    assert [line.split(', ')[4] for line in capsys.readouterr().out.splitlines()]==two_digits
     exact = learn.recorder.values[0][3]
-    assert exact==100*round(sp_cb.masks.n_weights/6)/sp_cb.masks.n_weights and f'{exact:.4f}'==f'{float(exact):.4f}'
+    assert exact==100*round(sp_cb.masks.n_weights/6)/sp_cb.masks.n_weights and str(exact)==str(float(exact))
     assert type(pickle.loads(pickle.dumps(exact))) is float # an exported learner doesn't need this package for it
     values = np.stack(learn.recorder.values)
     assert values.shape==(3, len(learn.recorder.metric_names)-2) and values.dtype==float
@@ -638,35 +632,14 @@ def test_the_gradient_leaves_loggers_and_trackers_alone(tmp_path):
                            (found, find(lambda: learner(path=tmp_path, cbs=SaveModelCallback()),
                                         lambda learn: learn.fit(2), criteria='taylor'))])
 
-def test_the_ticket_of_a_loop_of_ones_own(tmp_path):
-    net,(x, y) = mlp(),[torch.Tensor(o).as_subclass(torch.Tensor) for o in digits_dls().valid.stacked()]
-    sp,opt = Sparsifier(net),torch.optim.Adam(net.parameters())
-    assert sp.ticket is None
-    before = everything(net)
-    sp.save_weights(), sp.watch(opt), sp.sparsify(70)
-    assert sp.ticket.trained is None
-    for _ in range(3):
-        nn.functional.cross_entropy(net(x), y.long()).backward()
-        opt.step(), opt.zero_grad()
-    t = sp.ticket
-    assert not differing(t.state, masked(before, sp.masks)) and not differing(t.trained, everything(net))
-    assert t.masks==sp.masks and not differing(t.full, {k: before[k] for k in t.masks}) and t.meta['sparsity']==70
-    assert Ticket.load(t.save(tmp_path/'t', full=True))==t and t.dense().masks.sparsity==0
-    sp.rewind(opt)
-    assert sp.ticket.trained is None and not differing(sp.ticket.state, t.state)
-
-# --- Plain PyTorch's data
-
-def convs():
-    kinds = nn.Conv2d(1,8,3), nn.ReLU(), nn.Conv2d(8,8,3), nn.ReLU(), nn.Flatten(), nn.Linear(128,10)
-    return nn.Sequential(*kinds)
+# Plain PyTorch's data
 
 @pytest.mark.parametrize('how', [dict(granularity='group', method='local'), dict(criteria='taylor')],
                          ids=['group','taylor'])
 def test_plain_data_loaders_will_do(how):
     data = TensorDataset(torch.randn(32,1,8,8), torch.randint(0, 10, (32,)))
     dls = DataLoaders(PlainLoader(data, 8, shuffle=True), PlainLoader(data, 8))
-    def learner(): return quiet(Learner(dls, convs(), loss_func=nn.CrossEntropyLoss()))
+    def learner(): return quiet(Learner(dls, Tuned(), loss_func=nn.CrossEntropyLoss()))
     how = dict(granularity='weight', method='global', criteria='large_final') | how
     cb = SparsifyCallback(50, **how, schedule='iterative', start_epoch=1, lth=True, verbose=False)
     learner().fit(4, cbs=cb)

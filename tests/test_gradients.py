@@ -96,7 +96,7 @@ def train(net, opt, clip, n):
             return loss
         opt.step(closure) if isinstance(opt, SAM|torch.optim.LBFGS) else (closure(), opt.step())
 
-def pruned_twice(sparsity=90, dense_steps=0, make=None):
+def pruned_twice(sparsity=90):
     "A network under a sparsifier's masks, and the same under those of `torch.nn.utils.prune`"
     torch.manual_seed(0)
     ours = mlp().double()

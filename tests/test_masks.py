@@ -4,6 +4,7 @@ import copy, itertools, math, operator, pickle, subprocess, sys
 import pytest, torch
 from hypothesis import assume, given, settings, strategies as st
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from lottery_nb.core import ArgumentError
 from lottery_nb.masks import Masks, keep_bits, unwrap, zero_pruned_
@@ -186,9 +187,15 @@ def test_zeroing_touches_no_other_bit(dtype, seed, shape, layout):
     assert zero_pruned_(w, keep_bits(m, w)) is w
     assert torch.equal(bits(w[m]), bits(before[m])) and bits(w[~m]).count_nonzero()==0
 
+def averaged(net):
+    "The average of a network's weights, which is `net` itself here"
+    average = AveragedModel(net)
+    average.module = net
+    return average
+
 @settings(max_examples=20)
 @given(st.integers(0, 2**31), dtypes,
-       st.sampled_from([lambda o: o, nn.DataParallel, lambda o: torch.compile(o, backend='eager')]))
+       st.sampled_from([lambda o: o, nn.DataParallel, lambda o: torch.compile(o, backend='eager'), averaged]))
 def test_putting_them_on(seed, dtype, wrap):
     g, net = torch.Generator().manual_seed(seed), ConvNet().to(dtype)
     masks = Masks({k: torch.rand(p.shape, generator=g) < .5 for k,p in net.named_parameters()})

@@ -360,25 +360,83 @@ def test_a_buffer_that_was_expanded(tmp_path):
     Ticket.load(ticket.save(tmp_path/'t')).apply_to(other)
     assert not differing(everything(other), ticket.state) and other.places.stride()==(0,1)
 
-def test_into_a_model_with_tied_weights(tmp_path):
-    "The second name of a tensor cannot undo what the first one was given"
-    def tied():
-        net = nn.Sequential(nn.Linear(6,6), nn.Linear(6,6))
-        net[1].weight = net[0].weight
-        return net
-    net = tied()
-    state = everything(net)
-    ticket = Ticket(Sparsifier(net).sparsify(50), state, full=state)
-    for o in (ticket, *(a.begin(ticket, 3, tied) for a in arms.values())):
-        again = tied()
-        Ticket.load(o.save(tmp_path/'t')).apply_to(again)
-        assert torch.equal(again[0].weight, o.state['0.weight']) and again[0].weight is again[1].weight
+def test_the_ticket_of_a_loop_of_ones_own(tmp_path):
+    net = mlp()
+    sp,opt = Sparsifier(net),torch.optim.Adam(net.parameters())
+    assert sp.ticket is None
+    before = everything(net)
+    sp.save_weights()
+    sp.watch(opt)
+    sp.sparsify(70)
+    assert sp.ticket.trained is None
+    train_step(net, opt, *batch(size=8))
+    t = sp.ticket
+    assert not differing(t.state, masked(before, sp.masks)) and not differing(t.trained, everything(net))
+    assert t.masks==sp.masks and not differing(t.full, {k: before[k] for k in t.masks}) and t.meta['sparsity']==70
+    assert Ticket.load(t.save(tmp_path/'t', full=True))==t and t.dense().masks.sparsity==0
+    sp.rewind(opt)
+    assert sp.ticket.trained is None and not differing(sp.ticket.state, t.state)
+
+class Tied(nn.Module):
+    "An embedding and an output layer that have one weight, as language models do"
+    def __init__(self):
+        super().__init__()
+        self.emb,self.mid,self.out = nn.Embedding(50,16),nn.Linear(16,16),nn.Linear(16,50)
+        self.out.weight = self.emb.weight
+    def forward(self, x): return self.out(self.mid(self.emb(x)))
+
+def from_a_loop(net):
+    sp,opt = Sparsifier(net),torch.optim.SGD(net.parameters(), .1)
+    sp.save_weights()
+    sp.watch(opt)
+    sp.sparsify(90)
+    assert sp.ticket.trained is None
+    net(torch.arange(50)).square().sum().backward()
+    opt.step()
+    return sp.ticket
+
+def by_hand(net):
+    state = copied(net.state_dict())
+    state['emb.weight'] = state['out.weight'].view(50,16)
+    return Ticket(Sparsifier(net).sparsify(90), state, net.state_dict(), full=state)
+
+@pytest.mark.filterwarnings('ignore:no reset_parameters', 'ignore:layer collapse')
+@pytest.mark.parametrize('make', [from_a_loop, by_hand, lambda net: random_ticket(net, 90)])
+def test_tied_weights_are_one_tensor_with_two_names(make, tmp_path):
+    ticket = make(Tied())
+    dense = sum(p.nbytes for p in Tied().parameters())
+    for o in (ticket, *(a.begin(ticket, 3, Tied) for a in arms.values())):
+        net,loaded = Tied(),Ticket.load(path:=o.save(tmp_path/'t', full=o.full is not None))
+        assert loaded==o and TicketFile(path).dense_bytes==dense and repr(TicketFile(path))==repr(o)
+        stored = load_file(path)
+        assert 'state/out.weight' in stored and not [k for k in stored if 'emb' in k]
+        for t in (o.state, *[o.trained]*bool(o.trained)):
+            assert t['emb.weight'] is t['out.weight'] and not t['emb.weight'][~o.masks['out.weight']].any()
+        assert loaded.save(tmp_path/'again', full=o.full is not None).read_bytes()==path.read_bytes()
+        loaded.apply_to(net)
+        assert net.emb.weight is net.out.weight and not differing(everything(net), o.state)
+    assert ticket.save(tmp_path/'t', trained=False).stat().st_size-len(json.dumps(read_header(tmp_path/'t')))<dense/3
+    everywhere = Ticket.load(ticket.save(tmp_path/'t', full=True)).dense().state['emb.weight']
+    assert torch.equal(everywhere, ticket.full['out.weight']) and everywhere.all()
+
+def test_a_tied_tensor_that_is_not_pruned_is_stored_once_while_it_is_one(tmp_path):
+    net = Tied()
+    sp = Sparsifier(net, layers='mid')
+    sp.save_weights()
+    sp.sparsify(50)
+    net.emb.weight.data.add_(1)
+    ticket = sp.ticket
+    apart = Ticket(ticket.masks, ticket.state, {**ticket.trained, 'out.weight': torch.zeros(50,16)}, ticket.meta)
+    for t,twice in ((ticket, []), (apart, ['trained/out.weight'])):
+        path = t.save(tmp_path/'t', full=t.full is not None)
+        assert Ticket.load(path)==t and [k for k in load_file(path) if 'out.weight' in k]==twice
 
 def test_followers_are_held_at_0_again(tmp_path):
     "Where filters were pruned and their biases with them, a file brings both into another model"
     def net(): return nn.Sequential(nn.Conv2d(1,8,3), nn.ReLU(), nn.Conv2d(8,4,3))
     ticket = Ticket.load(random_ticket(net(), 50, granularity='filter',
                                        example=torch.zeros(1,1,8,8)).save(tmp_path/'t'))
+    assert ticket.trained is None
     model = net()
     sp = ticket.apply_to(model)
     opt = torch.optim.Adam(model.parameters(), .1)
