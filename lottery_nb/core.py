@@ -75,8 +75,8 @@ def _imported(module, name, given):
 
 @patch
 def __reduce__(self:Rule):
-    where = self.fn.__module__,self.name
-    here = getattr(sys.modules.get(where[0]), self.name, None)
+    where = self.fn.__module__,self.fn.__qualname__.removesuffix('.fn')
+    here = getattr(sys.modules.get(where[0]), where[1], None)
     if where[0]!='__main__' and isinstance(here, Rule) and here.fn is self.fn: return _imported,(*where, self.given)
     return type(self),tuple(getattr(self, f.name) for f in fields(self))
 
