@@ -8,12 +8,12 @@ __all__ = ['halves', 'as_inputs', 'inputs_for', 'eval_copy', 'tensors_in', 'by_m
            'is_depthwise', 'channel_axis', 'ChannelUnits', 'FilterUnits']
 
 # %% ../nbs/30_channels.ipynb #85e8f6e1
-import re
+import math
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import cycle
+from itertools import combinations, count, cycle, islice
 import numpy as np, torch
 from fastcore.basics import patch
 from torch import nn, Tensor
@@ -373,7 +373,16 @@ def layer(self:_Trace, name, module, x, y):
         self.together.add(k)
         self.places.setdefault(k, set()).add((name, 'out', i))
         if side=='out' and came[i]: self.together.merge(came[i], k)
+    for ks in (came, new) if side=='in' else (): self.join_evenly(ks, module, name)
     self.note(y, torch.tensor(new).view(-1, *[1]*(y.dim()-axis-1)).expand(y.shape))
+
+@patch
+def join_evenly(self:_Trace, numbers, module, name):
+    "Lets the first channels of all groups of a conv go together, the second ones, and so on"
+    size = len(numbers)//getattr(module, 'groups', 1)
+    for ks in [numbers[i::size] for i in range(size)]:
+        if all(ks): [self.together.merge(ks[0], k) for k in ks]
+        else: self.stay(torch.tensor(ks), f'{name} needs equally many channels in each of its groups')
 
 @patch
 def at_each(self:_Trace, name, numbers, axis):
@@ -393,58 +402,33 @@ def at_each(self:_Trace, name, numbers, axis):
 @torch.no_grad()
 def operation(self:_Trace, func, args, kwargs, out):
     "Follows the channels through an operation"
-    tensors = [o for o in tensors_in((args, kwargs)) if o.is_floating_point()]
-    if not any(t in self.numbers or id(t) in self.parameters for t in tensors): return
-    name,made = str(func.overloadpacket).rpartition('.')[2].rstrip('_'),tensors_in(out)
-    if not (made and made[0].is_floating_point()): return
-    layer = self.modules[self.running[-1]]
-    what = name if [*layer.children()] else type(layer).__name__
-    why = f'{self.running[-1] or "the network"} ({what}) works on several channels at once'
-    if name=='embedding': return self.note(out, self.width(out.shape, why))
-    try: known = self.follow(name, func, args, kwargs, tensors, made, why)
-    except (RuntimeError,IndexError,TypeError): known = False # numbers of shapes that don't go through it
-    if known: return
-    for t in tensors: self.stay(self.of(t), why)
-    for o in made: self.note(o, self.width(o.shape, why))
-
-# %% ../nbs/30_channels.ipynb #05ac092f
-_same = 'clone _to_copy detach alias lift_fresh dropout native_dropout'.split()
-_moving = '''cat stack index index_select gather roll flip repeat pixel_shuffle pixel_unshuffle channel_shuffle
-    constant_pad_nd _unsafe_view _reshape_copy'''.split()
-_reducing = '''mean sum amax amin max min var std var_mean std_mean prod linalg_vector_norm logsumexp _softmax
-    _log_softmax cumsum cumprod'''.split()
-
-@patch
-def follow(self:_Trace, name, func, args, kwargs, tensors, made, why):
-    "Follows the channels through an operation of a kind that's known; False if it isn't"
-    if name in _same: return self.note(made[0], self.of(tensors[0]))
-    if name=='copy' and tensors[0].nbytes<tensors[0].untyped_storage().nbytes(): return False # into a part of something
-    if func.is_view or name in _moving: return self.move(func, args, kwargs, made)
-    if torch.Tag.pointwise in func.tags or name in ('hardswish','_prelu_kernel'):
-        return self.meet([self.of(t).expand(made[0].shape) for t in tensors], made[0])
-    if name=='glu': return self.meet(self.of(tensors[0]).chunk(2, [*args, -1][1]), made[0])
-    if name in ('mm','bmm','addmm','baddbmm'): return self.multiply(*tensors[-2:], made[0], why)
-    if name.startswith('_scaled_dot_product'): return self.attend(*tensors[:3], made[0], why)
-    if size := re.search('(?:pool|upsample|pad).*([123])d', name): return self.resize(tensors[0], int(size[1]), made[0])
-    return name in _reducing and self.reduce(tensors[0], [*args, None, None][1+(name=='linalg_vector_norm')], made)
+    tensors = [t for t in tensors_in((args, kwargs)) if t in self.numbers or id(t) in self.parameters]
+    tensors,made = [[t for t in o if t.is_floating_point()] for o in (tensors, tensors_in(out))]
+    name = func.overloadpacket.__name__.rstrip('_')
+    if not tensors or not made or 'empty' in name: return
+    numbers = [self.of(t) for t in tensors]
+    if torch.Tag.pointwise in func.tags: found = [self.meet([o.expand(made[0].shape) for o in numbers])]
+    elif name=='glu': found = [self.meet(numbers[0].chunk(2, [*args, -1][1]))]
+    elif func.is_view: found = tensors_in(_view(func, numbers[0], *args[1:], **kwargs))
+    elif all((_small(o)[0]<=0).all() for o in numbers): found = [numbers[0].min().expand(o.shape) for o in made]
+    else:
+        layer = self.modules[self.running[-1]]
+        what = name if [*layer.children()] else type(layer).__name__
+        why = f'{self.running[-1] or "the network"} ({what}) works on several channels at once'
+        def run(fn): return func(*tree_map(fn, args), **tree_map(fn, kwargs))
+        found = self.through(run, dict(zip(map(id, tensors), numbers)), why)
+    for o in zip(made, found): self.note(*o)
 
 # %% ../nbs/30_channels.ipynb #adee6756
-@patch
-def move(self:_Trace, func, args, kwargs, made):
-    "Moves the numbers as the elements are moved"
-    def moved(fn): return func(*tree_map(fn, args), **tree_map(fn, kwargs))
-    def as_number(t): return self.of(t) if isinstance(t, Tensor) and t.is_floating_point() else t
-    def whole(t): return o.contiguous() if isinstance(o := as_number(t), Tensor) else o
-    try: new = moved(as_number)
-    except RuntimeError: new = moved(whole) # of a view with these strides
-    return all([self.note(*o) for o in zip(made, tensors_in(new))])
+def _view(view, numbers, *args, **kwargs):
+    "A view of numbers as there is one of their tensor"
+    try: return view(numbers, *args, **kwargs)
+    except RuntimeError: return view(numbers.contiguous(), *args, **kwargs) # there's none with these strides
 
 @patch
-def meet(self:_Trace, numbers, out):
+def meet(self:_Trace, numbers):
     "Puts together the channels that come to one place of a sum or a product"
-    numbers = [o for o in numbers if _small(o)[0].any()]
-    numbers.sort(key=lambda o: not (_small(o)[0]>0).any()) # channels first
-    if not numbers: return True
+    numbers = sorted(numbers, key=lambda o: not (_small(o)[0]>0).any()) # channels first
     met = numbers[0]
     for o in numbers[1:]:
         a,b = _small(met, o)
@@ -453,43 +437,34 @@ def meet(self:_Trace, numbers, out):
         if (b<0).any(): self.stay(a[fixed], self.fixed[-int(b.min())-1])
         self.stay(b[a<0], self.fixed[-int(a.min())-1] if (a<0).any() else '')
         met = a.where((a>0) | (b==0), b.where((a==0) | (b>0), a)).expand(met.shape)
-    return self.note(out, met)
-
-@patch
-def multiply(self:_Trace, a, b, out, why):
-    "Of two matrices: channels along the rows of the one or the columns of the other, not along what's summed over"
-    a,b = self.of(a),self.of(b)
-    for t,d in ((a, a.dim()-1), (b, b.dim()-2)):
-        if d in _varying(t): self.stay(t, why)
-    a,b = a.narrow(-1, 0, 1),b.narrow(-2, 0, 1)
-    if all((_small(t)[0]>0).any() for t in (a, b)): self.stay(a, why), self.stay(b, why)
-    return self.note(out, a.expand(out.shape) if (_small(a)[0]>0).any() else b.expand(out.shape))
+    return met
 
 # %% ../nbs/30_channels.ipynb #88ae3943
-@patch
-def attend(self:_Trace, q, k, v, out, why):
-    "Queries and keys are summed over their channels; values are weighted, place by place"
-    for t in (q, k): self.stay(self.of(t), why)
-    v = self.of(v)
-    return v.dim()-2 not in _varying(v) and self.note(out, v.narrow(-2, 0, 1).expand(out.shape))
+def _codes(n):
+    "`n` numbers with as many ones in each"
+    k = next(k for k in count(2) if math.comb(k, k//2)>=n)
+    return torch.tensor(sorted(sum(1 << i for i in o) for o in islice(combinations(range(k), k//2), n)))
 
 @patch
-def resize(self:_Trace, t, n, out):
-    "What pools or pads the last `n` axes keeps the channels along the others"
-    t = self.of(t)
-    if any(d>=t.dim()-n for d in _varying(t)): return False
-    return self.note(out, t[(..., *[slice(1)]*n)].expand(out.shape))
-
-@patch
-def reduce(self:_Trace, t, dims, made):
-    "What sums along some axes keeps the channels along the others"
-    t = self.of(t)
-    dims = [d%t.dim() for d in ([dims] if isinstance(dims, int) else dims or range(t.dim()))]
-    if any(d in _varying(t) for d in dims): return False
-    for o in made:
-        first = t[tuple(slice(1 if d in dims else None) for d in range(t.dim()))]
-        self.note(o, t if o.shape==t.shape else first if o.dim()==t.dim() else first.squeeze(tuple(dims)))
-    return True
+def through(self:_Trace, run, numbers, why):
+    "The numbers in the places to which an operation brings them, of each tensor that it makes"
+    small = {t: _small(o)[0] for t,o in numbers.items()}
+    known = torch.cat([o[o!=0] for o in small.values()]).unique()
+    codes = _codes(len(known))
+    def find(among, o): return torch.searchsorted(among, o.contiguous()).clamp(max=len(known)-1)
+    code = {t: codes[find(known, o)]*(o!=0) for t,o in small.items()}
+    def reached(i):
+        def marked(o): # a copy, which an operation in place may write into
+            if id(o) in code: return o.masked_fill((code[id(o)] >> i & 1).bool(), math.nan)
+            return o.clone() if isinstance(o, Tensor) else o
+        return [o.isnan() for o in tensors_in(run(marked)) if o.is_floating_point()]
+    bits = zip(*map(reached, range(int(codes.max()).bit_length()))) # of each tensor that it makes
+    came = [sum(o.long() << i for i,o in enumerate(b)) for b in bits]
+    one = [codes[find(codes, o)]==o for o in came]
+    found = [known[find(codes, o)].where(a, (o!=0)*self.width((), why)) for o,a in zip(came, one)]
+    alone = torch.cat([o.unique() for o in found])
+    self.stay(known if (alone==-len(self.fixed)).any() else known[~torch.isin(known, alone)], why)
+    return found
 
 # %% ../nbs/30_channels.ipynb #4e45170a
 @torch.no_grad()
@@ -562,8 +537,7 @@ class ChannelUnits(LayerUnits):
     def __init__(self, model, layers, granularity, example=None):
         if example is None: raise ArgumentError('example', None, "a batch as the model takes it, with 'group'")
         groups = channel_groups(model, example)
-        modules = dict(unwrap(model).named_modules())
-        self.groups = {k: _evened(g, modules) for k,g in _cuttable(groups, layers).items()}
+        self.groups = _cuttable(groups, layers)
         members = {parameter_name(n) for g in self.groups.values() for n in g.layers}
         super().__init__(model, {k: w for k,w in layers.items() if k in members}, 'weight')
         self.names,self.stays = list(self.groups),{}
@@ -639,21 +613,6 @@ def _cuttable(groups, layers):
         found[names[0] if names[0] not in found else f'{names[0]} #{len(found)}'] = g
     if found: return found
     raise ArgumentError('layers', list(layers), f'channels that can go: {"; ".join(list(dict.fromkeys(stay))[:3])}')
-
-# %% ../nbs/30_channels.ipynb #1a4cb619
-def _evened(g, modules):
-    "The group of channels, one of each group of a conv as one"
-    sides = [(n, at, 'out') for n,at in g.layers.items()] + [(n, at, 'in') for n,at in g.inputs.items()]
-    for n,at,side in sides:
-        m = modules[n]
-        if getattr(m, 'groups', 1)==1 or is_depthwise(m) or at.shape[1]>1: continue
-        size = getattr(m, f'{side}_channels')//m.groups
-        order = sorted(range(g.n), key=lambda i: (int(at[i])%size, int(at[i])))
-        if g.n!=size*m.groups: continue
-        rows = torch.tensor(order).view(size, m.groups)
-        def joined(sides): return {k: o[rows].flatten(1) for k,o in sides.items()}
-        return replace(g, n=size, layers=joined(g.layers), norms=joined(g.norms), inputs=joined(g.inputs))
-    return g
 
 # %% ../nbs/30_channels.ipynb #5e7b7822
 class FilterUnits(LayerUnits):

@@ -204,6 +204,20 @@ def searches(ranks, tmp):
     return [_found(_find(criteria='taylor', rewind=1, rounds=1)),
             _found(_find(criteria=odd, model=dropping, rewind='lr'))]
 
+def trackers(ranks, tmp):
+    "A process measures its own share of the data; here the losses rise on rank 1, and fall on rank 0"
+    from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
+    def followed(cb, **kwargs):
+        epochs = []
+        def fit(learn):
+            def mine(preds, targs): return torch.tensor((ranks.rank-.5)*learn.epoch)
+            learn.path,learn.metrics = tmp,[mine]
+            with learn.distrib_ctx(sync_bn=False): learn.fit(4, cbs=cb('mine', comp=np.less, **kwargs))
+            epochs.append(learn.epoch)
+        return dict(found=_found(_find(fit=fit, rounds=1)), epochs=epochs)
+    return [followed(SaveModelCallback), followed(EarlyStoppingCallback, patience=1),
+            followed(ReduceLROnPlateau, patience=1)]
+
 def search_errors(ranks, tmp):
     import resource
     def alone(learn): learn.fit(1)
@@ -303,7 +317,7 @@ def results(tmp, name, n=2): return [json.loads((tmp/f'{name}.{r}.json').read_te
 
 trainings = ('gradual','expected','lucky','gradients','rewinding','own_statistics','again','collapses')
 refusals = ('differs','other_settings','other_masks','one_fails','too_few')
-found_by = ('search','searches','search_errors')
+found_by = ('search','searches','trackers','search_errors')
 
 @pytest.fixture(scope='module')
 def two(tmp_path_factory):
@@ -402,6 +416,10 @@ def test_search(two):
 
 def test_search_with_gradients_dropout_and_luck(two):
     a,b = two.get('searches')
+    assert a==b
+
+def test_trackers_agree(two):
+    a,b = two.get('trackers')
     assert a==b
 
 def test_search_errors(two):
