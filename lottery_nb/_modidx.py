@@ -459,6 +459,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'lottery_nb/distributed.py'),
                                         'lottery_nb.distributed._PlanAgreements.weights': ( 'distributed.html#_planagreements.weights',
                                                                                             'lottery_nb/distributed.py'),
+                                        'lottery_nb.distributed._measured': ('distributed.html#_measured', 'lottery_nb/distributed.py'),
                                         'lottery_nb.distributed._ranks_in': ('distributed.html#_ranks_in', 'lottery_nb/distributed.py'),
                                         'lottery_nb.distributed._who_differs': ( 'distributed.html#_who_differs',
                                                                                  'lottery_nb/distributed.py'),
