@@ -143,12 +143,12 @@ def followers(
     "The parameters that go with the filters of each conv and linear layer: its bias, and the norms that it feeds"
     net = eval_copy(model).double()
     said,heard = _numbers_sent(net, tuple(o.double() if o.is_floating_point() else o for o in inputs_for(net, example)))
+    channel_of = {norm: {v: i for i,v in enumerate(values.tolist())} for norm,values in heard.items()}
     own,found = dict(net.named_parameters(remove_duplicate=False)),{}
     for n,numbers in said.items():
         follow = found.setdefault(parameter_name(n), {})
         if (bias := parameter_name(n, 'bias')) in own: follow[bias] = 0
-        for norm,values in heard.items():
-            at = {v: i for i,v in enumerate(values.tolist())}
+        for norm,at in channel_of.items():
             places = [at.get(v, -1) for v in numbers.tolist()]
             if max(places)<0 or f'{norm}.weight' not in own: continue
             in_a_row = min(places)>=0 and places==list(range(places[0], places[0]+len(places)))
