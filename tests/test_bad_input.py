@@ -13,7 +13,7 @@ from lottery_nb.criteria import Criterion, criterion, large_final
 from lottery_nb.data import SeededDL, digits_dls, dls_by_name, imagenette_dls, learner_by_name, model_by_name
 from lottery_nb.evidence import plot_curve, plot_learning, summarise
 from lottery_nb.experiment import Experiment, find_by_name
-from lottery_nb.export import SparseLinear, export_onnx, sparse_linear
+from lottery_nb.export import SparseLinear, sparse_linear
 from lottery_nb.find import Search, find_ticket
 from lottery_nb.granularity import Units, granularity, layout
 from lottery_nb.masks import Masks
@@ -296,8 +296,6 @@ cases = [
         (lambda net: SparseLinear(5), 'linear=5: expected an nn.Linear'),
         (lambda net: sparse_linear(net, 5), 'layers=5: expected names of linear layers'),
         (lambda net: sparse_linear(None), 'model=None: expected an nn.Module'),
-        (lambda net: export_onnx(net, images, None), 'path=None: expected the path of the ONNX file'),
-        (lambda net: export_onnx(net, None, 'a.onnx'), 'example=None: expected a batch'),
         (lambda net: shrink(net, Sparsifier(net).masks, images, check='no'), "check='no': expected True or False"),
         (lambda net: shrink_like(net, None), 'path=None: expected the path of a shrunk network'),
         (lambda net: cut_inputs_(nn.ReLU(), torch.ones(1)), 'module=ReLU.*: expected a conv or linear layer'),

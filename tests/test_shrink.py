@@ -17,7 +17,7 @@ from lottery_nb.find import find_ticket
 from lottery_nb.shrink import shrink
 from lottery_nb.sparsifier import Sparsifier, find_layers
 from lottery_nb.ticket import Ticket
-from models import differing, everything
+from models import Halves, differing, everything
 
 def as_trained(net, seed=0):
     "Biases and norms as a training leaves them"
@@ -348,15 +348,6 @@ def test_a_random_ticket_of_groups(tmp_path):
     with pytest.raises(ValueError, match='followers'): bad.apply_to(block())
     ticket = Ticket.load(ticket.save(tmp_path/'t'))
     assert list(shrink(block(), ticket, x).shrunk.table.cut)==[4,3,4,0]
-
-class Halves(nn.Module):
-    "Two convs that get one half each of what the first one gives"
-    def __init__(self):
-        super().__init__()
-        self.stem,self.a,self.b,self.fc = nn.Conv2d(1, 8, 3),nn.Conv2d(4, 6, 3),nn.Conv2d(4, 6, 3),nn.Linear(12, 5)
-    def forward(self, x):
-        first,second = self.stem(x).relu().chunk(2, 1)
-        return self.fc(torch.cat([self.a(first), self.b(second)], 1).mean((2,3)))
 
 @pytest.mark.parametrize('method', ['local', 'global'])
 @pytest.mark.parametrize('round_to', [None, 2])

@@ -14,7 +14,7 @@ from lottery_nb.masks import Masks
 from lottery_nb.measure import count_macs, profile
 from lottery_nb.shrink import save_shrunk, shrink, shrink_like
 from lottery_nb.sparsifier import Sparsifier, find_layers
-from models import differing, everything
+from models import Halves, differing, everything
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*not pruned.*', 'ignore:floor.*')
 
@@ -51,14 +51,6 @@ class Transformer(nn.Module):
         x = self.embed(x)
         x = x+self.attn(self.norm(x))
         return self.head((x+self.mlp(x)).mean(1))
-
-class Halves(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.stem,self.a,self.b,self.fc = nn.Conv2d(1,8,3),nn.Conv2d(4,6,3),nn.Conv2d(4,6,3),nn.Linear(12,5)
-    def forward(self, x):
-        first,second = self.stem(x).relu().chunk(2, 1)
-        return self.fc(torch.cat([self.a(first), self.b(second)], 1).mean((2,3)))
 
 class Queries(nn.Module):
     "A parameter's view enters a layer, as DETR's and the Perceiver's queries do"
