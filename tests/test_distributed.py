@@ -327,7 +327,7 @@ found_by = ('search','searches','trackers','search_errors')
 def two(tmp_path_factory):
     "Two processes that have run all scenarios, the last of which ends them with an error"
     tmp = tmp_path_factory.mktemp('two')
-    done = launch(tmp, 2, *trainings, *refusals, *found_by, 'uncaught')
+    done = launch(tmp, 2, *trainings, *refusals, *found_by, 'uncaught', seconds=600)
     have = [name for name in (*trainings, *refusals, *found_by) if (tmp/f'{name}.0.json').exists()
             and (tmp/f'{name}.1.json').exists()]
     assert len(have)==len(trainings+refusals+found_by), '\n'.join([str(have), *(o[-3000:] for o in done.err)])
