@@ -3,7 +3,8 @@ and errors that end them all.
 
 The processes are started one by one, not by torchrun, which would end the others when one fails:
 whoever waits for good here is a failure."""
-import hashlib, json, os, random, signal, subprocess, sys, time, warnings
+import hashlib, io, json, os, random, signal, subprocess, sys, time, warnings
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -210,9 +211,9 @@ def trackers(ranks, tmp):
     from fastai.learner import Metric
     class Own(Metric):
         name = 'own'
+        value = None
         def reset(self): pass
         def accumulate(self, learn): self.value = (ranks.rank-.5)*learn.epoch
-        value = None
     def followed(cb, **kwargs):
         epochs = []
         def fit(learn):
@@ -220,7 +221,8 @@ def trackers(ranks, tmp):
             with learn.distrib_ctx(sync_bn=False): learn.fit(4, cbs=cb('own', comp=np.less, **kwargs))
             epochs.append(learn.epoch)
         return dict(found=_found(_find(fit=fit, rounds=1)), epochs=epochs)
-    return [followed(SaveModelCallback), followed(EarlyStoppingCallback, patience=1)]
+    with redirect_stdout(io.StringIO()): # on which trackers of every rank speak
+        return [followed(SaveModelCallback), followed(EarlyStoppingCallback, patience=1)]
 
 def search_errors(ranks, tmp):
     import resource
