@@ -232,6 +232,11 @@ def let_agree(
         if not name.startswith('__'): setattr(cls, name, replaced(getattr(cls, name, noop), several))
 
 # %% ../nbs/40_distributed.ipynb #faaa03a9
+def _measured(ranks, alone, learn):
+    "What rank 0 measured; its record is that of all, so that trackers stop and save at the same epoch everywhere"
+    if hasattr(learn, 'recorder'): learn.recorder.values[-1:] = ranks.first(learn.recorder.values[-1:])
+    return alone()
+
 class _CallbackAgreements:
     def check_fit(self, ranks, alone):
         ranks_of(self.model) # or an error
@@ -255,7 +260,7 @@ class _CallbackAgreements:
         ranks.agree_('trained weights', self.trained, self.model)
 
     def say(self, ranks, alone, line): return None if ranks.rank else alone()
-    def measured(self, ranks, alone): return ranks.first(alone())
+    def measured(self, ranks, alone): return _measured(ranks, alone, self.learn)
     def measured_again(self, ranks, alone): return ranks.first(alone())
     def digest(self, ranks, alone): return ranks.first(alone())
 
@@ -311,7 +316,7 @@ class _PlanAgreements:
         return w
 
     def luck(self, ranks, alone, r): return *alone(), *([ranks.rank] if ranks.rank else [])
-    def measured(self, ranks, alone, learn): return ranks.first(alone())
+    def measured(self, ranks, alone, learn): return _measured(ranks, alone, learn)
     def measured_again(self, ranks, alone, learn): return ranks.first(alone())
     def digest(self, ranks, alone, learn): return ranks.first(alone())
     def bar(self, ranks, alone, show): return nullcontext(noop) if ranks.rank else alone()

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn, Tensor
 from .channels import as_inputs, check_no_detector, output_difference, run_model
-from .core import ArgumentError, check_number, check_path, write_atomically
+from .core import ArgumentError, ArgumentTypeError, check_number, check_path, write_atomically
 from .masks import copy_model, named_tensors, unwrap
 
 # %% ../nbs/34_export.ipynb #d3e595f7
@@ -24,6 +24,7 @@ class SparseLinear(nn.Module):
         linear:nn.Linear # in float32 or float64; it's left as it is
     ):
         super().__init__()
+        if not isinstance(linear, nn.Linear): raise ArgumentTypeError('linear', linear, 'an nn.Linear')
         self.in_features,self.out_features = linear.in_features,linear.out_features
         with warnings.catch_warnings(action='ignore'): csr = linear.weight.detach().to_sparse_csr() # beta, it says
         self.register_buffer('crow_indices', csr.crow_indices().int()) # [out+1], where the rows begin
@@ -67,6 +68,7 @@ def sparse_linear(
     """A copy whose linear layers are `SparseLinear`s, for inference on a CPU.
 
     Raises `ArgumentError` for a layer that's named and doesn't suit, or if none does"""
+    if not isinstance(layers, Iterable|None): raise ArgumentTypeError('layers', layers, 'names of linear layers')
     net = copy_model(unwrap(model)).eval()
     named = dict(net.named_modules(remove_duplicate=False))
     used = Counter(id(p) for m in net.modules() for p in m._parameters.values())
@@ -99,7 +101,8 @@ def export_onnx(
     They're compared on `example`, and on one item more. Raises `ArgumentError` for what can't be exported, `ValueError`
     if outputs differ, `ImportError` for missing packages; then nothing is written"""
     check_no_detector(model)
-    model,args,path = unwrap(model),tuple(o.detach().cpu() for o in as_inputs(example)),check_path('path', path)
+    model,args = unwrap(model),tuple(o.detach().cpu() for o in as_inputs(example))
+    path = check_path('path', path, 'the ONNX file')
     check_number('tol', tol, above=0)
     _check_exportable(model, args)
     try: onnx,runtime,_ = map(import_module, ('onnx','onnxruntime','onnxscript'))

@@ -602,7 +602,6 @@ class SearchFolder:
         files = [self.file(*o) for o in reversed(self.runs())]
         for o in [*files, self.init, self.table, self.settings]: o.unlink(missing_ok=True)
 
-
     def sweep(self):
         "Deletes what a killed process has left half written"
         half = r'\.(round_.+\.safetensors|init\.safetensors|table\.csv|settings\.json)\.[0-9a-f]{16}'

@@ -45,7 +45,7 @@ def profile(
     All of it is measured on copies in eval mode: networks, data loaders and random numbers stay as they are. A ticket
     goes on a copy of the first network, with its trained weights if it has any. Warns of operations whose multiply-adds
     can't be counted. Raises `ArgumentError` for settings, networks, an example or data that can't be right"""
-    check_timing(repeats, seconds, threads)
+    check_timing(repeats, seconds, threads, timer)
     networks = _by_name(model, against)
     first = next(iter(networks.values()))
     device = _device(first, device)
@@ -118,8 +118,8 @@ def count_macs(
     example # a batch of inputs, as for `profile`
 )->'Macs': # of one pass of the whole batch
     "Counts the multiply-adds of one pass, and warns of operations that can't be counted. Raises as `profile` does"
-    args = as_call(example, _device(model))
-    with torch.no_grad(), seeded(0): macs = _count('model', _copy('model', model), *args)
+    args,kwargs = as_call(example, _device(model))
+    with torch.no_grad(), seeded(0): macs = _count('model', _copy('model', model), args, kwargs)
     if macs.uncounted: warnings.warn(f'multiply-adds not counted: {", ".join(macs.uncounted)}', stacklevel=2)
     return macs
 
@@ -266,7 +266,7 @@ def interleaved_times(
 )->pd.DataFrame: # seconds of one call: a row a repeat, a column a name
     """Times functions that take turns. A time is that of at least a millisecond of calls, after one that warms up; a
     GPU has finished before the clock is read. Raises `ArgumentError` for settings that can't be right"""
-    check_timing(repeats, seconds, threads)
+    check_timing(repeats, seconds, threads, timer)
     names,rows,wait = list(runs),[],torch.cuda.synchronize if torch.cuda.is_initialized() else noop
     def measure(name, n):
         runs[name](), wait()
@@ -286,11 +286,13 @@ def interleaved_times(
 def check_timing(
     repeats:int, # at least 1
     seconds:float, # greater than 0
-    threads:int|None # at least 1, or None
+    threads:int|None, # at least 1, or None
+    timer:Callable # () -> seconds
 ):
     "Raises `ArgumentError` for settings of a timing that can't be right"
     check_whole('repeats', repeats, 1), check_number('seconds', seconds, above=0)
     if threads is not None: check_whole('threads', threads, 1)
+    if not callable(timer): raise ArgumentTypeError('timer', timer, 'a function () -> seconds')
 
 # %% ../nbs/31_measure.ipynb #d041d377
 def _costs(name, net, network, args, kwargs, data):

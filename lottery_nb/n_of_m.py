@@ -13,7 +13,7 @@ import pandas as pd, torch
 from torch import nn, Tensor
 from torch.nn.utils.parametrize import is_parametrized
 from .channels import as_inputs, output_difference, run_model
-from .core import ArgumentError, check_number
+from .core import ArgumentError, ArgumentTypeError, check_number
 from .granularity import LayerUnits, named_axes, network_granularities
 from .masks import copy_model, unwrap
 from .sparsifier import prunable_types
@@ -55,6 +55,7 @@ def n_of_m(
     granularity:str # 'n:m'
 )->tuple[int,int]:
     "n and m. Raises `ArgumentError` unless n is from 1 to m"
+    if not isinstance(granularity, str): raise ArgumentTypeError('granularity', granularity, 'n:m, such as 2:4')
     parts = re.fullmatch('([0-9]{1,9}):([0-9]{1,9})', granularity)
     n,m = map(int, parts.groups()) if parts else (0,0)
     if not 1<=n<=m or f'{n}:{m}'!=granularity:
@@ -101,6 +102,7 @@ def is_2_4(
     weight:Tensor # [out, in], or of a conv
 )->bool:
     "Are at most two of every four weights in a row not 0? Raises `ArgumentError` for a tensor without rows"
+    if not isinstance(weight, Tensor): raise ArgumentTypeError('weight', weight, 'a tensor [out, in]')
     if weight.dim()<2: raise ArgumentError('weight', list(weight.shape), 'a shape [out, in]')
     return weight.shape[1]%4==0 and bool((weight.unflatten(1, (weight.shape[1]//4, 4)).count_nonzero(2)<=2).all())
 

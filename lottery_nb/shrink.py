@@ -7,7 +7,6 @@ __all__ = ['constant_inputs', 'unread_inputs', 'cut_outputs_', 'cut_inputs_', 'S
 
 # %% ../nbs/32_shrink.ipynb #41edee58
 import json, math
-from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -67,47 +66,30 @@ class _Plan:
 
 def _plan(group, net, masks, constants):
     "Which channels of a group go: those that the masks prune, and that nobody misses"
-    none,modules = torch.zeros(group.n, dtype=torch.bool),dict(net.named_modules())
+    none,modules = torch.zeros(group.n, 1, dtype=torch.bool),dict(net.named_modules())
     def masked(n): return masks.get(parameter_name(n))
     def nonzero(n): return None if (w := modules[n]._parameters.get('weight')) is None else w!=0 # computed: it stays
     def without(places, fn, keep):
-        "Name of a layer -> [n], bool: the channels all of whose places `fn` gives, if these weights are kept"
-        return {n: none if (k := keep(n)) is None else fn(modules[n], k.cpu())[at].all(1) for n,at in places.items()}
+        "Name of a layer -> [n, k], bool: the places that `fn` gives, if these weights are kept"
+        return {n: none if (k := keep(n)) is None else fn(modules[n], k.cpu())[at] for n,at in places.items()}
     gone = without(group.layers, pruned_filters, masked)
-    pruned = torch.stack([none, *gone.values(), *without(group.inputs, unread_inputs, masked).values()]).any(0)
-    unmade = torch.stack([*without(group.layers, pruned_filters, nonzero).values()]).all(0)
+    unread = [o.all(1, keepdim=True) for o in without(group.inputs, unread_inputs, masked).values()]
+    pruned = torch.cat([*gone.values(), *unread], 1).any(1)
+    unmade = torch.cat([*without(group.layers, pruned_filters, nonzero).values()], 1).all(1)
     missed = {}
-    for n,unread in without(group.inputs, unread_inputs, nonzero).items():
+    for n,zero in without(group.inputs, unread_inputs, nonzero).items():
         c = constants[n][group.inputs[n]] if n in constants else torch.full((group.n, 1), math.nan)
-        missed[n] = ~(unread | unmade & ((c==0) | ~c.isnan() & _takes_constants(modules[n])).all(1))
+        missed[n] = ~(zero.all(1) | unmade & ((c==0) | ~c.isnan() & _takes_constants(modules[n])).all(1))
     stays = group.stays or 'no layer is known that reads it'*(not group.inputs)
-    goes = none if stays else pruned & ~torch.stack([*missed.values()]).any(0)
+    goes = torch.zeros_like(pruned) if stays else pruned & ~torch.stack([*missed.values()]).any(0)
     def why(i):
         if stays: return stays
-        left = [n for n,o in gone.items() if not o[i]]
+        left = [n for n,o in gone.items() if not o[i].all()]
         if left: return f'it goes together with {", ".join(left[:3])}{", …"*(len(left)>3)}, not pruned there'
         n = next(n for n,o in missed.items() if o[i])
         if n not in constants or constants[n][group.inputs[n][i]].isnan().any(): return f'{n} still reads it'
         return f"it's constant but not 0 where {n} reads it: prune bias and norm too (with_followers)"
-    return _Plan(group, goes.clone(), [why(i) if pruned[i] and not goes[i] else '' for i in range(group.n)])
-
-# %% ../nbs/32_shrink.ipynb #6d98ee37
-def _even_out(plans, net):
-    "Lets channels stay, the last first, until every conv with groups has equally many of them in each"
-    convs = {n: m for n,m in net.named_modules() if isinstance(m, nn.modules.conv._ConvNd)}
-    grouped,again = {n: m for n,m in convs.items() if m.groups>1 and not is_depthwise(m)},True
-    while again:
-        again = False
-        for n,m in grouped.items():
-            for side,size in (('layers', m.out_channels//m.groups), ('inputs', m.in_channels//m.groups)):
-                concerned = [(p, getattr(p.group, side)[n]//size) for p in plans if n in getattr(p.group, side)]
-                going = [(p, i, at[i].tolist()) for p,at in concerned for i in p.goes.nonzero().flatten().tolist()]
-                gone = Counter(g for *_,groups in going for g in groups)
-                least = min(gone[g] for g in range(m.groups))
-                for p,i,groups in reversed(going):
-                    if all(gone[g]<=least for g in groups): continue
-                    p.goes[i],p.why[i],again = False,f'{n} needs equally many channels in each of its groups',True
-                    gone.subtract(groups)
+    return _Plan(group, goes, [why(i) if pruned[i] and not goes[i] else '' for i in range(group.n)])
 
 # %% ../nbs/32_shrink.ipynb #e2542bfd
 def _select(module, name, dim, keep):
@@ -131,6 +113,7 @@ def cut_outputs_(
 )->nn.Module: # `module`
     "Takes out channels that a layer makes, or a norm works on"
     width,depthwise = _width_name(module, 'outputs'),is_depthwise(module)
+    if not width: raise ArgumentTypeError('module', module, 'a conv or linear layer, a norm or a PReLU')
     n = getattr(module, width)
     if isinstance(module, nn.PReLU) and n==1: return module # one weight for all channels
     keep = torch.tensor(sorted({*range(n)} - {*gone.tolist()}), dtype=torch.long)
@@ -149,6 +132,7 @@ def cut_inputs_(
 )->nn.Module: # `module`
     "Takes out inputs that a layer reads"
     width = _width_name(module, 'inputs')
+    if not width: raise ArgumentTypeError('module', module, 'a conv or linear layer')
     n,w,groups = getattr(module, width),module.weight,getattr(module, 'groups', 1)
     keep = torch.ones(n, dtype=torch.bool)
     keep[gone] = False
@@ -217,7 +201,6 @@ def _check(net, plans, constants, example, tol=1e-5): # of the largest number th
             said_so = f"without it, the network wouldn't give the same: {str(e)[:80]}"
             p.why = [said_so if o else w for o,w in zip(p.goes.tolist(), p.why)]
             p.goes = torch.zeros_like(p.goes)
-    _even_out(plans, net)
     check(plans)
 
 # %% ../nbs/32_shrink.ipynb #0cdb9a77
@@ -286,15 +269,13 @@ def shrink(
     model, masks that leave nothing of a layer, an example that the model can't take, a model that can't be followed.
 
     Source: Fang et al. 2023, DepGraph: Towards Any Structural Pruning"""
-    check_flag('check', check)
-    net = copy_model(unwrap(model)).eval()
+    net,check = copy_model(unwrap(model)).eval(),check_flag('check', check)
     if isinstance(masks, Ticket):
         (masks.apply_to if masks.trained is None else masks.trained_into)(net)
         masks = masks.masks
     elif not isinstance(masks, Masks): raise ArgumentTypeError('masks', masks, 'Masks or a Ticket')
     constants = constant_inputs(masks.apply_(net), example)
     plans = [_plan(g, net, masks, constants) for g in channel_groups(net, example)]
-    _even_out(plans, net)
     for n,gone in _gone(plans, 'layers').items():
         if len(gone)==filters_of(net.get_submodule(n)).n:
             raise ArgumentError('masks', masks, f'something left of the {len(gone)} channels of {n}')
@@ -311,7 +292,7 @@ def save_shrunk(
     path:str|Path # the file, usually `….safetensors`; what was there is replaced
 )->Path: # `path`
     "Writes a shrunk network to a safetensors file, all or nothing: its weights, its report, and what was cut"
-    net = unwrap(small)
+    net,path = unwrap(small),check_path('path', path, 'the shrunk network')
     if not isinstance(getattr(net, 'shrunk', None), Shrunk):
         raise ArgumentError('small', type(net).__name__, 'a network that shrink gave')
     told = {'digest': '0'*64, **vars(net.shrunk), 'table': net.shrunk.table.to_dict('list'), 'format': _format}
@@ -319,7 +300,7 @@ def save_shrunk(
     data = to_bytes(tensors, metadata=dict(lottery_nb=json.dumps(json_safe(told))))
     digest,at = digest_of(data)
     write_atomically(path, b''.join([data[:at.start], digest, data[at.stop:]]))
-    return Path(path)
+    return path
 
 # %% ../nbs/32_shrink.ipynb #dafa8fc0
 def shrink_like(
@@ -328,7 +309,8 @@ def shrink_like(
 )->nn.Module: # in the mode of `model`, on its device; its attribute `shrunk` is the report
     """The shrunk network of a file. No code is run from it. Raises `ArgumentError` for another model and for a file
     that isn't one or isn't what was saved, `OSError` if it can't be read"""
-    (tensors,told),net = _read(path),copy_model(unwrap(model))
+    path,net = check_path('path', path, 'a shrunk network'),copy_model(unwrap(model))
+    tensors,told = _read(path)
     def expected(what): return ArgumentError('model', type(net).__name__, f'the network that was shrunk: {what}')
     for cut in told.cuts:
         for side,take_out in (('inputs', cut_inputs_), ('outputs', cut_outputs_)):
@@ -344,7 +326,7 @@ def shrink_like(
 
 def _read(path):
     "The tensors and the report of a file"
-    data = check_path('path', path).read_bytes()
+    data = path.read_bytes()
     try:
         told = json.loads(json.loads(data[8:8+int.from_bytes(data[:8], 'little')])['__metadata__']['lottery_nb'])
         if told.pop('format')!=_format or told.pop('digest').encode()!=digest_of(data)[0]: raise ValueError(_format)

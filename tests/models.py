@@ -33,6 +33,15 @@ class ConvNet(nn.Module):
         x = self.up(self.grouped(self.stem(x)).relu())
         return self.head((self.norm(x)*self.scale).mean((2,3)))
 
+class Halves(nn.Module):
+    "Two convs that get one half each of what the first one gives"
+    def __init__(self):
+        super().__init__()
+        self.stem,self.a,self.b,self.fc = nn.Conv2d(1,8,3),nn.Conv2d(4,6,3),nn.Conv2d(4,6,3),nn.Linear(12,5)
+    def forward(self, x):
+        first,second = self.stem(x).relu().chunk(2, 1)
+        return self.fc(torch.cat([self.a(first), self.b(second)], 1).mean((2,3)))
+
 def bits(t):
     "The bytes of a tensor, so that NaN equals NaN and -0. is not 0."
     return t.detach().cpu().contiguous().flatten().view(torch.uint8)

@@ -7,15 +7,20 @@ from torch import nn
 
 from lottery_nb.arms import arm, fresh_weights, random_masks, shuffle_masks
 from lottery_nb.callback import HoldMasks, SparsifyCallback, first_batch
+from lottery_nb.channels import channel_groups, followers, with_followers
 from lottery_nb.core import as_table, check_flag, progress, write_atomically
 from lottery_nb.criteria import Criterion, criterion, large_final
 from lottery_nb.data import SeededDL, digits_dls, dls_by_name, imagenette_dls, learner_by_name, model_by_name
 from lottery_nb.evidence import plot_curve, plot_learning, summarise
 from lottery_nb.experiment import Experiment, find_by_name
+from lottery_nb.export import SparseLinear, sparse_linear
 from lottery_nb.find import Search, find_ticket
 from lottery_nb.granularity import Units, granularity, layout
 from lottery_nb.masks import Masks
+from lottery_nb.measure import count_macs, interleaved_times, profile
+from lottery_nb.n_of_m import is_2_4, n_of_m, semi_structured_report
 from lottery_nb.schedules import Schedule, iterative, one_cycle, one_shot, plot_schedules, schedule
+from lottery_nb.shrink import cut_inputs_, cut_outputs_, shrink, shrink_like
 from lottery_nb.sparsifier import Sparsifier
 from lottery_nb.ticket import Ticket
 from lottery_nb.ticketfile import read_header
@@ -91,6 +96,7 @@ def measured(**changed):
     return as_table(rows).assign(**changed)
 
 def returns(value): return Criterion(lambda w: value)
+images = torch.ones(2,1,8,8)
 odd = Schedule(lambda start, end, pos: 150.)
 
 V, T = ValueError, TypeError
@@ -290,6 +296,23 @@ cases = [
     (lambda net: summarise(measured().assign(value=lambda o: o.value.where(o.metric!='accuracy'))), V,
      "metric='accuracy': expected one that is a number"),
     (lambda net: plot_curve(measured(value=math.nan)), V, 'df=DataFrame: expected .* valid_loss, and numbers in it'),
+    *[(do, T, message) for do,message in [
+        (lambda net: count_macs(None, images), 'model=None: expected an nn.Module'),
+        (lambda net: profile(net, images, repeats=1, timer=5), 'timer=5: expected a function'),
+        (lambda net: interleaved_times({}, 1, timer=None), 'timer=None: expected a function'),
+        (lambda net: n_of_m(5), 'granularity=5: expected n:m'),
+        (lambda net: is_2_4(5), 'weight=5: expected a tensor'),
+        (lambda net: semi_structured_report(5), 'model=5: expected an nn.Module'),
+        (lambda net: SparseLinear(5), 'linear=5: expected an nn.Linear'),
+        (lambda net: sparse_linear(net, 5), 'layers=5: expected names of linear layers'),
+        (lambda net: sparse_linear(None), 'model=None: expected an nn.Module'),
+        (lambda net: shrink(net, Sparsifier(net).masks, images, check='no'), "check='no': expected True or False"),
+        (lambda net: shrink_like(net, None), 'path=None: expected the path of a shrunk network'),
+        (lambda net: cut_inputs_(nn.ReLU(), torch.ones(1)), 'module=ReLU.*: expected a conv or linear layer'),
+        (lambda net: cut_outputs_(None, torch.ones(1)), 'module=None: expected a conv or linear layer'),
+        (lambda net: followers(5, images), 'model=5: expected an nn.Module'),
+        (lambda net: channel_groups(net, 5), 'example=5: expected a batch'),
+        (lambda net: with_followers(net, None, images), 'masks=None: expected Masks')]],
     (lambda net: plot_curve(measured(), 5), T, 'metric=5: expected one of accuracy, valid_loss'),
     (lambda net: plot_curve(measured(), []), V, r'panels=\[\]: expected a metric'),
     (lambda net: plot_curve(measured(), arms=5), T, 'arms=5: expected one of dense, ticket'),

@@ -3,7 +3,8 @@ and errors that end them all.
 
 The processes are started one by one, not by torchrun, which would end the others when one fails:
 whoever waits for good here is a failure."""
-import hashlib, json, os, random, signal, subprocess, sys, time, warnings
+import hashlib, io, json, os, random, signal, subprocess, sys, time, warnings
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -204,6 +205,25 @@ def searches(ranks, tmp):
     return [_found(_find(criteria='taylor', rewind=1, rounds=1)),
             _found(_find(criteria=odd, model=dropping, rewind='lr'))]
 
+def trackers(ranks, tmp):
+    "A metric that fastai doesn't gather: it rises on rank 1, and falls on rank 0"
+    from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
+    from fastai.learner import Metric
+    class Own(Metric):
+        name = 'own'
+        value = None
+        def reset(self): pass
+        def accumulate(self, learn): self.value = (ranks.rank-.5)*learn.epoch
+    def followed(cb, **kwargs):
+        epochs = []
+        def fit(learn):
+            learn.path,learn.metrics = tmp,[Own()]
+            with learn.distrib_ctx(sync_bn=False): learn.fit(4, cbs=cb('own', comp=np.less, **kwargs))
+            epochs.append(learn.epoch)
+        return dict(found=_found(_find(fit=fit, rounds=1)), epochs=epochs)
+    with redirect_stdout(io.StringIO()): # on which trackers of every rank speak
+        return [followed(SaveModelCallback), followed(EarlyStoppingCallback, patience=1)]
+
 def search_errors(ranks, tmp):
     import resource
     def alone(learn): learn.fit(1)
@@ -303,13 +323,13 @@ def results(tmp, name, n=2): return [json.loads((tmp/f'{name}.{r}.json').read_te
 
 trainings = ('gradual','expected','lucky','gradients','rewinding','own_statistics','again','collapses')
 refusals = ('differs','other_settings','other_masks','one_fails','too_few')
-found_by = ('search','searches','search_errors')
+found_by = ('search','searches','trackers','search_errors')
 
 @pytest.fixture(scope='module')
 def two(tmp_path_factory):
     "Two processes that have run all scenarios, the last of which ends them with an error"
     tmp = tmp_path_factory.mktemp('two')
-    done = launch(tmp, 2, *trainings, *refusals, *found_by, 'uncaught')
+    done = launch(tmp, 2, *trainings, *refusals, *found_by, 'uncaught', seconds=600)
     have = [name for name in (*trainings, *refusals, *found_by) if (tmp/f'{name}.0.json').exists()
             and (tmp/f'{name}.1.json').exists()]
     assert len(have)==len(trainings+refusals+found_by), '\n'.join([str(have), *(o[-3000:] for o in done.err)])
@@ -403,6 +423,10 @@ def test_search(two):
 def test_search_with_gradients_dropout_and_luck(two):
     a,b = two.get('searches')
     assert a==b
+
+def test_trackers_agree(two):
+    a,b = two.get('trackers')
+    assert a==b and [o['epochs'] for o in a]==[[3,3]]*2 # rank 1 alone would have stopped in epoch 1
 
 def test_search_errors(two):
     a,b = two.get('search_errors')

@@ -209,7 +209,7 @@ def test_without_the_packages_it_says_how_to_get_them(tmp_path, monkeypatch):
     (dict(example=torch.ones(0,8)), ArgumentError, 'at least 1'),
     (dict(model=3), TypeError, 'nn.Module'),
     (dict(model=nn.Linear(8,4).bfloat16()), ArgumentError, 'weight in bfloat16'),
-    (dict(path=3), TypeError, 'path=3: expected the path'), (dict(tol=-1), ArgumentError, 'tol=-1'),
+    (dict(path=3), TypeError, 'path=3: expected the path of the ONNX file'), (dict(tol=-1), ArgumentError, 'tol=-1'),
     (dict(model=nn.Linear(1<<16, 1<<15, device='meta')), ArgumentError, 'at most 2 GB')])
 def test_bad_arguments_of_an_export(kwargs, error, match, tmp_path):
     with pytest.raises(error, match=match):

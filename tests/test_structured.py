@@ -14,7 +14,7 @@ from lottery_nb.masks import Masks
 from lottery_nb.measure import count_macs, profile
 from lottery_nb.shrink import save_shrunk, shrink, shrink_like
 from lottery_nb.sparsifier import Sparsifier, find_layers
-from models import differing, everything
+from models import Halves, differing, everything
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*not pruned.*', 'ignore:floor.*')
 
@@ -51,14 +51,6 @@ class Transformer(nn.Module):
         x = self.embed(x)
         x = x+self.attn(self.norm(x))
         return self.head((x+self.mlp(x)).mean(1))
-
-class Halves(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.stem,self.a,self.b,self.fc = nn.Conv2d(1,8,3),nn.Conv2d(4,6,3),nn.Conv2d(4,6,3),nn.Linear(12,5)
-    def forward(self, x):
-        first,second = self.stem(x).relu().chunk(2, 1)
-        return self.fc(torch.cat([self.a(first), self.b(second)], 1).mean((2,3)))
 
 class Queries(nn.Module):
     "A parameter's view enters a layer, as DETR's and the Perceiver's queries do"
@@ -177,6 +169,29 @@ def test_what_a_group_leaves_out_is_named_with_the_reason_and_said_if_it_is_more
     assert 'embed.weight (norm (LayerNorm) works on several channels at once)' in str(said.message)
     assert '% of all weights' in str(said.message) and said.filename==__file__
 
+def fourier(x): return torch.fft.irfft(torch.fft.rfft(x, dim=-1).abs(), n=x.shape[-1])
+def into_part(x):
+    y = x.new_zeros(len(x), 8, *x.shape[2:])
+    y[:,:4] = x
+    return y+1
+def moved_by(x): return F.grid_sample(x, x[:,:2].permute(0,2,3,1).tanh(), align_corners=False)
+
+@pytest.mark.parametrize('fn, width, goes', [
+    (lambda x: x.cumsum(-1), 4, True), (lambda x: x.softmax(2), 4, True),
+    (lambda x: x.median(-1, True).values, 4, True),
+    (lambda x: x.sort(-1).values, 4, True), (lambda x: F.local_response_norm(x, 2), 4, False),
+    (lambda x: F.lp_pool2d(x, 2, 2), 4, True), (lambda x: F.pad(x, (1,1,0,0)).mean(-1, True), 4, True),
+    (lambda x: F.unfold(x, 2).unflatten(-1, (5,5)), 16, True), (lambda x: F.interpolate(x, scale_factor=2.), 4, True),
+    (lambda x: x.sort(1).values, 4, False), (lambda x: x.softmax(1), 4, False), (lambda x: F.normalize(x), 4, False),
+    (lambda x: x.cumsum(1), 4, False), (lambda x: x.mean(1, True).expand(-1,4,-1,-1), 4, False),
+    (lambda x: F.layer_norm(x, x.shape[1:]), 4, False),
+    (fourier, 4, False), (into_part, 8, False), (moved_by, 4, False)])
+def test_an_operation_is_asked_what_it_does(fn, width, goes):
+    net = nn.Sequential(nn.Conv2d(1,4,3), Do(fn), nn.Conv2d(width,3,1), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
+    net(image)
+    g = channel_groups(net, image)[0]
+    assert bool(g.inputs and not g.stays)==goes, g
+
 def test_halves_go_in_pairs():
     g = channel_groups(Halves(), image)[0]
     assert g.layers['stem'].tolist()==[[0,4],[1,5],[2,6],[3,7]] and set(g.inputs)=={'a','b'}
@@ -188,6 +203,12 @@ def test_detectors_are_refused_at_once():
         with pytest.raises(ValueError, match='boxes, such as its model.backbone'): refused()
     assert time.perf_counter()-start<5
     assert any(not g.stays for g in channel_groups(net.backbone, photo))
+
+@pytest.mark.parametrize('name', ['ssdlite320_mobilenet_v3_large','fasterrcnn_mobilenet_v3_large_320_fpn'])
+def test_filters_of_detectors_take_their_norms_along(name):
+    net = getattr(models.detection, name)(weights=None, weights_backbone=None).eval()
+    found,norms = followers(net, photo),[n for n,m in net.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms and {f'{n}.weight' for n in norms}=={k for o in found.values() for k in o if k.endswith('.weight')}
 
 # Layers compete by what their channels are among their own
 
