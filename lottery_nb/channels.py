@@ -580,6 +580,9 @@ class ChannelUnits(LayerUnits):
 
 # %% ../nbs/30_channels.ipynb #bc59e745
 @patch
+def layer_of(self:ChannelUnits, name): return None
+
+@patch
 def total(self:ChannelUnits, names):
     "The weights of these groups, and their share of those that are in the masks and can't go"
     own = sum(map(self.n_weights, self.names))

@@ -386,10 +386,15 @@ def least(self:LayerUnits, name)->int:
 @patch
 def spared(self:LayerUnits, name, keys)->Tensor|None: # [n], bool; None: any unit may go
     "The units that have to stay; of `keys`, [n], the highest matter most"
-    w = self.parts.get(name) # None for a group of channels
+    w = self.layer_of(name)
     if w is None or not w.spare: return None
     units,slices = self.by_layer[name],Units(tuple(w.weight.shape), w.spare)
     return units.kept(_best_of_each(slices, units.spread(keys).flatten()))
+
+@patch
+def layer_of(self:LayerUnits, name)->LayerWeight|None:
+    "The weight whose units these are; None where they lie in several layers"
+    return self.parts[name]
 
 @patch
 def total(self:LayerUnits, names)->float:

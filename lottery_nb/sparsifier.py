@@ -322,7 +322,7 @@ class Sparsifier:
         self.left_out,told = _left_out(unwrap(model), self.units, granularity) # the last row of `report`, or None
         if layers is None and told: warn(told)
         self.criterion.try_on({k: self.weight(k) for k in self.layers})
-        self.method.try_on(*({k: fn(k) for k in self.units.names} for fn in (self.units.parts.get, self.units.n)))
+        self.method.try_on(*({k: fn(k) for k in self.units.names} for fn in (self.units.layer_of, self.units.n)))
         if keep_zeros: self._begin_with_zeros()
 
     def __getstate__(self): return {**vars(self), 'watches': []} # a copy is watched by nobody
@@ -491,7 +491,7 @@ def _ranking(self:Sparsifier, names, budget):
     scores = [self._unit_scores(k, criterion) for k in names]
     if not criterion.of_units: scores = [self.units.comparable(s, o) for s,o in zip(scores, kept)]
     if self.method.ranks and not falls:
-        scores = [self.method.scores(s, self.units.parts.get(k)) for k,s in zip(names, scores)]
+        scores = [self.method.scores(s, self.units.layer_of(k)) for k,s in zip(names, scores)]
     if len({s.dtype for s in scores})>1: scores = [s.double() for s in scores]
     keys = [sort_keys_(s) for s in scores]
     for name,k,o in zip(names, keys, kept):
@@ -658,12 +658,12 @@ def _spread(self:Sparsifier, names, budget):
     n = {k: self.units.n_weights(k) for k in names}
     left = {k: n[k]-self._n_gone(k) for k in names}
     keep = max(0, sum(n.values())-budget)
-    shares = self.method.shares({k: self.units.parts.get(k) for k in names}, 100*keep/max(1, sum(n.values())))
+    shares = self.method.shares({k: self.units.layer_of(k) for k in names}, 100*keep/max(1, sum(n.values())))
     room = left if keep<=sum(left.values()) else n
     wishes = {k: Fraction(shares[k])*n[k] for k in names}
     kept = whole_shares(keep, wishes, room)
     may_empty = self.allow_collapse or self.granularity=='layer'
-    least = {k: s for k in names if not may_empty and kept[k]<(s := self.units.size(k))<=room[k]}
+    least = {k: self.units.size(k) for k in names if not may_empty and room[k] and not kept[k]}
     for k in least: self._warn_collapse(k, 100*budget/self.units.total(names))
     if least: # taken from the others
         rest = {k: v for k,v in wishes.items() if k not in least}

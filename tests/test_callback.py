@@ -664,7 +664,7 @@ def test_a_ticket_of_a_sparse_network():
     keeps = make(90, schedule=iterative, start_epoch=1, lth=True, keep_zeros=True)
     learn.fit(4, cbs=[keeps, Probe(keeps)])
     assert (keeps.masks - came).n_kept==0 and keeps.masks.sparsity==90
-    assert dict(keeps.table.groupby('round').arm.first())=={0: 'finetune', 1: 'ticket'}
+    assert dict(keeps.table.groupby('round').arm.first())=={0: 'ticket', 1: 'ticket'}
 
 def test_without_keep_zeros_they_fill():
     learn, came = sparse_learner()

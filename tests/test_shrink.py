@@ -1,5 +1,6 @@
 "Shrunk equals masked, for random networks of all kinds; what can't be cut stays, with the reason"
 import copy, math, pickle, warnings
+from fractions import Fraction
 
 import pytest, torch
 from fastai.learner import Learner
@@ -302,8 +303,12 @@ def best_groups(sp, method, sparsity):
         floor |= {u[1:3] for u in sorted(own)[len(own)-math.ceil(len(own)/10):]}
         units += own
     gone = set()
-    for part in ([[u for u in units if u[1]==i] for i in range(len(sp.units.groups))] if method=='local' else [units]):
-        left = round(sparsity/100*sum(u[3] for u in part))
+    n,total = [sum(u[3] for u in units if u[1]==i) for i in range(len(sp.units.groups))],sum(u[3] for u in units)
+    stays = [Fraction(total-round(sparsity/100*total))*o/total for o in n] # of each group; the largest remainders more
+    whole = [math.floor(o) for o in stays]
+    for i in sorted(range(len(n)), key=lambda i: whole[i]-stays[i])[:int(sum(stays))-sum(whole)]: whole[i] += 1
+    parts = [([u for u in units if u[1]==i], o-w) for i,(o,w) in enumerate(zip(n, whole))]
+    for part,left in parts if method=='local' else [(units, round(sparsity/100*total))]:
         for u in sorted(part):
             if u[3]>left or u[1:3] in floor: continue
             left -= u[3]
