@@ -26,7 +26,7 @@ from .callback import (HoldMasks, SparsifyCallback, data_origin, first_batch, me
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_flag, check_number,
                              check_path, check_whole, json_safe, known_keywords, progress as progress_bar,
                              rewind_point, seed_of, seeded, source_of, versions, write_atomically)
-from .criteria import Criterion, criteria as all_criteria, large_final
+from .criteria import Criterion, criteria as all_criteria, large_final, needs
 from .masks import Masks, named_tensors, shape_differences
 from .sparsifier import Sparsifier, check_reach, check_sparsity, count_of
 from .ticket import Ticket
@@ -104,7 +104,6 @@ def check_prune(
     return prune, len(prune)
 
 # %% ../nbs/11_find.ipynb #6d4c0a82
-@torch.no_grad()
 def next_masks(
     sp:Sparsifier, # of a trained model, with the masks that it was trained under
     prune:float|list, # percent of the remaining weights that go in each round, or a list of sparsities, percent
@@ -113,10 +112,11 @@ def next_masks(
 )->Masks: # on the CPU
     "The masks of round `r`, by the criterion of `sp`, from the weights as they are now"
     names,kept = sp.units.names,{}
-    for group in ([names] if sp.method=='global' else [[k] for k in names]):
-        rate = prune if final_layer_rate is None or group!=names[-1:] else final_layer_rate
-        n = sum(sp.units.n_weights(k) for k in group)
-        kept.update(zip(group, sp.select(group, 100*n_pruned(n, rate, r)/max(n, 1))))
+    with sp.gathering(), torch.no_grad():
+        for group in ([names] if sp.method=='global' else [[k] for k in names]):
+            rate = prune if final_layer_rate is None or group!=names[-1:] else final_layer_rate
+            n = sum(sp.units.n_weights(k) for k in group)
+            kept.update(zip(group, sp.select(group, 100*n_pruned(n, rate, r)/max(n, 1))))
     return Masks({k: m.cpu() for k,m in sp.units.masks(kept).items()})
 
 # %% ../nbs/11_find.ipynb #78799a43
@@ -149,12 +149,15 @@ class SearchPlan:
         self.criterion = check_choice('criteria', self.how['criteria'], all_criteria, Criterion)
         self.final_layer_rate = check_final_layer_rate(self.final_layer_rate, method, self.how['granularity'])
         self.group,self.needs = self.how['granularity']=='group',set(self.criterion.needs)
+        self.from_data = any(needs[k].from_data for k in self.needs)
         self.point,self.seed = rewind_point(self.rewind),check_whole('seed', self.seed)
         self.arms = [o for o in check_arms(self.arms) if o.name not in ('dense','ticket')] # every search has these
 
     def runs(self): return [(r, arm) for r in range(self.rounds+1) for arm in ([None, *self.arms] if r else [None])]
     def sparsifier(self, learn):
-        return Sparsifier(learn.model, **self.how, example=first_batch(learn.dls) if self.group else None)
+        from_data = dict(data=learn.dls, loss=learn.loss_func) if self.from_data else {}
+        example = first_batch(learn.dls) if self.group else None
+        return Sparsifier(learn.model, **self.how, example=example, **from_data)
     def bar(self, show): return progress_bar(show)
     def luck(self, r): return self.seed,r,'fit' # what the random numbers of a run are made from
 
@@ -208,7 +211,7 @@ def _prune(self:SearchPlan, search, learn, sp, r):
     last = search.tickets[-1]
     last.trained_into(learn.model)
     sp.put_on(last.masks)
-    if 'grad' in self.needs: self.gradients(learn, r)
+    if 'grad' in self.needs and not self.from_data: self.gradients(learn, r)
     then = dict(init=search.init, previous=last if r>1 else search.init) # what the last round began with
     for need in self.needs & set(then):
         sp.remembered[need] = {k: then[need].state[k].to(sp.weight(k).device) for k in sp.layers}
