@@ -20,7 +20,7 @@ from .core import (ArgumentError, ArgumentTypeError, Rule, check_choice, check_f
 
 # %% ../nbs/03_criteria.ipynb #4e7c71e6
 class WeightView:
-    "A weight as a criterion sees it: `name`, `shape`, `layer`, `final`, and those of `needs` that were kept or gathered"
+    "A weight as a criterion sees it: `name`, `shape`, `layer`, `final`, and those of `needs` that are there"
     def __init__(self,
         name:str, # the parameter's name in its model, such as `layer1.0.conv1.weight`
         final:Tensor, # the weight as it is now, any shape

@@ -111,7 +111,7 @@ def check(self:Curve):
     self.seeds,self.arms = check_seeds(self.seeds),[o for o in check_arms(self.arms) if o.name!='dense']
     crit = check_choice('criteria', self.criteria, all_criteria, Criterion)
     if read := [k for k in crit.needs if needs[k].from_data]:
-        raise ArgumentError('criteria', crit, f'one that reads no {read[0]}, which networks side by side cannot gather: '
+        raise ArgumentError('criteria', crit, f'one that gathers no {read[0]}: networks side by side cannot, '
                             'find_ticket and SparsifyCallback take it')
     for k in ('n_step','bs','batch_seeds'): check_whole(k, getattr(self, k), 1)
     if self.eval_every is None: self.eval_every = max(1, self.n_step//20)

@@ -20,6 +20,7 @@ from fastai.callback.progress import ShowGraphCallback # its module gives `Learn
 from fastai.learner import Learner
 from fastcore.basics import noop, patch, store_attr
 from filelock import FileLock, Timeout
+import lottery_nb.calibration # noqa: F401, so that its criteria are known by name
 from .arms import Arm, arms as all_arms, check_arms
 from .callback import (HoldMasks, SparsifyCallback, data_origin, first_batch, measured_now, recorded, rows_of,
                                  weights_digest)

@@ -5,7 +5,8 @@ import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from lottery_nb.criteria import Criterion, WeightView, criteria, criterion, large_init_large_final, random_scores
+from lottery_nb.criteria import (Criterion, WeightView, criteria, criterion, large_init_large_final, needs,
+                                 random_scores)
 
 # every criterion: what it needs, and what it gives for final, init, previous, gradient
 FORMULAS = dict(

@@ -122,7 +122,8 @@ def test_every_criterion_and_every_arm_takes_them_and_a_rewind_gives_every_bit_b
         assert torch.isfinite(new(x)).all() and {*begun.masks}=={*masks}
     for c in criteria.values():
         if 'grad' in c.needs: net(x).sum().backward()
-        assert Sparsifier(net, criteria=c).sparsify(70).n_kept==masks.n_weights-round(.7*masks.n_weights)
+        looked = dict(data=[(x,)], loss=lambda out: out.square().sum())
+        assert Sparsifier(net, criteria=c, **looked).sparsify(70).n_kept==masks.n_weights-round(.7*masks.n_weights)
     assert random_ticket(net, 50).masks.n_kept==masks.n_weights-round(.5*masks.n_weights)
 
 def told(fn):
