@@ -46,6 +46,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'lottery_nb/calibration.py'),
                                         'lottery_nb.calibration._Products.__torch_dispatch__': ( 'calibration.html#_products.__torch_dispatch__',
                                                                                                  'lottery_nb/calibration.py'),
+                                        'lottery_nb.calibration._Products.bilinear': ( 'calibration.html#_products.bilinear',
+                                                                                       'lottery_nb/calibration.py'),
                                         'lottery_nb.calibration._Products.convolution': ( 'calibration.html#_products.convolution',
                                                                                           'lottery_nb/calibration.py'),
                                         'lottery_nb.calibration._Products.place': ( 'calibration.html#_products.place',

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 import torch
 import torch.nn.functional as F
+from fastai.data.core import DataLoaders
 from fastai.torch_core import to_device
 from fastcore.basics import patch
 from torch import nn, Tensor
@@ -31,7 +32,7 @@ def calibration_batches(
     "The first batches, always the same ones. A loader's own random numbers are then as they were; it may be in use"
     dl = data() if callable(data) else data
     n_inp = getattr(dl, 'n_inp', None)
-    dl = getattr(dl, 'train', dl)
+    if isinstance(dl, DataLoaders): dl = dl.train
     with _read_apart(vars(dl).get('dl', dl) if hasattr(dl, '__dict__') else dl) as dl, seeded('calibration'):
         found = [_split(b, n_inp) for b in itertools.islice(dl, n)]
     if not found: raise ArgumentError('data', data, 'at least one batch')
@@ -140,9 +141,10 @@ def _by_the_book(model):
         alone = torch.autocast(next(model.parameters()).device.type, enabled=False)
         for o in (seeded('calibration'), torch.enable_grad(), alone, sdpa_kernel(SDPBackend.MATH)):
             stack.enter_context(o)
-        if any(isinstance(m, nn.RNNBase) for m in model.modules()):
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())
+        for o in (torch.backends.cudnn, torch.backends.mkldnn) if recurrent else ():
+            stack.callback(setattr, o, 'enabled', o.enabled)
+            o.enabled = False
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
         torch.backends.mha.set_fastpath_enabled(False)
         yield
@@ -180,6 +182,7 @@ class _Products(TorchDispatchMode):
         if kind in (aten.mm, aten.bmm): self.product(*args[:2])
         elif kind in (aten.addmm, aten.baddbmm): self.product(*args[1:3])
         elif kind is aten.convolution: self.convolution(*args[:2], *args[6:9:2])
+        elif kind is aten._trilinear: self.bilinear(*args[:3])
         return fn(*args, **(kwargs or {}))
 
     def place(self, t):
@@ -196,6 +199,9 @@ class _Products(TorchDispatchMode):
             s = x.to(at.dtype).square().sum(dim, keepdim=True).transpose(-1, -2)
             if at.dim()==3 and not at.stride(0): at,s = at[0],s.sum(0) # one weight for all items of the batch
             at += s
+
+    def bilinear(self, a, w, b): # [n, in], [out, in, in], [n, in]
+        if (at := self.place(w)) is not None: at += a.to(at.dtype).square().mT @ b.to(at.dtype).square()
 
     def convolution(self, x, w, transposed, groups): # [n, in, ...]
         if (at := self.place(w)) is None: return

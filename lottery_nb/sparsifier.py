@@ -338,7 +338,8 @@ def _readable(criterion, data, loss, n_batch):
         for k in criterion.needs:
             if needs[k].from_data: raise ArgumentError('data', None, f'{what}: {criterion} needs {k}, {needs[k].how}')
         return
-    if not (callable(data) or hasattr(data, 'train') or isinstance(data, Iterable)) or isinstance(data, str|Tensor):
+    reads = callable(data) or hasattr(data, 'train') or isinstance(data, Iterable)
+    if not reads or isinstance(data, str|Tensor|nn.Module):
         raise ArgumentTypeError('data', data, what)
     if needs['grad'].gather is None:
         raise ArgumentError('data', data, 'None, or `import lottery_nb.calibration` (or .all) first, which reads them')

@@ -6,6 +6,7 @@ from models import differing, everything, masked, mlp, nonzero_pruned
 from torch import nn
 from torch.nn.utils import parametrizations as P, parametrize, prune, spectral_norm, weight_norm
 
+import lottery_nb.calibration # noqa: F401, it adds criteria
 import lottery_nb.n_of_m # noqa: F401, it adds a granularity
 from lottery_nb.arms import arms, random_ticket
 from lottery_nb.core import check_choice, known_keywords
