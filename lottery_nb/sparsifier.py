@@ -347,13 +347,21 @@ def _readable(criterion, data, loss, n_batch):
 
 # %% ../nbs/05_sparsifier.ipynb #309b7b54
 @patch
-@contextmanager
-def gathering(self:Sparsifier):
-    "In this block the criterion has what it needs of the data, by the weights as they are when it begins"
+def gather(self:Sparsifier)->dict: # need -> name of a weight -> tensor of its shape
+    "What the criterion needs of the data, by the weights as they are now"
     read = [k for k in self.criterion.needs if self.data is not None and needs[k].gather]
-    self.gathered = {k: needs[k].gather(self) for k in read}
+    return {k: needs[k].gather(self) for k in read}
+
+@patch
+@contextmanager
+def gathering(self:Sparsifier,
+    found:dict|None=None # what `gather` gave; None: it's called now, unless this is within such a block
+):
+    "In this block the criterion has what it needs of the data"
+    before = self.gathered
+    self.gathered = before or (self.gather() if found is None else found)
     try: yield
-    finally: self.gathered = {}
+    finally: self.gathered = before
 
 # %% ../nbs/05_sparsifier.ipynb #a1e0bb14
 @patch

@@ -94,6 +94,18 @@ def gradients(ranks, tmp):
     _shared_fit(_learner(), 3, sp_cb, each.cb())
     return dict(seen=each.seen, ticket=_ticket(sp_cb.ticket))
 
+def from_data(ranks, tmp):
+    "Each process has batches and statistics of its own; the scores are of the same batches, and of rank 0's statistics"
+    import lottery_nb.calibration # noqa: F401, its criteria
+    own,seen = [],[]
+    def after_pred(cb):
+        if cb.learn.training: own.append(_tensors(dict(cb.learn.model.module.named_buffers())))
+    for criteria in ('wanda','fisher'):
+        each,sp_cb = Each(),_callback(70, _iterative(2), criteria=criteria, start_epoch=1, lth=True)
+        _shared_fit(_learner(ConvNet), 3, sp_cb, each.cb(), _watcher(after_pred=after_pred))
+        seen += [each.seen, _ticket(sp_cb.ticket)['masks']]
+    return dict(own=own, seen=seen)
+
 def rewinding(ranks, tmp):
     "BatchNorm's statistics are of each process, but what is rewound is the same"
     from lottery_nb.masks import named_tensors
@@ -301,7 +313,7 @@ def launch(tmp, n, *scenarios, seconds=400):
 
 def results(tmp, name, n=2): return [json.loads((tmp/f'{name}.{r}.json').read_text()) for r in range(n)]
 
-trainings = ('gradual','expected','lucky','gradients','rewinding','own_statistics','again','collapses')
+trainings = ('gradual','expected','lucky','gradients','from_data','rewinding','own_statistics','again','collapses')
 refusals = ('differs','other_settings','other_masks','one_fails','too_few')
 found_by = ('search','searches','search_errors')
 
@@ -343,6 +355,11 @@ def test_random_scores_agree_and_luck_stays_ones_own(two):
 def test_gradients_are_averaged(two):
     a,b = two.get('gradients')
     assert a==b and len(set(a['seen']))>=3
+
+def test_scores_from_data_are_those_of_rank_0(two):
+    a,b = two.get('from_data')
+    assert any(x!=y for x,y in zip(a['own'], b['own'])) # or there would be nothing to agree on
+    assert a['seen']==b['seen'] and len(set(a['seen'][0]))>=3 and a['seen'][1]!=a['seen'][3]
 
 def test_rewinding_with_batchnorm(two):
     a,b = two.get('rewinding')
