@@ -33,8 +33,8 @@ def calibration_batches(
     dl = data() if callable(data) else data
     n_inp = getattr(dl, 'n_inp', None)
     if isinstance(dl, DataLoaders): dl = dl.train
-    with _read_apart(vars(dl).get('dl', dl) if hasattr(dl, '__dict__') else dl) as dl, seeded('calibration'):
-        found = [_split(b, n_inp) for b in itertools.islice(dl, n)]
+    dl = getattr(dl, '__dict__', {}).get('dl', dl) # of all data, not of this process's share
+    with _read_apart(dl) as dl, seeded('calibration'): found = [_split(b, n_inp) for b in itertools.islice(dl, n)]
     if not found: raise ArgumentError('data', data, 'at least one batch')
     return found
 
@@ -59,12 +59,14 @@ def _read_apart(dl):
         finally:
             for k,g in gs.items(): g.set_state(before[k])
     elif hasattr(dl, 'fake_l'): # fastai's
-        own = ('rng','epoch','it','_DataLoader__idxs')
-        before = {k: vars(dl).get(k) for k in own}
+        moves = ('rng','epoch','it','_DataLoader__idxs')
+        before = {k: v for k,v in vars(dl).items() if k in moves}
         dl.rng,dl.epoch = random.Random(0),0
         try:
             with dl.fake_l.no_multiproc(): yield dl
-        finally: vars(dl).update({k: v for k,v in before.items()})
+        finally:
+            for k in moves: vars(dl).pop(k, None)
+            vars(dl).update(before)
     else: yield dl
 
 # %% ../nbs/09_calibration.ipynb #2f16e4b7
@@ -83,7 +85,10 @@ class Calibration:
 
 # %% ../nbs/09_calibration.ipynb #17be04df
 @patch
-def __call__(self:Calibration, x:tuple, y:tuple|None=None):
+def __call__(self:Calibration,
+    x:tuple, # inputs of a batch
+    y:tuple|None=None # its targets; None: what the network gives, not the loss
+):
     "What the network makes of inputs; with targets the loss. Raises `ArgumentError` if it can't take them"
     try: return self.model(*x) if y is None else self.loss(self.model(*x), *y)
     except torch.OutOfMemoryError: raise
@@ -101,7 +106,9 @@ def run(self:Calibration):
 
 # %% ../nbs/09_calibration.ipynb #ec18e493
 @patch
-def losses(self:Calibration, per:str='batch'):
+def losses(self:Calibration,
+    per:str='batch' # 'batch' or 'item'
+):
     "The loss of every batch, or of every item, with its graph. Raises `ArgumentError` unless it's a finite number"
     check_choice('per', per, ['batch','item'])
     for x,y in self.batches:
@@ -114,19 +121,26 @@ def losses(self:Calibration, per:str='batch'):
                 raise ArgumentError('loss', self.loss, f'a function that gives one finite number, not {got}')
 
 @patch
-def gradients(self:Calibration, per:str='batch'):
+def gradients(self:Calibration,
+    per:str='batch' # 'batch' or 'item'
+):
     "The gradients of every batch, or of every item: a list in the order of `params`"
     for loss in self.losses(per): yield self.derivatives(loss)
 
 @patch
-def derivatives(self:Calibration, of:Tensor, **kwargs)->list:
+def derivatives(self:Calibration,
+    of:Tensor, # a number with its graph
+    **kwargs # of `torch.autograd.grad`, such as create_graph
+)->list: # a tensor a weight
     "The gradient of a number by each weight, in the order of `params`; 0 where it has none"
     found = torch.autograd.grad(of, list(self.params.values()), materialize_grads=True, **kwargs)
     return [g.to_dense() if g.is_sparse else g for g in found]
 
 @patch
-def means(self:Calibration, found)->dict:
-    "Name of a weight -> mean of what was found of it: an iterable of lists in the order of `params`"
+def means(self:Calibration,
+    found # an iterable of lists, each with a tensor a weight
+)->dict: # name of a weight -> tensor
+    "The mean of what was found, for each weight"
     n,sums = 0,None
     for o in found:
         n,sums = n+1,o if sums is None else [a+b for a,b in zip(sums, o)]
@@ -155,15 +169,16 @@ def need(
 ):
     """A decorator: has what a criterion can need gathered by a function of a `Calibration`.
 
-    It gives for each name of a weight a tensor that broadcasts against it. Keyword parameters that the criterion has
-    too get the criterion's values"""
+    That gives {name of a weight: tensor that broadcasts against it}. A keyword parameter that the criterion has too
+    gets the criterion's value"""
     def register(fn):
         def gather(sp):
             cal,crit = Calibration(sp),sp.criterion
             own,takes = {**(crit.fn.__kwdefaults__ or {}), **crit.params},fn.__kwdefaults__ or {}
             with _by_the_book(cal.model): found = fn(cal, **{k: v for k,v in own.items() if k in takes})
             return {k: found[k].detach().expand(p.shape) for k,p in cal.params.items()}
-        known = needs.get(name, Need(f'{fn.__doc__}: give a Sparsifier `data`', from_data=True))
+        what = fn.__doc__[:1].lower() + fn.__doc__[1:]
+        known = needs.get(name, Need(f'{what}: give a Sparsifier `data`', from_data=True))
         needs[name] = replace(known, gather=gather)
         return fn
     return register
@@ -212,8 +227,10 @@ class _Products(TorchDispatchMode):
 
 # %% ../nbs/09_calibration.ipynb #3777c7a6
 @need('inputs')
-def input_norms(cal:Calibration)->dict:
-    "the L2 norm of what each weight is multiplied with, over all items and places"
+def input_norms(
+    cal:Calibration # what to look at
+)->dict: # name -> tensor of the weight's shape, the same for all that is multiplied with the same
+    "The L2 norm of what each weight is multiplied with, over all items and places"
     with parametrize.cached():
         used = {k: getattr(w.layer, w.name) if w.owner is not None else cal.params[k] for k,w in cal.weights.items()}
         with _Products({k: w.detach() for k,w in used.items()}) as found: cal.run()
@@ -231,8 +248,11 @@ def wanda(w:WeightView)->Tensor:
 
 # %% ../nbs/09_calibration.ipynb #1fa4e607
 @need('grad_squared')
-def squared_gradients(cal:Calibration, *, per:str='batch')->dict:
-    "the mean over the batches of the squared gradient"
+def squared_gradients(
+    cal:Calibration, # what to look at
+    *, per:str='batch' # of which the gradients are squared: 'batch' or 'item'
+)->dict: # name -> tensor of the weight's shape
+    "The mean of the squared gradient, over batches or items"
     return cal.means([g.square() for g in o] for o in cal.gradients(per))
 
 # %% ../nbs/09_calibration.ipynb #b55c3dfb
@@ -244,14 +264,20 @@ def fisher(w:WeightView, *, per:str='batch')->Tensor:
 
 # %% ../nbs/09_calibration.ipynb #6cc38367
 @need('grad')
-def mean_gradients(cal:Calibration)->dict:
-    "the mean over the batches of the gradient"
+def mean_gradients(
+    cal:Calibration # what to look at
+)->dict: # name -> tensor of the weight's shape
+    "The mean over the batches of the gradient"
     return cal.means(cal.gradients())
 
 # %% ../nbs/09_calibration.ipynb #1ec43445
 @need('hessian')
-def hessian_diagonal(cal:Calibration, *, n_probe:int=32, seed:int=0)->dict:
-    "the diagonal of the loss's second derivative"
+def hessian_diagonal(
+    cal:Calibration, # what to look at
+    *, n_probe:int=32, # random vectors a batch, at least 1; exact with as many as there are weights
+    seed:int=0 # of these vectors, whole number of at least 0
+)->dict: # name -> tensor of the weight's shape
+    "The diagonal of the Hessian of the mean loss (Hutchinson 1990; of signs, as Rademacher has them)"
     check_whole('n_probe', n_probe, 1), check_whole('seed', seed)
     sizes = [p.numel() for p in cal.params.values()]
     exact = n_probe>=sum(sizes)
@@ -272,6 +298,6 @@ def hessian_diagonal(cal:Calibration, *, n_probe:int=32, seed:int=0)->dict:
 # %% ../nbs/09_calibration.ipynb #d4000d8b
 @criterion(needs='hessian')
 def obd(w:WeightView, *, n_probe:int=32, seed:int=0)->Tensor:
-    """½ · h_ii · w_f²: how much the loss would rise without the weight, to second order (LeCun et al. 1990, section 2).
+    """½ · h_ii · w_f²: how much the loss would rise without the weight, to second order (LeCun et al. 1989, section 2).
     `n_probe`: as `hessian_diagonal` takes it"""
     return w.hessian * w.final.square() / 2

@@ -345,7 +345,7 @@ def test_criteria_that_need_no_data_do_not_look_at_them():
 def test_a_need_of_ones_own():
     @need('twice')
     def doubled(cal, *, by=2.):
-        "so many times the index of each input"
+        "So many times the index of each input"
         cal.run()
         assert not torch.is_grad_enabled() or len(cal.batches)==2 and not cal.model.training
         return {k: by*torch.arange(p.shape[1]).view(1, -1, *[1]*(p.dim()-2)) for k,p in cal.params.items()}
