@@ -78,6 +78,13 @@ def test_attention_sees_queries_keys_and_values(kwargs):
     with torch.no_grad(): net.att.out_proj.weight.copy_(torch.eye(8)), net.att.out_proj.bias.zero_()
     torch.testing.assert_close(found['att.out_proj.weight'][0], norm(net(q, k).detach(), 2))
 
+def test_a_transformer_sees_them_all_though_pytorch_has_a_faster_way():
+    net,x = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval(),torch.randn(3,5,8)
+    found = gathered('inputs', net, [(x,)])
+    after = net.norm1(x + net.self_attn(x, x, x)[0])
+    expected = {'self_attn.in_proj_weight': x, 'linear1.weight': after, 'linear2.weight': net.linear1(after).relu()}
+    for k,t in expected.items(): torch.testing.assert_close(found[k][0], norm(t.detach(), 2))
+
 @pytest.mark.parametrize('cell', [nn.LSTM, nn.GRU, nn.RNN])
 def test_recurrent_layers_see_their_states(cell):
     class Net(nn.Module):
