@@ -16,6 +16,7 @@ from .ticketfile import *
 from .ticket import *
 from .schedules import *
 from .callback import *
+from .calibration import *
 from .arms import *
 from .find import *
 from .curves import *

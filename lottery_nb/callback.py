@@ -20,7 +20,7 @@ from fastcore.basics import patch, store_attr
 from torch import nn, Tensor
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_flag, check_percent,
                              check_whole, json_safe, known_keywords, seeded, versions, warn)
-from .criteria import Criterion, criteria as all_criteria
+from .criteria import Criterion, criteria as all_criteria, needs
 from .granularity import check_granularity
 from .masks import Masks, copies_of, named_tensors, unwrap
 from .methods import Method, methods
@@ -145,8 +145,15 @@ def begin(self:SparsifyCallback):
 def new_sparsifier(self:SparsifyCallback)->Sparsifier:
     "A sparsifier of the learner's model"
     example = first_batch(self.dls) if self.granularity=='group' else None
+    reads = any(needs[k].from_data for k in self.criteria.needs)
+    from_data = dict(data=self.calibration_data, loss=self.loss_func) if reads else {}
     return Sparsifier(self.model, self.granularity, self.method, self.criteria, self.layers,
-                      self.allow_collapse, example, self.floor, self.keep_zeros)
+                      self.allow_collapse, example, self.floor, self.keep_zeros, **from_data)
+
+@patch
+def calibration_data(self:SparsifyCallback):
+    "What a criterion that needs data is given: those of the learner"
+    return self.dls
 
 @patch
 def trained_so_far(self:SparsifyCallback)->tuple: # to be added to the epoch and the step of this fit
@@ -248,7 +255,8 @@ def check_fit(self:SparsifyCallback):
     if others and any(cb.lth for cb in all_cbs):
         raise ArgumentError('lth', True, 'a single SparsifyCallback, since its rewind takes the whole network back')
     mine = find_layers(self.model, self.layers)
-    self.criteria.try_on({k: m.weight for k,m in mine.items()}) # here, where several processes agree on errors
+    at = {k: m.weight for k,m in mine.items()},{k: m.layer for k,m in mine.items()}
+    self.criteria.try_on(*at) # here, where several processes agree on errors
     for cb in others:
         if both := sorted(mine.keys() & find_layers(self.model, cb.layers)):
             raise ArgumentError('layers', self.layers, f'layers that no other SparsifyCallback prunes, not {both[0]}')

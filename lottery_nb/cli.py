@@ -189,7 +189,7 @@ def known_names(
     here,vision = (Path(find_spec(o).submodule_search_locations[0]) for o in ('lottery_nb','torchvision'))
     if kind=='method': return [o.rstrip('_') for o in decorated(here/'methods.py', 'method')]
     if kind=='arm': return decorated(here/'arms.py', 'arm')
-    if kind=='criteria': return decorated(here/'criteria.py', 'criterion')
+    if kind=='criteria': return [o for k in ('criteria','calibration') for o in decorated(here/f'{k}.py', 'criterion')]
     if kind=='arch':
         files = sorted((vision/'models').glob('*.py'))
         return ['digits_mlp', *(name for o in files for name in decorated(o, 'register_model'))]

@@ -20,7 +20,7 @@ from torch.func import functional_call, vmap
 from .arms import arms as all_arms, check_arms
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_number, check_whole,
                              json_safe, progress, rewind_point, seed_of, seeded, versions)
-from .criteria import Criterion, large_final
+from .criteria import Criterion, criteria as all_criteria, large_final, needs
 from .data import WholeDL, dls_by_name, model_by_name
 from .find import check_prune, next_masks, sparsity_of_round
 from .masks import copy_model, keep_bits, named_tensors, zero_pruned_
@@ -108,6 +108,10 @@ def check(self:Curve):
     several = isinstance(self.prune, (list,tuple))
     self.prune,self.rounds = check_prune(self.prune, 8 if self.rounds is None and not several else self.rounds)
     self.seeds,self.arms = check_seeds(self.seeds),[o for o in check_arms(self.arms) if o.name!='dense']
+    crit = check_choice('criteria', self.criteria, all_criteria, Criterion)
+    if read := [k for k in crit.needs if needs[k].from_data]:
+        raise ArgumentError('criteria', crit, f'one that gathers no {read[0]}: networks side by side cannot, '
+                            'find_ticket and SparsifyCallback take it')
     for k in ('n_step','bs','batch_seeds'): check_whole(k, getattr(self, k), 1)
     if self.eval_every is None: self.eval_every = max(1, self.n_step//20)
     check_whole('eval_every', self.eval_every, 1)

@@ -22,7 +22,7 @@ from .callback import HoldMasks, SparsifyCallback, data_origin
 from .core import ArgumentError, get_random_state, set_random_state
 from .find import Search, SearchFolder, SearchPlan
 from .masks import named_tensors, unwrap
-from .sparsifier import find_layers
+from .sparsifier import Sparsifier, find_layers
 from .ticket import Ticket
 
 # %% ../nbs/40_distributed.ipynb #2625557f
@@ -215,6 +215,15 @@ def as_first(self:Ranks):
             yield
     finally: set_random_state(before)
 
+# %% ../nbs/40_distributed.ipynb #7d166106
+@patch
+def gathering(self:Ranks,
+    sp:Sparsifier # of the model that the processes train together
+):
+    "The block of `sp.gathering`, with what rank 0 has gathered"
+    found = self.together(sp.gather)
+    return sp.gathering({need: self.share_({k: t.clone() for k,t in o.items()}) for need,o in found.items()})
+
 # %% ../nbs/40_distributed.ipynb #e9bb44f3
 def let_agree(
     cls:type, # whose methods are to be agreed on
@@ -248,7 +257,7 @@ class _CallbackAgreements:
         raise ArgumentError('dls', self.dls, f'training data for at least a batch in each of {ranks.n} processes')
 
     def make_masks(self, ranks, alone, target):
-        with ranks.as_first(): ranks.together(alone)
+        with ranks.gathering(self.sparsifier), ranks.as_first(): ranks.together(alone)
         ranks.check_same('masks', self.masks)
 
     def save_rewind_point(self, ranks, alone):
@@ -297,7 +306,7 @@ class _PlanAgreements:
         ranks.share_({k: p.grad for k,p in learn.model.named_parameters() if p.grad is not None})
 
     def make_masks(self, ranks, alone, sp, r):
-        with ranks.as_first(): masks = ranks.together(alone)
+        with ranks.gathering(sp), ranks.as_first(): masks = ranks.together(alone)
         ranks.check_same('masks', masks)
         return masks
 

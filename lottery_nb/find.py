@@ -21,13 +21,14 @@ from fastai.callback.progress import ShowGraphCallback # its module gives `Learn
 from fastai.learner import Learner
 from fastcore.basics import noop, patch, store_attr
 from filelock import FileLock, Timeout
+import lottery_nb.calibration # noqa: F401, so that its criteria are known by name
 from .arms import Arm, arms as all_arms, check_arms
 from .callback import (HoldMasks, SparsifyCallback, TrainingCallback, data_origin, first_batch, measured_now,
                                  recorded, rows_of, weights_digest)
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_flag, check_number,
                              check_path, check_whole, json_safe, known_keywords, progress as progress_bar,
                              rewind_point, seed_of, seeded, shape_differences, source_of, versions, write_atomically)
-from .criteria import Criterion, criteria as all_criteria, large_final
+from .criteria import Criterion, criteria as all_criteria, large_final, needs
 from .methods import Method, methods, named_amounts
 from .masks import Masks, copies_of, named_tensors
 from .sparsifier import Sparsifier, check_reach, check_sparsity, count_of
@@ -119,14 +120,13 @@ def sparsity_of_round(
     found = {k: of([k], rate) for k,rate in named_amounts(prune, sp.units.names).items()}
     return found | ({'total': of(sp.units.names, prune['total'])} if 'total' in prune else {})
 
-@torch.no_grad()
 def next_masks(
     sp:Sparsifier, # of a trained model, with the masks that it was trained under
     prune:float|Mapping|list, # percent of what remains that goes in each round; or layer -> percent; or sparsities
     r:int # the round, from 1
 )->Masks: # on the CPU
     "The masks of round `r`, by the criterion of `sp`, from the weights as they are now"
-    kept = sp.choose(sparsity_of_round(sp, prune, r))
+    with sp.gathering(), torch.no_grad(): kept = sp.choose(sparsity_of_round(sp, prune, r))
     return Masks({k: m.cpu() for k,m in sp.units.masks(kept).items()})
 
 # %% ../nbs/11_find.ipynb #7a47cae5
@@ -145,12 +145,15 @@ class SearchPlan:
         self.method = check_choice('method', self.how['method'], methods, Method)
         self.criterion = check_choice('criteria', self.how['criteria'], all_criteria, Criterion)
         self.group,self.needs = self.how['granularity']=='group',set(self.criterion.needs)
+        self.from_data = any(needs[k].from_data for k in self.needs)
         self.point,self.seed = rewind_point(self.rewind),check_whole('seed', self.seed)
         self.arms = [o for o in check_arms(self.arms) if o.name not in ('dense','ticket')] # every search has these
 
     def runs(self): return [(r, arm) for r in range(self.rounds+1) for arm in ([None, *self.arms] if r else [None])]
     def sparsifier(self, learn):
-        return Sparsifier(learn.model, **self.how, example=first_batch(learn.dls) if self.group else None)
+        from_data = dict(data=learn.dls, loss=learn.loss_func) if self.from_data else {}
+        example = first_batch(learn.dls) if self.group else None
+        return Sparsifier(learn.model, **self.how, example=example, **from_data)
     def bar(self, show): return progress_bar(show)
     def luck(self, r): return self.seed,r,'fit' # what the random numbers of a run are made from
 
@@ -204,7 +207,7 @@ def _prune(self:SearchPlan, search, learn, sp, r):
     last = search.tickets[-1]
     last.trained_into(learn.model)
     sp.put_on(last.masks)
-    if 'grad' in self.needs: self.gradients(learn, r)
+    if 'grad' in self.needs and not self.from_data: self.gradients(learn, r)
     then = dict(init=search.init, previous=last if r>1 else search.init) # what the last round began with
     for need in self.needs & set(then):
         sp.remembered[need] = {k: then[need].state[k].to(sp.weight(k).device) for k in sp.layers}

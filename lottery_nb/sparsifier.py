@@ -7,20 +7,21 @@ __all__ = ['prunable_types', 'rewind_opts', 'find_layers', 'sort_keys_', 'keep_h
            'check_sparsity', 'count_of', 'check_reach', 'Watch']
 
 # %% ../nbs/05_sparsifier.ipynb #f24bc775
-import copy, difflib, inspect, math, weakref
-from collections.abc import Mapping
+import copy, difflib, inspect, itertools, math, weakref
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 import pandas as pd, torch
+import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
 from .core import (ArgumentError, ArgumentTypeError, check_choice, check_flag, check_percent, check_whole,
                              known_keywords, shape_differences, threads, warn)
-from .criteria import Criterion, WeightView, criteria as all_criteria, large_final, random_scores
+from .criteria import Criterion, WeightView, criteria as all_criteria, large_final, needs, random_scores
 from .granularity import (LayerWeight, Units, all_granularities, default_types, granularities_of, layout_type,
                                     layouts_of, plain_layout, pruned_filters, units_class, units_of)
 from .masks import (Masks, buffer_names, check_weight, copies_of, copy_model, int_dtype, keep_bits,
@@ -301,7 +302,10 @@ class Sparsifier:
         allow_collapse:bool=False, # may a layer lose all its weights?
         example=None, # a batch as the model takes it; for `group`, and for `filter` to take bias and norm along
         floor:float|None=None, # percent of each layer's units that always stay; None: 10 with `group`, 0 otherwise
-        keep_zeros:bool=False # begin with the masks of the weights that are 0 already, and never bring them back?
+        keep_zeros:bool=False, # begin with the masks of the weights that are 0 already, and never bring them back?
+        data=None, # for criteria that need some: DataLoaders or a DataLoader, batches (x, y), or a function giving them
+        loss=F.cross_entropy, # of these data: predictions and targets of a batch -> mean loss
+        n_batch:int=8 # how many batches of them at most, at least 1
     ):
         self.criterion = check_choice('criteria', criteria, all_criteria, Criterion)
         self.method = check_choice('method', method, methods, Method)
@@ -314,15 +318,15 @@ class Sparsifier:
         self.model,self.granularity,self.allow_collapse = model,granularity,allow_collapse
         self.asked = 0. # percent: what the last `sparsify` was asked for, or the sparsity of the masks that were put on
         self._masks,self._bits,self._snapshot,self._warned = None,{},None,set()
-        self.held,self.watches,self.dense = {},[],False # all masks, those of followers too; who holds them
-        self.zeros = None # with `keep_zeros` the masks of the model as it came
+        self.held,self.watches,self.dense,self.zeros = {},[],False,None # all masks; who holds them; `keep_zeros`' masks
         self.places = self._find_places()
-        # what the criterion needs: 'init' or 'previous' -> name -> tensor
-        self.remembered = {need: self._clone_weights() for need in self.criterion.needs if need!='grad'}
+        # what the criterion needs -> name -> tensor: of earlier weights; of data, while masks are made
+        self.gathered,kept = {},[k for k in self.criterion.needs if k in ('init','previous')]
+        self.remembered = {k: self._clone_weights() for k in kept}
+        self.data,self.loss,self.n_batch = _readable(self.criterion, data, loss, n_batch),loss,n_batch
         self.left_out,told = _left_out(unwrap(model), self.units, granularity) # the last row of `report`, or None
         if layers is None and told: warn(told)
-        self.criterion.try_on({k: self.weight(k) for k in self.layers})
-        self.method.try_on(*({k: fn(k) for k in self.units.names} for fn in (self.units.layer_of, self.units.n)))
+        self._try_rules()
         if keep_zeros: self._begin_with_zeros()
 
     def __getstate__(self): return {**vars(self), 'watches': []} # a copy is watched by nobody
@@ -338,6 +342,47 @@ def weight(self:Sparsifier,
 # %% ../nbs/05_sparsifier.ipynb #878a80b4
 @patch
 def _clone_weights(self:Sparsifier): return {k: self.weight(k).detach().clone() for k in self.layers}
+
+@patch
+def _try_rules(self:Sparsifier):
+    "Tries criterion and method once, so that a mistake in one of yours raises now"
+    self.criterion.try_on({k: self.weight(k) for k in self.layers}, {k: w.layer for k,w in self.layers.items()})
+    self.method.try_on(*({k: fn(k) for k in self.units.names} for fn in (self.units.layer_of, self.units.n)))
+
+# %% ../nbs/05_sparsifier.ipynb #914fd8e2
+def _readable(criterion, data, loss, n_batch):
+    "The data, such that they can be read again. Raises `ArgumentError` if they can't be, or if some are needed"
+    check_whole('n_batch', n_batch, 1)
+    if not callable(loss): raise ArgumentTypeError('loss', loss, 'a function of predictions and targets')
+    what = 'DataLoaders, a DataLoader, batches (x, y), or a function that gives them'
+    if data is None:
+        for k in criterion.needs:
+            if needs[k].from_data: raise ArgumentError('data', None, f'{what}: {criterion} needs {k}, {needs[k].how}')
+        return
+    reads = callable(data) or hasattr(data, 'train') or isinstance(data, Iterable)
+    if not reads or isinstance(data, str|Tensor|nn.Module):
+        raise ArgumentTypeError('data', data, what)
+    if needs['grad'].gather is None:
+        raise ArgumentError('data', data, 'None, or `import lottery_nb.calibration` (or .all) first, which reads them')
+    return list(itertools.islice(data, n_batch)) if isinstance(data, Iterator) else data
+
+# %% ../nbs/05_sparsifier.ipynb #309b7b54
+@patch
+def gather(self:Sparsifier)->dict: # need -> name of a weight -> tensor of its shape
+    "What the criterion needs of the data, by the weights as they are now"
+    read = [k for k in self.criterion.needs if self.data is not None and needs[k].gather]
+    return {k: needs[k].gather(self) for k in read}
+
+@patch
+@contextmanager
+def gathering(self:Sparsifier,
+    found:dict|None=None # what `gather` gave; None: it's called now, unless this is within such a block
+):
+    "In this block the criterion has what it needs of the data"
+    before = self.gathered
+    self.gathered = before or (self.gather() if found is None else found)
+    try: yield
+    finally: self.gathered = before
 
 # %% ../nbs/05_sparsifier.ipynb #a1e0bb14
 @patch
@@ -455,14 +500,15 @@ def _bits_for(self:Sparsifier, name, t):
 def _unit_scores(self:Sparsifier, name, criterion):
     "The score of every unit of that name, flat"
     def of_weights(k):
-        w,kept = self.units.parts[k],{need: self.units.of(k, at) for need,at in self.remembered.items()}
+        w,read = self.units.parts[k],self.remembered | self.gathered
+        kept = {need: self.units.of(k, at) for need,at in read.items()}
         final,grad = w.weight.detach(),w.whole.grad
-        if grad is not None: grad = w.of(grad.to_dense() if grad.is_sparse else grad)
+        if grad is not None: kept.setdefault('grad', w.of(grad.to_dense() if grad.is_sparse else grad))
         _check_finite(k, final, 'the weight holds')
-        if 'grad' in criterion.needs and grad is None and not w.whole.requires_grad:
+        if 'grad' in criterion.needs and 'grad' not in kept and not w.whole.requires_grad:
             raise ArgumentError(k, 'frozen', f'a weight that gets a gradient, which {criterion} needs: unfreeze it, '
                                 'leave it out of `layers`, or take another criterion')
-        return final if criterion.of_units else criterion.scores(WeightView(k, final, grad=grad, **kept))
+        return final if criterion.of_units else criterion.scores(WeightView(k, final, layer=w.layer, **kept))
     scores = self.units.scores(name, of_weights)
     if criterion.of_units: scores = criterion.scores(WeightView(name, scores))
     _check_finite(name, scores, f'its scores by {criterion} hold')
@@ -594,20 +640,25 @@ def sparsify(self:Sparsifier,
 
 # %% ../nbs/05_sparsifier.ipynb #dd70c2be
 @patch
-@torch.no_grad()
-@threads(1) # many small steps, each of which would wait for the slowest core
 def make_masks(self:Sparsifier,
     sparsity:float|Mapping, # percent, or percent by layer, checked already
     round_to:int|None=None # keep a multiple of so many units in every layer
 )->Masks:
     "Does what `sparsify` does, without a check or a warning about its arguments"
     self.look_again()
-    asked,kept = self.percent(sparsity),self.choose(sparsity)
-    if round_to: kept = {k: self._round_up(k, o, round_to) for k,o in kept.items()}
-    self.put_on(self.units.masks(kept))
+    asked = self.percent(sparsity)
+    with self.gathering(): self.put_on(self._masks_at(sparsity, round_to))
     self.asked = asked
     self._remember_previous()
     return self.masks
+
+@patch
+@torch.no_grad()
+@threads(1) # many small steps, each of which would wait for the slowest core
+def _masks_at(self:Sparsifier, sparsity, round_to):
+    kept = self.choose(sparsity)
+    if round_to: kept = {k: self._round_up(k, o, round_to) for k,o in kept.items()}
+    return self.units.masks(kept)
 
 # %% ../nbs/05_sparsifier.ipynb #c0b4dab6
 @patch

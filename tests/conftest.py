@@ -3,7 +3,7 @@ import matplotlib, pytest, torch
 from hypothesis import HealthCheck, settings
 
 from lottery_nb.arms import arms
-from lottery_nb.criteria import criteria
+from lottery_nb.criteria import criteria, needs
 from lottery_nb.granularity import granularities
 from lottery_nb.schedules import schedules
 
@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items):
 def apart():
     "Each test begins with the same random numbers, and what it registers is forgotten"
     torch.manual_seed(0)
-    registries = arms, criteria, granularities, schedules
+    registries = arms, criteria, needs, granularities, schedules
     before = [{k: dict(v) if isinstance(v, dict) else v for k,v in o.items()} for o in registries]
     yield
     for o,was in zip(registries, before):

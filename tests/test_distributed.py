@@ -95,6 +95,17 @@ def gradients(ranks, tmp):
     _shared_fit(_learner(), 3, sp_cb, each.cb())
     return dict(seen=each.seen, ticket=_ticket(sp_cb.ticket))
 
+def from_data(ranks, tmp):
+    "Each process has batches and statistics of its own; the scores are of the same batches, and of rank 0's statistics"
+    import lottery_nb.calibration # noqa: F401, its criteria
+    def before_batch(cb): cb.learn.model.module.stem[1].running_mean[:4] = 3*ranks.rank
+    seen = []
+    for criteria in ('wanda','fisher'):
+        each,sp_cb = Each(),_callback(70, _iterative(2), criteria=criteria, start_epoch=1, lth=True)
+        _shared_fit(_learner(ConvNet), 3, _watcher(order=54, before_batch=before_batch), sp_cb, each.cb())
+        seen += [each.seen, _ticket(sp_cb.ticket)['masks']]
+    return seen
+
 def rewinding(ranks, tmp):
     "BatchNorm's statistics are of each process, but what is rewound is the same"
     from lottery_nb.masks import named_tensors
@@ -321,7 +332,7 @@ def launch(tmp, n, *scenarios, seconds=400):
 
 def results(tmp, name, n=2): return [json.loads((tmp/f'{name}.{r}.json').read_text()) for r in range(n)]
 
-trainings = ('gradual','expected','lucky','gradients','rewinding','own_statistics','again','collapses')
+trainings = ('gradual','expected','lucky','gradients','from_data','rewinding','own_statistics','again','collapses')
 refusals = ('differs','other_settings','other_masks','one_fails','too_few')
 found_by = ('search','searches','trackers','search_errors')
 
@@ -363,6 +374,10 @@ def test_random_scores_agree_and_luck_stays_ones_own(two):
 def test_gradients_are_averaged(two):
     a,b = two.get('gradients')
     assert a==b and len(set(a['seen']))>=3
+
+def test_scores_from_data_are_those_of_rank_0(two):
+    a,b = two.get('from_data')
+    assert a==b and len(set(a[0]))>=3 and a[1]!=a[3]
 
 def test_rewinding_with_batchnorm(two):
     a,b = two.get('rewinding')

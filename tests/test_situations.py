@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.models import resnet18
 from torch.nn.utils import parametrizations as P, parametrize, prune, spectral_norm, weight_norm
 
-import lottery_nb.channels, lottery_nb.n_of_m # noqa: F401, they add granularities
+import lottery_nb.calibration, lottery_nb.channels, lottery_nb.n_of_m # noqa: F401, they add granularities and criteria
 from lottery_nb.arms import arms, random_ticket
 from lottery_nb.callback import HoldMasks, SparsifyCallback
 from lottery_nb.core import check_choice, known_keywords
@@ -136,7 +136,8 @@ def test_every_criterion_and_every_arm_takes_them_and_a_rewind_gives_every_bit_b
         assert torch.isfinite(new(x)).all() and {*begun.masks}=={*masks}
     for c in criteria.values():
         if 'grad' in c.needs: net(x).sum().backward()
-        assert Sparsifier(net, criteria=c).sparsify(70).n_kept==masks.n_weights-round(.7*masks.n_weights)
+        looked = dict(data=[(x,)], loss=lambda out: out.square().sum())
+        assert Sparsifier(net, criteria=c, **looked).sparsify(70).n_kept==masks.n_weights-round(.7*masks.n_weights)
     assert random_ticket(net, 50).masks.n_kept==masks.n_weights-round(.5*masks.n_weights)
 
 def told(fn):

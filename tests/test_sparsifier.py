@@ -7,8 +7,9 @@ from hypothesis import assume, example, given, settings, strategies as st
 from torch import nn
 from torch.nn.utils.prune import random_unstructured
 
+import lottery_nb.calibration # noqa: F401, its criteria
 from lottery_nb.core import ArgumentError
-from lottery_nb.criteria import WeightView, criteria, criterion
+from lottery_nb.criteria import WeightView, criteria, criterion, needs
 from lottery_nb.granularity import all_granularities
 from lottery_nb.masks import Masks, named_tensors
 from lottery_nb.sparsifier import Sparsifier, keep_highest, sort_keys_
@@ -295,14 +296,15 @@ def test_round_to_more_than_there_are():
 @pytest.mark.parametrize('method', ['local', 'global'])
 def test_every_criterion_prunes_exactly(name, method):
     net, (x,y) = ConvNet(), batch()
-    sp = Sparsifier(net, 'weight', method, name)
+    from_data = dict(data=[(x,y)]) if any(needs[k].from_data for k in criteria[name].needs) else {}
+    sp = Sparsifier(net, 'weight', method, name, **from_data)
     opt = torch.optim.SGD(net.parameters(), lr=.1, momentum=.9)
     sp.watch(opt)
     before = None
     for s in (0, 20, 47.5, 60):
         for _ in range(2): train_step(net, opt, x, y)
         nn.functional.cross_entropy(net(x), y).backward()
-        expected = {k: criteria[name].scores(view_of(sp, k)) for k in sp.layers}
+        with sp.gathering(): expected = {k: criteria[name].scores(view_of(sp, k)) for k in sp.layers}
         masks = sp.sparsify(s)
         opt.zero_grad()
         assert nonzero_pruned(sp)==0
@@ -317,7 +319,7 @@ def test_every_criterion_prunes_exactly(name, method):
 
 def view_of(sp, k):
     return WeightView(k, sp.weight(k).detach(), grad=sp.weight(k).grad,
-                      **{need: at[k] for need,at in sp.remembered.items()})
+                      **{need: at[k] for need,at in (sp.remembered | sp.gathered).items()})
 
 def test_init_is_the_beginning_and_previous_the_last_mask():
     seen = {}
