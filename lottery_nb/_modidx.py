@@ -980,6 +980,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'lottery_nb.ticket.Ticket._of': ('ticket.html#ticket._of', 'lottery_nb/ticket.py'),
                                    'lottery_nb.ticket.Ticket._parts': ('ticket.html#ticket._parts', 'lottery_nb/ticket.py'),
                                    'lottery_nb.ticket.Ticket._repr_html_': ('ticket.html#ticket._repr_html_', 'lottery_nb/ticket.py'),
+                                   'lottery_nb.ticket.Ticket._sparsifier': ('ticket.html#ticket._sparsifier', 'lottery_nb/ticket.py'),
                                    'lottery_nb.ticket.Ticket._under_masks': ('ticket.html#ticket._under_masks', 'lottery_nb/ticket.py'),
                                    'lottery_nb.ticket.Ticket.apply_to': ('ticket.html#ticket.apply_to', 'lottery_nb/ticket.py'),
                                    'lottery_nb.ticket.Ticket.check_fits': ('ticket.html#ticket.check_fits', 'lottery_nb/ticket.py'),

@@ -298,6 +298,8 @@ class Sparsifier:
         self.layers,self.followers = self.units.layers,self.units.followers
         self.floor = self.units.floor if floor is None else check_percent('floor', floor)
         self.model,self.granularity,self.allow_collapse = model,granularity,allow_collapse
+        self.how = dict(granularity=granularity, method=method, criteria=repr(self.criterion)) # for tickets
+        self.lacks = '' # what it would need to make masks, if it can only hold those of a ticket
         self.asked = 0. # percent: what the last `sparsify` was asked for, or the sparsity of the masks that were put on
         self._masks,self._bits,self._snapshot,self._warned = None,{},None,set()
         self.held,self.watches,self.dense = {},[],False # all masks, those of followers too; who holds them
@@ -538,7 +540,9 @@ def sparsify(self:Sparsifier,
 )->Masks:
     """Makes new masks at this sparsity, puts them on the model and gives them back.
 
-    Raises `ArgumentError` for a bad sparsity, `ValueError` for NaN or infinity in a weight"""
+    Raises `ArgumentError` for a bad sparsity, `ValueError` for NaN or infinity in a weight, or if it can't"""
+    if self.lacks: raise ValueError(f"sparsify: this one only holds a ticket's masks ({self.lacks}): to prune on, make "
+                                    'a Sparsifier that can, and put_on(ticket.masks)')
     sparsity = check_sparsity('sparsity', sparsity)
     if round_to is not None: check_whole('round_to', round_to, 1)
     check_reach('sparsity', sparsity, self.granularity, round_to)
@@ -783,6 +787,7 @@ def report(self:Sparsifier)->pd.DataFrame: # layer, type, shape, weights, kept, 
 @patch
 def __repr__(self:Sparsifier):
     n,n_all = self.masks.n_weights,sum(p.numel() for p in self.model.parameters())
-    return (f'Sparsifier({len(self.layers)} layers, {self.granularity}, {self.method}, {self.criterion}: '
+    n_layers,how = len(self.layers),', '.join(map(str, self.how.values()))
+    return (f'Sparsifier({n_layers} layer{"s"*(n_layers!=1)}, {how}: '
             f'asked for {self.asked:.2f} %, reached {self.masks.sparsity:.2f} % of {n:,} weights, '
             f'{100*(n-self.masks.n_kept)/n_all:.2f} % of all parameters)')
