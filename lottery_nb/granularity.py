@@ -12,6 +12,7 @@ __all__ = ['layouts', 'default_types', 'granularities', 'network_granularities',
 import inspect, math, re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import import_module
 import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
@@ -416,11 +417,10 @@ def limit(cls:LayerUnits, granularity)->float:
 def units_class(
     granularity:str # one of `all_granularities()`, `group`, or n:m, such as '2:4'
 )->type: # `LayerUnits` or a subclass
-    "The class of a network's units. Raises `ArgumentError` if there's none of this name, or its module isn't imported"
+    "The class of a network's units, imported if it's one of a later part. Raises `ArgumentError` if there's none"
     name = 'n:m' if isinstance(granularity, str) and re.fullmatch('[0-9]+:[0-9]+', granularity) else granularity
     check_choice('granularity', name, [*all_granularities(), *_added_by, *network_granularities])
-    if name in _added_by and name not in network_granularities:
-        raise ArgumentError('granularity', granularity, f'`import {_added_by[name]}` (or .all) first, which adds it')
+    if name in _added_by: import_module(_added_by[name])
     return network_granularities.get(name, LayerUnits)
 
 # %% ../nbs/04_granularity.ipynb #4cb716ec

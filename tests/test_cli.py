@@ -274,6 +274,14 @@ def test_find_filters_of_a_resnet(tmp_path):
     layers = as_json(tmp_path, 'show d/round_01.safetensors')['layers']
     assert 'fc.weight' not in [o['layer'] for o in layers] and len(layers)==20
 
+@pytest.mark.parametrize('granularity, density', [('2:4', 50), ('group', 40)])
+def test_find_granularities_of_later_parts(granularity, density, tmp_path):
+    "In a process of its own, which has imported none of them"
+    prune = 50 if granularity=='2:4' else 60
+    told = process(tmp_path, f'find digits --granularity {granularity} --prune {prune} --rounds 1 --epochs 1 -q --json')
+    assert told.returncode==0, told.stderr
+    assert strictly(told.stdout)['summary'][1]['density']==pytest.approx(density, abs=1)
+
 # --- show, check, compare
 
 def test_show(here):
