@@ -1,5 +1,5 @@
 "What people bring: layers of all kinds, weights that are computed, and models that change while they are looked at"
-import copy, warnings
+import copy, random, warnings
 from functools import partial
 import pytest, torch
 from models import differing, everything, masked, mlp, nonzero_pruned
@@ -8,11 +8,14 @@ from torch.nn.utils import parametrizations as P, parametrize, prune, spectral_n
 
 import lottery_nb.channels, lottery_nb.n_of_m # noqa: F401, they add granularities
 from lottery_nb.arms import arms, random_ticket
-from lottery_nb.core import check_choice, known_keywords
+from lottery_nb.callback import SparsifyCallback
+from lottery_nb.core import Rule, check_choice, known_keywords
 from lottery_nb.criteria import criteria
+from lottery_nb.curves import lottery_curve
+from lottery_nb.find import find_ticket
 from lottery_nb.granularity import layout, layouts
 from lottery_nb.masks import copy_model
-from lottery_nb.schedules import Schedule, iterative, schedules
+from lottery_nb.schedules import Schedule, agp, iterative, schedules
 from lottery_nb.sparsifier import Sparsifier, find_layers
 from lottery_nb.ticket import Ticket
 
@@ -289,6 +292,17 @@ def test_words_of_others_are_answered_with_ours():
         with pytest.raises(TypeError, match=f'^{k}=.*expected `{ours}`.*Coming from fasterai'):
             Sparsifier(mlp(), **{k: theirs})
     with pytest.raises(TypeError, match='criterion=.*but criteria'): Sparsifier(mlp(), criterion='movement')
+    words = dict(sparsity='`prune`', end_sparsity='`prune`', pruning_ratio='`prune`', context='`method`')
+    for k,ours in words.items():
+        with pytest.raises(TypeError, match=f'^{k}=20: expected {ours}'): find_ticket(None, None, **{k: 20})
+        with pytest.raises(TypeError, match=f'^{k}=20: expected {ours}'): lottery_curve(mlp, 'digits', **{k: 20})
+    with pytest.raises(TypeError, match='sparsity=.*`sparsify\\(50\\)`'): Sparsifier(mlp(), sparsity=.5)
+    with pytest.raises(TypeError, match='model=.*the learner'): SparsifyCallback(50, model=mlp())
+    with pytest.raises(TypeError, match='nm=.*no such argument, but'): lottery_curve(mlp, 'digits', nm=True)
+    with pytest.raises(TypeError, match='start_pct=.*schedule alone'): Schedule(agp, start_pct=.2)
+    for name,known,ours in (('sched_agp',schedules,'agp'), ('sched_cos',schedules,'cosine'),
+                            ('grad_crit',criteria,'taylor'), (random,criteria,'random')):
+        with pytest.raises(ValueError, match=f"did you mean '{ours}'"): check_choice('it', name, known, Rule)
     with pytest.raises(TypeError, match=r'expected iterative\(n_steps=5\)'):
         check_choice('schedule', partial(iterative, n_steps=5), schedules, Schedule)
     with pytest.raises(ValueError, match='layers=nn.Embedding'): Sparsifier(nn.Sequential(nn.Embedding(9, 4)))
