@@ -189,7 +189,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'lottery_nb.channels._pinned': ('channels.html#_pinned', 'lottery_nb/channels.py'),
                                      'lottery_nb.channels._reason': ('channels.html#_reason', 'lottery_nb/channels.py'),
                                      'lottery_nb.channels._small': ('channels.html#_small', 'lottery_nb/channels.py'),
-                                     'lottery_nb.channels._spared': ('channels.html#_spared', 'lottery_nb/channels.py'),
                                      'lottery_nb.channels._taken_down': ('channels.html#_taken_down', 'lottery_nb/channels.py'),
                                      'lottery_nb.channels._tried': ('channels.html#_tried', 'lottery_nb/channels.py'),
                                      'lottery_nb.channels._varying': ('channels.html#_varying', 'lottery_nb/channels.py'),

@@ -561,7 +561,7 @@ class ChannelUnits(LayerUnits):
 
     def __init__(self, model, layers, granularity, example=None):
         if example is None: raise ArgumentError('example', None, "a batch as the model takes it, with 'group'")
-        groups = [_spared(g, layers) for g in channel_groups(model, example)]
+        groups = channel_groups(model, example)
         modules = dict(unwrap(model).named_modules())
         self.groups = {k: _evened(g, modules) for k,g in _cuttable(groups, layers).items()}
         members = {parameter_name(n) for g in self.groups.values() for n in g.layers}
@@ -623,11 +623,6 @@ def _followers(self:ChannelUnits, own):
     return found
 
 # %% ../nbs/30_channels.ipynb #3bedd562
-def _spared(group, layers):
-    "The group, which stays if a channel of zeros would become NaN in one of its layers"
-    rows = [n for n in group.layers if (w := layers.get(parameter_name(n))) and w.spare_rows]
-    return replace(group, stays=f'a channel of zeros in {rows[0]} would become NaN') if rows else group
-
 def _cuttable(groups, layers):
     "Name -> group, of those that can go. Raises `ArgumentError` if `layers` has a layer without those that go with it"
     found,stay = {},[]

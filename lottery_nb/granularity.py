@@ -380,15 +380,13 @@ def _best_of_each_row(rows, keys):
 # %% ../nbs/04_granularity.ipynb #a1e0b10d
 @patch
 def least(self:LayerUnits, name)->int:
-    "How many units of a name have to stay: none, or enough for something in each row whose zeros would become NaN"
-    return int(self.spared(name, torch.zeros(self.n(name))).count_nonzero()) if self.spares_rows(name) else 0
+    "How many units of a name have to stay: none, or one in each row whose zeros would become NaN"
+    return filters_of(self.parts[name]).n if self.spares_rows(name) else 0
 
 @patch
 def spared(self:LayerUnits, name, keys)->Tensor|None: # [n], bool; None: any unit may go
     "The units that have to stay; of `keys`, [n], the highest matter most"
-    if not self.spares_rows(name): return None
-    units,rows = self.by_layer[name],filters_of(self.parts[name])
-    return units.kept(_best_of_each_row(rows, units.spread(keys).flatten()))
+    return _best_of_each_row(filters_of(self.parts[name]), keys) if self.spares_rows(name) else None
 
 @patch
 def spares_rows(self:LayerUnits, name)->bool:

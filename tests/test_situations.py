@@ -6,7 +6,7 @@ from models import differing, everything, masked, mlp, nonzero_pruned
 from torch import nn
 from torch.nn.utils import parametrizations as P, parametrize, prune, spectral_norm, weight_norm
 
-import lottery_nb.channels, lottery_nb.n_of_m # noqa: F401, they add granularities
+import lottery_nb.n_of_m # noqa: F401, it adds a granularity
 from lottery_nb.arms import arms, random_ticket
 from lottery_nb.callback import SparsifyCallback
 from lottery_nb.core import Rule, check_choice, known_keywords
@@ -223,31 +223,6 @@ def test_a_parameter_behind_a_weight_is_pruned_where_its_zeros_survive(name, spa
     sp.report()
     net.eval()
     repr(sp)
-
-class Directions(nn.Linear):
-    "A layer that scales each of its rows to length 1"
-    def forward(self, x): return nn.functional.linear(x, self.weight/self.weight.norm(dim=1, keepdim=True), self.bias)
-
-spares = dict(weight=lambda i,o: P.weight_norm(nn.Linear(i,o)), own=Directions,
-              old_weight=lambda i,o: weight_norm(nn.Linear(i,o)), conv=lambda i,o: P.weight_norm(nn.Conv2d(i,o,3)))
-
-@quiet
-@pytest.mark.parametrize('name', spares)
-@pytest.mark.parametrize('granularity', ['row','column','layer','filter','kernel','channel','shared_kernel','group'])
-def test_a_row_that_would_become_nan_keeps_something_whatever_the_units_are(name, granularity):
-    torch.manual_seed(0)
-    conv = name=='conv'
-    if granularity!='layer' and (granularity in ('filter','kernel','channel','shared_kernel'))!=conv: return
-    net = nn.Sequential(spares[name](6,8), nn.ReLU(), *([nn.Flatten()] if conv else []),
-                        nn.Linear(8,8), nn.ReLU(), nn.Linear(8,3))
-    x = torch.randn(2,6,3,3) if conv else torch.randn(2,6)
-    sp = Sparsifier(net, granularity, 'local', example=x if granularity=='group' else None)
-    sp.sparsify(90)
-    sp.sparsify(95)
-    first = next(iter(sp.masks.values()))
-    assert torch.isfinite(net(x)).all()
-    if granularity=='group': assert '0' not in [k.partition('.')[0] for k in sp.masks] and sp.masks.sparsity>0
-    else: assert first.flatten(1).any(1).all() and bool(first.all())==(granularity in ('row','filter','layer'))
 
 @pytest.mark.parametrize('name', lost)
 def test_where_its_zeros_do_not_survive_it_is_left_out_and_named(name):
