@@ -877,6 +877,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'lottery_nb/sparsifier.py'),
                                        'lottery_nb.sparsifier.Sparsifier._warn_floor': ( 'sparsifier.html#sparsifier._warn_floor',
                                                                                          'lottery_nb/sparsifier.py'),
+                                       'lottery_nb.sparsifier.Sparsifier._warn_missed': ( 'sparsifier.html#sparsifier._warn_missed',
+                                                                                          'lottery_nb/sparsifier.py'),
                                        'lottery_nb.sparsifier.Sparsifier.apply': ( 'sparsifier.html#sparsifier.apply',
                                                                                    'lottery_nb/sparsifier.py'),
                                        'lottery_nb.sparsifier.Sparsifier.dense_gradients': ( 'sparsifier.html#sparsifier.dense_gradients',

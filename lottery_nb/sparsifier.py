@@ -298,7 +298,7 @@ class Sparsifier:
         self.layers,self.followers = self.units.layers,self.units.followers
         self.floor = self.units.floor if floor is None else check_percent('floor', floor)
         self.model,self.granularity,self.allow_collapse = model,granularity,allow_collapse
-        self.how = dict(granularity=granularity, method=method, criteria=repr(self.criterion)) # for tickets
+        self.how = dict(granularity=granularity, method=str(self.method), criteria=repr(self.criterion)) # for tickets
         self.lacks = '' # what it would need to make masks, if it can only hold those of a ticket
         self.asked = 0. # percent: what the last `sparsify` was asked for, or the sparsity of the masks that were put on
         self._masks,self._bits,self._snapshot,self._warned = None,{},None,set()
@@ -546,7 +546,21 @@ def sparsify(self:Sparsifier,
     sparsity = check_sparsity('sparsity', sparsity)
     if round_to is not None: check_whole('round_to', round_to, 1)
     check_reach('sparsity', sparsity, self.granularity, round_to)
-    return self.make_masks(sparsity, round_to)
+    masks = self.make_masks(sparsity, round_to)
+    if not round_to: self._warn_missed()
+    return masks
+
+# %% ../nbs/05_sparsifier.ipynb #e5641127
+@patch
+def _warn_missed(self:Sparsifier):
+    "Warns, once, if less went than was asked for, by a percent or more and by a unit or more, and no warning said why"
+    u,missed = self.units,self.asked-self.masks.sparsity
+    largest = max(u.names, key=u.size)
+    if self._warned or missed<1 or missed*self.masks.n_weights<100*u.size(largest): return
+    self._warned.add('missed')
+    stay = [f'{k} has to keep {n:,} of {u.n(k):,}' for k in u.names if (n := u.least(k))]
+    why = stay[:3] or [f'a unit has up to {u.size(largest):,} weights, in {largest}, and no other fits']
+    warn(f"asked for {self.asked:.4g} %, reached {self.masks.sparsity:.4g} %: {'; '.join(why)}")
 
 # %% ../nbs/05_sparsifier.ipynb #dd70c2be
 @patch
