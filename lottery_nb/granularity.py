@@ -325,6 +325,7 @@ def granularity(
 class LayerUnits:
     "The units of all weights of a network, one by one. Each granularity of whole networks is a subclass"
     floor = 0. # percent of the units of each layer that stay unless you say otherwise
+    only = None # types of layers that it can prune; None: all
     answer = 'it is what the model gives back' # why a layer stays that nobody would miss here
 
     def __init__(self,

@@ -182,6 +182,7 @@ def _with_granularity(weights, granularity):
 def _why_left_out(name, w, granularity, units):
     "Why a weight isn't pruned, and what `layers` takes to prune it; the latter None if it can't be pruned"
     if why := _tried(w)[1]: return why, None
+    if units.only and not isinstance(w.layer, units.only): return f'it has no {granularity}', None
     if _is_default(w):
         if granularity not in all_granularities(): return units.stays.get(name, 'it has to stay'), None
         return 'not asked for' if granularity in granularities_of(w) else f'it has no {granularity}', None
@@ -306,7 +307,8 @@ class Sparsifier:
         # what the criterion needs: 'init' or 'previous' -> name -> tensor
         self.remembered = {need: self._clone_weights() for need in self.criterion.needs if need!='grad'}
         self.left_out,matters = _left_out(unwrap(model), self.units, granularity) # the last row of `report`, or None
-        if layers is None and matters: warn(_told(self.left_out))
+        lacks = [k for k in found if k not in self.layers and self.units.stays.get(k)!=self.units.answer]
+        if matters and (layers is None or lacks): warn(_told(self.left_out))
         self.criterion.try_on({k: self.weight(k) for k in self.layers})
 
     def __getstate__(self): return {**vars(self), 'watches': []} # a copy is watched by nobody

@@ -6,7 +6,7 @@ from models import differing, everything, masked, mlp, nonzero_pruned
 from torch import nn
 from torch.nn.utils import parametrizations as P, parametrize, prune, spectral_norm, weight_norm
 
-import lottery_nb.n_of_m # noqa: F401, it adds a granularity
+import lottery_nb.channels, lottery_nb.n_of_m # noqa: F401, they add granularities
 from lottery_nb.arms import arms, random_ticket
 from lottery_nb.callback import SparsifyCallback
 from lottery_nb.core import Rule, check_choice, known_keywords
@@ -243,6 +243,29 @@ def test_where_its_zeros_do_not_survive_it_is_left_out_and_named(name):
 @pytest.mark.filterwarnings('ignore')
 def test_a_model_without_prunable_weights_gets_a_true_word(make, word):
     with pytest.raises(ValueError, match=word): Sparsifier(make())
+
+class Read(nn.Module):
+    "An embedding, perhaps an LSTM, and linear layers"
+    def __init__(self, recurrent, *widths):
+        super().__init__()
+        self.embed = nn.Embedding(20, widths[0])
+        self.lstm = nn.LSTM(widths[0], widths[0], batch_first=True) if recurrent else None
+        self.linear = nn.Sequential(*[nn.Linear(*o) for o in zip(widths, widths[1:])])
+    def forward(self, x):
+        y = self.embed(x)
+        return self.linear((self.lstm(y)[0] if self.lstm else y).mean(1))
+
+def test_what_has_no_channels_is_left_out_of_group_with_a_reason():
+    "Told also where it was asked for by name; and the report's row advises nothing that can't be followed"
+    x = torch.randint(20, (4,5))
+    for layers in (None, ['default', nn.Embedding], ['embed', 'linear.0']):
+        line, = told(lambda: Sparsifier(Read(False, 8, 16, 4), 'group', layers=layers, example=x))
+        assert 'embed.weight (it has no group)' in line and 'takes' not in line
+    assert not told(lambda: Sparsifier(Read(False, 8, 16, 4), 'group', layers=nn.Linear, example=x))[1:]
+    line, = told(lambda: Sparsifier(Read(False, 8, 16, 4), '2:4'))
+    assert "layers=['default', nn.Embedding]" in line
+    with pytest.raises(ValueError, match="^granularity='group': expected layers with channels.*linear.0.weight: it is"):
+        Sparsifier(Read(True, 8, 4), 'group', example=x)
 
 # Units of many sizes
 
