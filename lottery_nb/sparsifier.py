@@ -297,7 +297,7 @@ class Sparsifier:
         if layers is None: found = _with_granularity(found, granularity)
         self.units = units_class(granularity)(model, found, granularity, example)
         self.layers,self.followers = self.units.layers,self.units.followers
-        self.floor = self.units.floor if floor is None else check_percent('floor', floor)
+        self.floor = self.units.floor if floor is None else check_sparsity('floor', check_percent('floor', floor))
         self.model,self.granularity,self.allow_collapse = model,granularity,allow_collapse
         self.how = dict(granularity=granularity, method=str(self.method), criteria=repr(self.criterion)) # for tickets
         self.lacks = '' # what it would need to make masks, if it can only hold those of a ticket
