@@ -495,6 +495,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'lottery_nb/experiment.py'),
                                        'lottery_nb.experiment.Experiment.__repr__': ( 'experiment.html#experiment.__repr__',
                                                                                       'lottery_nb/experiment.py'),
+                                       'lottery_nb.experiment.Experiment._check_setting': ( 'experiment.html#experiment._check_setting',
+                                                                                            'lottery_nb/experiment.py'),
                                        'lottery_nb.experiment.Experiment._make_cells': ( 'experiment.html#experiment._make_cells',
                                                                                          'lottery_nb/experiment.py'),
                                        'lottery_nb.experiment.Experiment._read': ( 'experiment.html#experiment._read',

@@ -183,10 +183,11 @@ def decorated(
 
 # %% ../nbs/41_cli.ipynb #3c8646da
 def known_names(
-    kind:str # arch, arm, criteria, granularity or method
+    kind:str # data, arch, arm, criteria, granularity or method
 )->list:
     "What the option of that name takes"
     here,vision = (Path(find_spec(o).submodule_search_locations[0]) for o in ('lottery_nb','torchvision'))
+    if kind=='data': return ['digits','imagenette']
     if kind=='method': return ['local','global']
     if kind=='arm': return decorated(here/'arms.py', 'arm')
     if kind=='criteria': return decorated(here/'criteria.py', 'criterion')
@@ -215,8 +216,9 @@ def check_name(
     "Raises `typer.BadParameter` for a name that there isn't"
     names = known_names(kind)
     if not isinstance(value, str) or value in names: return # a wrong type is told where it's used
-    if kind=='granularity' and re.fullmatch('[0-9]+:[0-9]+', value): return
-    raise unknown(value, names, ', or n of m, such as 2:4' if kind=='granularity' else '')
+    if kind=='granularity' and re.fullmatch('[0-9]+:[0-9]+', value) or kind=='data' and Path(value).is_dir(): return
+    more = dict(granularity=', or n of m, such as 2:4', data=', or a folder that is there')
+    raise unknown(value, names, more.get(kind, ''))
 
 def check_word(
     param:typer.CallbackParam, # of the option
@@ -224,10 +226,7 @@ def check_word(
 )->str|None:
     "The word. Raises `typer.BadParameter` for one that there isn't"
     if value is None: return None
-    if param.name=='data':
-        names = ['digits','imagenette']
-        if value not in names and not Path(value).is_dir(): raise unknown(value, names, ', or a folder that is there')
-    elif param.name=='rewind':
+    if param.name=='rewind':
         if not re.fullmatch('lr|[0-9]+(it)?', value): raise unknown(value, ['0','1','100it','lr'])
     else: check_name(param.name, value)
     return value
@@ -514,11 +513,11 @@ def check_sweep(
 ):
     "Raises `typer.BadParameter` for names in it that there aren't; `Experiment` checks the rest"
     try: told = import_module('tomllib').loads(path.read_text(encoding='utf-8'))
-    except ValueError: return
+    except ValueError as e: raise typer.BadParameter(f'{path}: {e}', param_hint='FILE') from None
     given = [o for k in ('settings','grid') if isinstance(told.get(k), dict) for o in told[k].items()]
     for k,v in [*given, ('arms', told.get('arms', []))]:
         kind = dict(model='arch', arms='arm').get(k, k)
-        if kind not in ('arch','arm','criteria','granularity','method'): continue
+        if kind not in ('data','arch','arm','criteria','granularity','method'): continue
         try: list(map(partial(check_name, kind), v if isinstance(v, list) else [v]))
         except typer.BadParameter as e: raise typer.BadParameter(e.message, param_hint=f'{path}: {k}') from None
 

@@ -137,7 +137,9 @@ profile t --png p | --png | ends in .png
 demo --rounds 0 | --rounds | 1
 demo --out file | --out | file
 sweep none.toml | FILE | does not exist
-sweep rates.toml | FILE | path
+sweep rates.toml |  | rates.toml: file=None: expected the path
+sweep broken.toml | FILE | Invalid value
+sweep data.toml | data | 'digit': expected one of digits, imagenette, or a folder
 sweep rates.toml --jobs 0 | --jobs | 1
 sweep words.toml | criteria | large_final
 '''
@@ -151,6 +153,8 @@ def things(tmp_path_factory):
     random_ticket(torch.nn.Linear(3, 2), 50).save(folder/'small')
     (folder/'empty').mkdir(), (folder/'file').touch(), (folder/'rates.toml').write_text("function = 'lottery_curve'")
     (folder/'words.toml').write_text("function = 'lottery_curve'\ngrid = {criteria = ['movement','large_finl']}")
+    (folder/'broken.toml').write_text("file = ")
+    (folder/'data.toml').write_text("function = 'lottery_curve'\nsettings = {data = 'digit'}")
     make_photos(folder/'one', cat=(1,1))
     return folder
 
