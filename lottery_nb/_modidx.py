@@ -707,6 +707,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'lottery_nb/granularity.py'),
                                         'lottery_nb.granularity.check_granularity': ( 'granularity.html#check_granularity',
                                                                                       'lottery_nb/granularity.py'),
+                                        'lottery_nb.granularity.check_layouts': ( 'granularity.html#check_layouts',
+                                                                                  'lottery_nb/granularity.py'),
                                         'lottery_nb.granularity.filters_of': ('granularity.html#filters_of', 'lottery_nb/granularity.py'),
                                         'lottery_nb.granularity.granularities_of': ( 'granularity.html#granularities_of',
                                                                                      'lottery_nb/granularity.py'),

@@ -20,8 +20,8 @@ from torch.overrides import TorchFunctionMode
 from .core import (ArgumentError, ArgumentTypeError, check_choice, check_flag, check_percent, check_whole,
                              known_keywords, shape_differences, threads, warn)
 from .criteria import Criterion, WeightView, criteria as all_criteria, large_final, random_scores
-from .granularity import (LayerWeight, all_granularities, default_types, granularities_of, layout_type,
-                                    layouts_of, plain_layout, pruned_filters, units_class)
+from .granularity import (LayerWeight, all_granularities, check_layouts, default_types, granularities_of,
+                                    layout_type, layouts_of, plain_layout, pruned_filters, units_class)
 from .masks import (Masks, buffer_names, check_weight, copy_model, int_dtype, keep_bits, named_tensors,
                               parameter_name, set_tensors_, unwrap, zero_once_, zero_pruned_)
 
@@ -36,6 +36,7 @@ def find_layers(
 )->dict: # parameter name -> `LayerWeight`
     "The weights to prune, by name. Raises `ArgumentError` if there are none or they can't be pruned"
     model = unwrap(model)
+    for m in model.modules(): check_layouts(m)
     weights,found,seen = _all_weights(model),{},set()
     asked = _asked_for(layers, weights, dict(model.named_modules()))
     for k,w in weights.items():
@@ -182,9 +183,10 @@ def _with_granularity(weights, granularity):
 def _why_left_out(name, w, granularity, units):
     "Why a weight isn't pruned, and what `layers` takes to prune it; the latter None if it can't be pruned"
     if why := _tried(w)[1]: return why, None
-    if units.only and not isinstance(w.layer, units.only): return f'it has no {granularity}', None
+    of_network = granularity not in all_granularities()
+    if of_network and not isinstance(w.layer, units.only): return f'it has no {granularity}', None
     if _is_default(w):
-        if granularity not in all_granularities(): return units.stays.get(name, 'it has to stay'), None
+        if of_network: return units.stays.get(name, 'it has to stay'), None
         return 'not asked for' if granularity in granularities_of(w) else f'it has no {granularity}', None
     if w.name not in layouts_of(w.layer): return '', None
     kind = layout_type(w.layer)

@@ -169,6 +169,24 @@ def test_a_parameter_of_ones_own_takes_two_lines():
     assert Sparsifier(Mixer(), 'row').sparsify(50)['mix'].all(0).sum()==3
     del layouts[Mixer]
 
+@pytest.mark.parametrize('given, says', [
+    ({'mix': 'in outt'}, "mixer: mix='in outt': expected 'out', not 'outt'"),
+    ({'mix': 'out,in'}, 'a name for each of 2'),
+    ({'mix': 'out'}, 'a name for each of 2'), ({'mix': 'in in'}, "an axis 'out' beside 'in'"),
+    ({'mixx': 'out in'}, "mixer='mixx': expected the name of a parameter of Mixer"),
+    ('out in', "mixer='out in': expected a dict"), (None, 'mixer=None: expected a dict'),
+    ({'mix': 3}, 'expected a dict')])
+def test_a_layout_that_cannot_be_right_is_named(given, says):
+    class Mixer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mix = nn.Parameter(torch.randn(4,6))
+    @layout(Mixer)
+    def mixer(m): return given
+    try:
+        with pytest.raises(ValueError, match=says): Sparsifier(nn.Sequential(nn.Linear(3,4), Mixer()), 'row')
+    finally: del layouts[Mixer]
+
 # Weights that are computed from parameters
 
 class Standardized(nn.Conv2d):
