@@ -176,9 +176,12 @@ def _tried(w):
 
 # %% ../nbs/05_sparsifier.ipynb #a1e0b312
 def _with_granularity(weights, granularity):
-    "Those of the weights that have a granularity of single layers; all, if none has it"
+    "Those of the weights that have a granularity of single layers. Raises `ArgumentError` if none has"
     if granularity not in all_granularities(): return weights
-    return {k: w for k,w in weights.items() if granularity in granularities_of(w)} or weights
+    found = {k: w for k,w in weights.items() if granularity in granularities_of(w)}
+    if found: return found
+    has = dict.fromkeys(o for w in weights.values() for o in granularities_of(w))
+    raise ArgumentError('granularity', granularity, f'one that a layer of this model has: {", ".join(has)}')
 
 def _why_left_out(name, w, granularity, units):
     "Why a weight isn't pruned, and what `layers` takes to prune it; the latter None if it can't be pruned"

@@ -115,6 +115,7 @@ find digits --lr inf | --lr | greater than 0
 find digits --bs 5000 | --bs | 1437
 find digits --seed -1 | --seed | at least 0
 find digits --granularity filtre | --granularity | filter
+find digits --granularity filter | --granularity | one that a layer of this model has: weight, row, column
 find digits --method globl | --method | local, global
 find digits --criteria large_finl | --criteria | large_final
 find empty | DATA | no train and no val
