@@ -83,6 +83,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'lottery_nb/callback.py'),
                                      'lottery_nb.callback.SparsifyCallback.goes_on': ( 'callback.html#sparsifycallback.goes_on',
                                                                                        'lottery_nb/callback.py'),
+                                     'lottery_nb.callback.SparsifyCallback.has_ended': ( 'callback.html#sparsifycallback.has_ended',
+                                                                                         'lottery_nb/callback.py'),
                                      'lottery_nb.callback.SparsifyCallback.is_due': ( 'callback.html#sparsifycallback.is_due',
                                                                                       'lottery_nb/callback.py'),
                                      'lottery_nb.callback.SparsifyCallback.keep_measured': ( 'callback.html#sparsifycallback.keep_measured',
