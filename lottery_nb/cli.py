@@ -133,7 +133,7 @@ def working(
             complain(ctx, reason(e))
             raise typer.Exit(1) from e
         param = next((o for o in ctx.command.params if o.name==names.get(e.name, e.name)), None)
-        text = f'{e.given}: expected {e.expected}' if param else str(e)
+        text = f'{e.given}: '*(e.value is not None) + f'expected {e.expected}' if param else str(e)
         raise typer.BadParameter(text, ctx=ctx, param=param) from e
 
 # %% ../nbs/41_cli.ipynb #63c69745
@@ -504,7 +504,7 @@ def train(
     if as_json: return print(json_text(dict(
         arm=arm, sparsity=trained.sparsity, setup=setup, epochs=df.to_dict('records'), file=out)))
     print_table(df)
-    print(f'{arm}, {s}: accuracy {df.accuracy.iloc[-1]:.4f} after {len(df)} epochs.')
+    print(f'{arm}, {s}: accuracy {df.accuracy.iloc[-1]:.4f} after {len(df)} epoch{"s"*(len(df)!=1)}.')
     if out: print(f'Saved: {out}')
 
 # %% ../nbs/41_cli.ipynb #5beb2f1a

@@ -108,7 +108,7 @@ def _named(name, weights, modules):
     if found := _of_these([k for k in weights if k.startswith(f'{name}.')], weights): return found
     known = [*dict.fromkeys(k.rpartition('.')[0] or k for k in weights if weights[k].whole.dim()>1)]
     near = difflib.get_close_matches(name, [*known, *weights], 3) or known[:3]
-    raise ArgumentError('layers', name, f'layers of this model: {", ".join(near)}, …')
+    raise ArgumentError('layers', name, f'layers of this model: {", ".join(near)}' + ', …'*(len(near)<len(known)))
 
 # %% ../nbs/05_sparsifier.ipynb #a1e0b30a
 def _what_lacks(model, asked):

@@ -126,7 +126,7 @@ train t --data digits --lr 1e30 -q | --lr | 1e+30: expected a lower one
 show nowhere | TICKET | does not exist
 show t --png t | --png | ends in .png
 train t --arm reinitt | --arm | dense, ticket, reinit, shuffle, random, signs, constant
-train t | --data | doesn't say
+train t | --data | for '--data': expected digits, imagenette or a folder: the ticket doesn't say
 profile t --data digitz | --data | digits, imagenette, or
 train t --data digits --epochs 0 | --epochs | at least 1
 train t --data digits --out file | --out | --force

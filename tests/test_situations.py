@@ -155,6 +155,17 @@ def test_what_is_left_out_is_said_once_with_its_share_and_the_call_that_takes_it
     (lambda name,m: name!='rnn', {'head.weight'})])
 def test_layers_are_chosen_by_type_name_and_function(layers, expected): assert {*find_layers(Texts(), layers)}==expected
 
+def test_words_of_an_embedding_are_columns_and_its_features_rows():
+    net = nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 4))
+    for granularity,axis,n in (('row', 0, 4), ('column', 1, 10)):
+        mask, = Sparsifier(net, granularity, layers=nn.Embedding).sparsify(50).values()
+        assert int((~mask).all(axis).sum())==n
+
+def test_three_dots_only_where_there_are_more_layers():
+    for n,end in ((3, '0, 1, 2$'), (4, '0, 1, 2, …$')):
+        with pytest.raises(ValueError, match=f'expected layers of this model: {end}'):
+            find_layers(nn.Sequential(*[nn.Linear(2,2) for _ in range(n)]), 'fc')
+
 def test_the_name_of_what_has_layers_in_it_means_them_all():
     assert len(find_layers(Encoder(), 'encoder.layers.0'))==4
     assert {*find_layers(Attention(), 'attn')}=={'attn.in_proj_weight','attn.out_proj.weight'}
