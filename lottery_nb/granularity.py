@@ -349,8 +349,7 @@ def granularity(
 class LayerUnits:
     "The units of all weights of a network, one by one. Each granularity of whole networks is a subclass"
     floor = 0. # percent of the units of each layer that stay unless you say otherwise
-    only = nn.Module # types of layers that it can prune
-    answer = 'it is what the model gives back' # why a layer stays that nobody would miss here
+    only,answer = nn.Module,'it is what the model gives back' # layers it can prune; why one stays that nobody misses
 
     def __init__(self,
         model:nn.Module, # the network
