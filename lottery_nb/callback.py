@@ -128,7 +128,7 @@ def begin(self:SparsifyCallback):
     sp,after_wait = self.sparsifier if self.goes_on else self.new_sparsifier(),self.waits
     sp.look_again()
     still = [k for k in sp.layers if not sp.weight(k).requires_grad]
-    self.waits = bool(still) and not self.frozen
+    self.waits = bool(still) and not (self.frozen or self.has_ended(sp))
     if not self.waits: self.check_epochs(sp)
     if sp is not self.sparsifier: self.sparsifier,self.measurements,self.round,self.digests = sp,[],0,{}
     self.begun,self.trained,self.since,self.meta = True,None,0,self.origin()
@@ -240,10 +240,10 @@ def say(self:SparsifyCallback, line:str):
 # %% ../nbs/08_callback.ipynb #d23f0824
 @patch(as_prop=True)
 def goes_on(self:SparsifyCallback)->bool:
-    "Has it pruned the learner's model before, or saved a rewind point for a fit that skips what was trained?"
+    "Has it pruned the learner's model before, waited for it, or saved a rewind point for a fit that skips epochs?"
     sp = self.sparsifier
     if sp is None or unwrap(sp.model) is not unwrap(self.model): return False
-    return sp.has_pruned or (self.epoch>0 and sp.snapshot is not None)
+    return sp.has_pruned or self.waits or (self.epoch>0 and sp.snapshot is not None)
 
 # %% ../nbs/08_callback.ipynb #892f902b
 @patch
@@ -262,11 +262,16 @@ def check_fit(self:SparsifyCallback):
             raise ArgumentError('layers', self.layers, f'layers that no other SparsifyCallback prunes, not {both[0]}')
 
 @patch
+def has_ended(self:SparsifyCallback, sp:Sparsifier)->bool: # its own, or a new one
+    "Is nothing left to prune?"
+    return sp.has_pruned and not self.falls and sp.asked>=sp.percent(self.end_sparsity)
+
+@patch
 def check_epochs(self:SparsifyCallback, sp:Sparsifier): # its own, or a new one
     "Raises `ArgumentError` if this fit hasn't the epochs that are needed"
     n,e = self.n_epoch,self.rewind_epoch
     sp.budgets(self.end_sparsity) # raises for layers that aren't there
-    if sp.has_pruned and not self.falls and sp.asked>=sp.percent(self.end_sparsity): return # nothing is left to prune
+    if self.has_ended(sp): return
     for k in ('start_epoch','rewind_epoch'):
         if getattr(self, k)>=n: raise ArgumentError(k, getattr(self, k), f'an epoch of this fit, 0 to {n-1}')
     if (self.end_epoch or 0)>n: raise ArgumentError('end_epoch', self.end_epoch, f'at most {n}, the epochs of this fit')

@@ -540,7 +540,7 @@ def _joined(groups):
 # %% ../nbs/30_channels.ipynb #4e28ce8e
 class ChannelUnits(LayerUnits):
     "Channels of the whole network, those together that can only go together; a group is named after its first layer"
-    floor = 10. # percent
+    floor,only = 10.,prunable_types # percent; layers
 
     def __init__(self, model, layers, granularity, example=None):
         if example is None: raise ArgumentError('example', None, "a batch as the model takes it, with 'group'")
@@ -618,14 +618,15 @@ def _cuttable(groups, layers):
         inside = [k for k in names if k in layers]
         if not inside: continue
         if g.stays or not g.inputs:
-            stay.append(g.stays or 'no layer reads them')
+            stay.append(f"{inside[0]}: {g.stays or 'no layer reads them'}")
             continue
         if len(inside)<len(names):
             outside = next(k for k in names if k not in inside)
             raise ArgumentError('layers', inside, f'all that go together: {inside[0]} goes together with {outside}')
         found[names[0] if names[0] not in found else f'{names[0]} #{len(found)}'] = g
     if found: return found
-    raise ArgumentError('layers', list(layers), f'channels that can go: {"; ".join(list(dict.fromkeys(stay))[:3])}')
+    why = '; '.join(list(dict.fromkeys(stay))[:3]) or f'none of {", ".join(list(layers)[:3])}'
+    raise ArgumentError('granularity', 'group', f'layers with channels that can go: {why}')
 
 # %% ../nbs/30_channels.ipynb #5e7b7822
 class FilterUnits(LayerUnits):

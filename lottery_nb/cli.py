@@ -133,7 +133,7 @@ def working(
             complain(ctx, reason(e))
             raise typer.Exit(1) from e
         param = next((o for o in ctx.command.params if o.name==names.get(e.name, e.name)), None)
-        text = f'{e.given}: expected {e.expected}' if param else str(e)
+        text = f'{e.given}: '*(e.value is not None) + f'expected {e.expected}' if param else str(e)
         raise typer.BadParameter(text, ctx=ctx, param=param) from e
 
 # %% ../nbs/41_cli.ipynb #63c69745
@@ -183,10 +183,11 @@ def decorated(
 
 # %% ../nbs/41_cli.ipynb #3c8646da
 def known_names(
-    kind:str # arch, arm, criteria, granularity or method
+    kind:str # data, arch, arm, criteria, granularity or method
 )->list:
     "What the option of that name takes"
     here,vision = (Path(find_spec(o).submodule_search_locations[0]) for o in ('lottery_nb','torchvision'))
+    if kind=='data': return ['digits','imagenette']
     if kind=='method': return [o.rstrip('_') for o in decorated(here/'methods.py', 'method')]
     if kind=='arm': return decorated(here/'arms.py', 'arm')
     if kind=='criteria': return [o for k in ('criteria','calibration') for o in decorated(here/f'{k}.py', 'criterion')]
@@ -215,8 +216,9 @@ def check_name(
     "Raises `typer.BadParameter` for a name that there isn't"
     names = known_names(kind)
     if not isinstance(value, str) or value in names: return # a wrong type is told where it's used
-    if kind=='granularity' and re.fullmatch('[0-9]+:[0-9]+', value): return
-    raise unknown(value, names, ', or n of m, such as 2:4' if kind=='granularity' else '')
+    if kind=='granularity' and re.fullmatch('[0-9]+:[0-9]+', value) or kind=='data' and Path(value).is_dir(): return
+    more = dict(granularity=', or n of m, such as 2:4', data=', or a folder that is there')
+    raise unknown(value, names, more.get(kind, ''))
 
 def check_word(
     param:typer.CallbackParam, # of the option
@@ -224,10 +226,7 @@ def check_word(
 )->str|None:
     "The word. Raises `typer.BadParameter` for one that there isn't"
     if value is None: return None
-    if param.name=='data':
-        names = ['digits','imagenette']
-        if value not in names and not Path(value).is_dir(): raise unknown(value, names, ', or a folder that is there')
-    elif param.name=='rewind':
+    if param.name=='rewind':
         if not re.fullmatch('lr|[0-9]+(it)?', value): raise unknown(value, ['0','1','100it','lr'])
     else: check_name(param.name, value)
     return value
@@ -522,7 +521,7 @@ def train(
     if as_json: return print(json_text(dict(
         arm=arm, sparsity=trained.sparsity, setup=setup, epochs=df.to_dict('records'), file=out)))
     print_table(df)
-    print(f'{arm}, {s}: accuracy {df.accuracy.iloc[-1]:.4f} after {len(df)} epochs.')
+    print(f'{arm}, {s}: accuracy {df.accuracy.iloc[-1]:.4f} after {len(df)} epoch{"s"*(len(df)!=1)}.')
     if out: print(f'Saved: {out}')
 
 # %% ../nbs/41_cli.ipynb #5beb2f1a
@@ -531,11 +530,11 @@ def check_sweep(
 ):
     "Raises `typer.BadParameter` for names in it that there aren't; `Experiment` checks the rest"
     try: told = import_module('tomllib').loads(path.read_text(encoding='utf-8'))
-    except ValueError: return
+    except ValueError as e: raise typer.BadParameter(f'{path}: {e}', param_hint='FILE') from None
     given = [o for k in ('settings','grid') if isinstance(told.get(k), dict) for o in told[k].items()]
     for k,v in [*given, ('arms', told.get('arms', []))]:
         kind = dict(model='arch', arms='arm').get(k, k)
-        if kind not in ('arch','arm','criteria','granularity','method'): continue
+        if kind not in ('data','arch','arm','criteria','granularity','method'): continue
         try: list(map(partial(check_name, kind), v if isinstance(v, list) else [v]))
         except typer.BadParameter as e: raise typer.BadParameter(e.message, param_hint=f'{path}: {k}') from None
 

@@ -157,10 +157,12 @@ def check_choice(
     if isinstance(value, partial) and isinstance(value.func, Rule): # as in fasterai
         told = f'{value.func(**value.keywords)!r}: a rule is called with its parameters'
         raise ArgumentTypeError(name, value, f'{told}: see the page Coming from fasterai')
-    if not isinstance(value, str): raise ArgumentTypeError(name, value, expected)
-    if value in choices: return choices[value]
-    near = difflib.get_close_matches(value, map(str, choices), 1)
-    raise ArgumentError(name, value, expected + f': did you mean {near[0]}?' if near else expected)
+    if isinstance(value, str) and value in choices: return choices[value]
+    text = value if isinstance(value, str) else getattr(value, '__name__', '') # a module `random`, say
+    text = dict(grad_crit='taylor').get(text, text.removeprefix('sched_')) # fasterai's
+    near = difflib.get_close_matches(text, map(str, choices), 1)
+    expected += f': did you mean {near[0]!r}?' if near else ''
+    raise (ArgumentError if isinstance(value, str) else ArgumentTypeError)(name, value, expected)
 
 # %% ../nbs/00_core.ipynb #1b1e1672
 def check_flag(
@@ -206,10 +208,15 @@ def shape_differences(
     return '; '.join(diffs[:3]) + (f'; and {len(diffs)-3} more' if len(diffs)>3 else '')
 
 # %% ../nbs/00_core.ipynb #f57c5104
-fasterai_words = dict( # what fasterai calls it -> what you write here
-    sparsity='`end_sparsity`, in percent', pruning_ratio='`end_sparsity`, in percent, and granularity `group`',
-    context='`method`', layer_type='`layers`', nm="granularity `2:4`", start_pct='`start_epoch`, an epoch',
-    end_pct='`end_epoch`, an epoch', save_tickets='`ticket.save(path)` after the fit', data='`example`, a batch')
+_percent = dict(end_sparsity='`end_sparsity`, in percent', prune='`prune`, the percentage that goes in a round',
+                model='no sparsity yet: `sparsify(50)` takes it, in percent')
+fasterai_words = dict( # what fasterai calls it -> a parameter that a function here has -> what you write then
+    sparsity=_percent, end_sparsity=_percent, context=dict(method='`method`'), layer_type=dict(layers='`layers`'),
+    pruning_ratio=_percent, data=dict(example='`example`, a batch'),
+    nm=dict(granularity='granularity `2:4`'), save_tickets=dict(end_sparsity='`ticket.save(path)` after the fit'),
+    model=dict(end_sparsity="none: it's always the learner's", learner='`learner`, a function that makes one'),
+    start_pct=dict(start_epoch='`start_epoch`, an epoch', given="the schedule alone: `start_epoch` is the callback's"),
+    end_pct=dict(end_epoch='`end_epoch`, an epoch', given="the schedule alone: `end_epoch` is the callback's"))
 
 def known_keywords(
     fn:Callable # a function, such as a class's `__init__`
@@ -217,7 +224,8 @@ def known_keywords(
     "A decorator: `fn`, which tells whoever gives it a keyword that it doesn't have what it's called here"
     known = inspect.signature(fn).parameters
     def instead(k):
-        if k in fasterai_words: return f"{fasterai_words[k]}, as it's written here: see the page Coming from fasterai"
+        ours = next((o for has,o in fasterai_words.get(k, {}).items() if has in known), None)
+        if ours: return f"{ours}, as it's written here: see the page Coming from fasterai"
         near = difflib.get_close_matches(k, known, 1) or [o for o in known if o!='self']
         return f"no such argument, but {', '.join(near)}"
     @wraps(fn)

@@ -19,7 +19,7 @@ from torch import nn, Tensor
 from torch.func import functional_call, vmap
 from .arms import arms as all_arms, check_arms
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_number, check_whole,
-                             json_safe, progress, rewind_point, seed_of, seeded, versions)
+                             json_safe, known_keywords, progress, rewind_point, seed_of, seeded, versions)
 from .criteria import Criterion, criteria as all_criteria, large_final, needs
 from .data import WholeDL, dls_by_name, model_by_name
 from .find import check_prune, next_masks, sparsity_of_round
@@ -62,6 +62,8 @@ class Curve:
         self.check()
         self.meet()
         self.try_out()
+
+Curve.__init__ = known_keywords(Curve.__init__)
 
 # %% ../nbs/12_curves.ipynb #3dcc929f
 def lottery_curve(*args, **kwargs)->pd.DataFrame: # `table_columns`; 'valid_loss', and 'accuracy' of classes

@@ -6,7 +6,7 @@
 __all__ = ['Experiment', 'Cell', 'table_to_text', 'table_from_text', 'ExperimentError', 'find_by_name']
 
 # %% ../nbs/14_experiment.ipynb #24f0956e
-import hashlib, inspect, itertools, json, math, os, sqlite3, time, tomllib, traceback, warnings
+import difflib, hashlib, inspect, itertools, json, math, os, sqlite3, time, tomllib, traceback, warnings
 from collections.abc import Callable, Iterable
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -76,6 +76,7 @@ def _make_cells(self:Experiment)->list: # of `Cell`, in the order in which they 
     for values in itertools.product(*(self.grid[k] for k in names)):
         varying = dict(zip(names, values))
         given = {**self.settings, **varying}
+        for k in given: self._check_setting(k, given[k])
         try: inspect.signature(self.fn).bind(**given)
         except TypeError as e:
             raise ArgumentTypeError('settings', list(given), f'those of {self.name}, but {e}') from None
@@ -83,6 +84,19 @@ def _make_cells(self:Experiment)->list: # of `Cell`, in the order in which they 
         key = hashlib.sha256(json.dumps([self.source, self.version, described], sort_keys=True).encode()).hexdigest()
         cells.append(Cell(key, {k: varying[k] for k in self.grid}, {**quiet, **given}, described))
     return cells
+
+# %% ../nbs/14_experiment.ipynb #e6754875
+_elsewhere = dict(model='arch', arch='model', n_step='n_epoch', n_epoch='n_step') # in the other function
+
+@patch
+def _check_setting(self:Experiment, name, value):
+    "Raises `ArgumentTypeError` for a setting that the function doesn't have, with the nearest that it has"
+    params = inspect.signature(self.fn).parameters
+    if name in params or any(p.kind is p.VAR_KEYWORD for p in params.values()): return
+    other = _elsewhere.get(name)
+    near = [other] if other in params else difflib.get_close_matches(name, params, 1)
+    meant = f': did you mean {near[0]!r}?' if near else f', which are {", ".join(params)}'
+    raise ArgumentTypeError(name, value, f'one of the settings of {self.name}{meant}')
 
 # %% ../nbs/14_experiment.ipynb #c05b0858
 def _values(name, values)->list:
@@ -318,8 +332,8 @@ def from_toml(cls:Experiment,
     except ValueError as e: raise ExperimentError(f'{path}: {e}') from e
     for k in told: check_choice(path.name, k, ['file','function','seeds','arms','version','grid','settings'])
     file,function = told.pop('file', None),told.pop('function', None)
-    if not isinstance(file, str): raise ArgumentTypeError('file', file, 'the path of the SQLite file')
-    fn = check_choice('function', function, dict(lottery_curve=lottery_curve, find_ticket=find_by_name))
+    if not isinstance(file, str): raise ArgumentTypeError(f'{path.name}: file', file, 'the path of the SQLite file')
+    fn = check_choice(f'{path.name}: function', function, dict(lottery_curve=lottery_curve, find_ticket=find_by_name))
     return cls(path.parent/file, fn, **told.pop('settings', {}), **told)
 
 # %% ../nbs/14_experiment.ipynb #4a23d596

@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['layouts', 'default_types', 'granularities', 'network_granularities', 'Layout', 'layout', 'LayerWeight', 'layout_type',
-           'layouts_of', 'weights_of', 'plain_layout', 'Units', 'units_of', 'granularities_of', 'named_axes',
-           'filters_of', 'pruned_filters', 'all_granularities', 'granularity', 'LayerUnits', 'units_class',
-           'check_granularity']
+           'layouts_of', 'weights_of', 'check_layouts', 'plain_layout', 'Units', 'units_of', 'granularities_of',
+           'named_axes', 'filters_of', 'pruned_filters', 'all_granularities', 'granularity', 'LayerUnits',
+           'units_class', 'check_granularity']
 
 # %% ../nbs/04_granularity.ipynb #5b614868
 import inspect, math, re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from importlib import import_module
 import torch
 from fastcore.basics import patch
 from torch import nn, Tensor
@@ -139,6 +141,29 @@ def parts(self:LayerWeight)->dict: # name -> `LayerWeight`; '' for a weight that
     "The weights that lie in the parameter"
     names = self.layout.parts
     return {name: replace(self, part=i) for i,name in enumerate(names)} if names else {'': self}
+
+# %% ../nbs/04_granularity.ipynb #e43a6be3
+_known_axes = 'out in depth height width'.split()
+
+def check_layouts(
+    layer:nn.Module # any module
+):
+    "Raises `ArgumentError` if a layout of yours can't be right"
+    kind = layout_type(layer)
+    if kind is None or layouts[kind].__module__==__name__: return
+    name,named = layouts[kind].__name__,layouts[kind](layer)
+    if not (isinstance(named, dict) and all(isinstance(o, str|Layout) for o in named.values())):
+        raise ArgumentTypeError(name, named, "a dict from a parameter's name to its axes, such as {'weight': 'out in'}")
+    for k,o in layouts_of(layer).items():
+        if not (k in layer._parameters or k in vars(layer) or hasattr(type(layer), k)): # the latter if it's computed
+            raise ArgumentError(name, k, f'the name of a parameter of {type(layer).__name__}')
+        p,axes,expected = layer._parameters.get(k),o.axes.split(),''
+        meant = {a: near[0] for a in axes if a not in _known_axes and (near := get_close_matches(a, _known_axes, 1))}
+        n = len(axes) if p is None or is_lazy(p) else len(o.shape or p.shape)
+        if len(axes)!=n: expected = f"a name for each of {n} axes, such as 'out in'"
+        elif meant: expected = ', '.join(f'{b!r}, not {a!r}' for a,b in meant.items())
+        elif 'in' in axes and 'out' not in axes: expected = "an axis 'out' beside 'in'"
+        if expected: raise ArgumentError(f'{name}: {k}', o.axes, expected)
 
 # %% ../nbs/04_granularity.ipynb #a1e0b108
 def plain_layout(
@@ -324,7 +349,7 @@ def granularity(
 class LayerUnits:
     "The units of all weights of a network, one by one. Each granularity of whole networks is a subclass"
     floor = 0. # percent of the units of each layer that stay unless you say otherwise
-    answer = 'it is what the model gives back' # why a layer stays that nobody would miss here
+    only,answer = nn.Module,'it is what the model gives back' # layers it can prune; why one stays that nobody misses
 
     def __init__(self,
         model:nn.Module, # the network
@@ -418,11 +443,10 @@ def limit(cls:LayerUnits, granularity)->float:
 def units_class(
     granularity:str # one of `all_granularities()`, `group`, or n:m, such as '2:4'
 )->type: # `LayerUnits` or a subclass
-    "The class of a network's units. Raises `ArgumentError` if there's none of this name, or its module isn't imported"
+    "The class of a network's units, imported if it's one of a later part. Raises `ArgumentError` if there's none"
     name = 'n:m' if isinstance(granularity, str) and re.fullmatch('[0-9]+:[0-9]+', granularity) else granularity
     check_choice('granularity', name, [*all_granularities(), *_added_by, *network_granularities])
-    if name in _added_by and name not in network_granularities:
-        raise ArgumentError('granularity', granularity, f'`import {_added_by[name]}` (or .all) first, which adds it')
+    if name in _added_by: import_module(_added_by[name])
     return network_granularities.get(name, LayerUnits)
 
 # %% ../nbs/04_granularity.ipynb #4cb716ec

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 import matplotlib.pyplot as plt
 from fastcore.basics import patch
-from .core import Rule, check_number, check_percent, check_whole, make_rule
+from .core import Rule, check_number, check_percent, check_whole, known_keywords, make_rule
 
 # %% ../nbs/07_schedules.ipynb #68edfdf3
 @dataclass(frozen=True, eq=False, repr=False)
 class Schedule(Rule):
     "A rule `fn(start, end, pos, *, …)` that gives the sparsity due at `pos`"
+
+Schedule.__init__ = known_keywords(Schedule.__init__)
 
 # %% ../nbs/07_schedules.ipynb #3386cbf8
 @patch

@@ -22,8 +22,9 @@ from torch.overrides import TorchFunctionMode
 from .core import (ArgumentError, ArgumentTypeError, check_choice, check_flag, check_percent, check_whole,
                              known_keywords, shape_differences, threads, warn)
 from .criteria import Criterion, WeightView, criteria as all_criteria, large_final, needs, random_scores
-from .granularity import (LayerWeight, Units, all_granularities, default_types, granularities_of, layout_type,
-                                    layouts_of, plain_layout, pruned_filters, units_class, units_of)
+from .granularity import (LayerWeight, Units, all_granularities, check_layouts, default_types,
+                                    granularities_of, layout_type, layouts_of, plain_layout, pruned_filters,
+                                    units_class, units_of)
 from .masks import (Masks, buffer_names, check_weight, copies_of, copy_model, int_dtype, keep_bits,
                               named_tensors, parameter_name, set_tensors_, tensor_differences, unwrap, zero_once_,
                               zero_pruned_)
@@ -40,6 +41,7 @@ def find_layers(
 )->dict: # parameter name -> `LayerWeight`
     "The weights to prune, by name. Raises `ArgumentError` if there are none or they can't be pruned"
     model = unwrap(model)
+    for m in model.modules(): check_layouts(m)
     weights,found,seen = _all_weights(model),{},set()
     asked = _asked_for(layers, weights, dict(model.named_modules()))
     for k,w in weights.items():
@@ -111,7 +113,7 @@ def _named(name, weights, modules):
     if found := _of_these([k for k in weights if k.startswith(f'{name}.')], weights): return found
     known = [*dict.fromkeys(k.rpartition('.')[0] or k for k in weights if weights[k].whole.dim()>1)]
     near = difflib.get_close_matches(name, [*known, *weights], 3) or known[:3]
-    raise ArgumentError('layers', name, f'layers of this model: {", ".join(near)}, …')
+    raise ArgumentError('layers', name, f'layers of this model: {", ".join(near)}' + ', …'*(len(near)<len(known)))
 
 # %% ../nbs/05_sparsifier.ipynb #a1e0b30a
 def _what_lacks(model, asked):
@@ -184,9 +186,12 @@ def _tried(w):
 
 # %% ../nbs/05_sparsifier.ipynb #a1e0b312
 def _with_granularity(weights, granularity):
-    "Those of the weights that have a granularity of single layers; all, if none has it"
+    "Those of the weights that have a granularity of single layers. Raises `ArgumentError` if none has"
     if granularity not in all_granularities(): return weights
-    return {k: w for k,w in weights.items() if not _why_not(w, granularity)} or weights
+    found = {k: w for k,w in weights.items() if not _why_not(w, granularity)}
+    if found: return found
+    has = dict.fromkeys(o for w in weights.values() for o in granularities_of(w) if not _why_not(w, o))
+    raise ArgumentError('granularity', granularity, f'one that a layer of this model has: {", ".join(has)}')
 
 def _why_not(w, granularity):
     "Why a weight can't be pruned by a granularity of single layers; empty if it can"
@@ -200,8 +205,10 @@ def _why_left_out(name, w, granularity, units):
     "Why a weight isn't pruned, and what `layers` takes to prune it; the latter None if it can't be pruned"
     w,why = _tried(w)
     if why: return why, None
+    of_network = granularity not in all_granularities()
+    if of_network and not isinstance(w.layer, units.only): return f'it has no {granularity}', None
     if _is_default(w):
-        if granularity not in all_granularities(): return units.stays.get(name, 'it has to stay'), None
+        if of_network: return units.stays.get(name, 'it has to stay'), None
         return _why_not(w, granularity) or 'not asked for', None
     if w.name not in layouts_of(w.layer): return '', None
     kind = layout_type(w.layer)
@@ -314,18 +321,16 @@ class Sparsifier:
         if layers is None: found = _with_granularity(found, granularity)
         self.units = units_class(granularity)(model, found, granularity, example)
         self.layers,self.followers = self.units.layers,self.units.followers
-        self.floor = self.units.floor if floor is None else check_percent('floor', floor)
+        self.floor = self.units.floor if floor is None else check_sparsity('floor', check_percent('floor', floor))
         self.model,self.granularity,self.allow_collapse = model,granularity,allow_collapse
+        self.how = dict(granularity=granularity, method=repr(self.method), criteria=repr(self.criterion)) # for tickets
+        self.lacks = '' # what it would need to make masks, if it can only hold those of a ticket
         self.asked = 0. # percent: what the last `sparsify` was asked for, or the sparsity of the masks that were put on
         self._masks,self._bits,self._snapshot,self._warned = None,{},None,set()
         self.held,self.watches,self.dense,self.zeros = {},[],False,None # all masks; who holds them; `keep_zeros`' masks
         self.places = self._find_places()
-        # what the criterion needs -> name -> tensor: of earlier weights; of data, while masks are made
-        self.gathered,kept = {},[k for k in self.criterion.needs if k in ('init','previous')]
-        self.remembered = {k: self._clone_weights() for k in kept}
-        self.data,self.loss,self.n_batch = _readable(self.criterion, data, loss, n_batch),loss,n_batch
-        self.left_out,told = _left_out(unwrap(model), self.units, granularity) # the last row of `report`, or None
-        if layers is None and told: warn(told)
+        self._remember(data, loss, n_batch)
+        self._tell_left_out(found, layers is None)
         self._try_rules()
         if keep_zeros: self._begin_with_zeros()
 
@@ -348,6 +353,20 @@ def _try_rules(self:Sparsifier):
     "Tries criterion and method once, so that a mistake in one of yours raises now"
     self.criterion.try_on({k: self.weight(k) for k in self.layers}, {k: w.layer for k,w in self.layers.items()})
     self.method.try_on(*({k: fn(k) for k in self.units.names} for fn in (self.units.layer_of, self.units.n)))
+
+@patch
+def _remember(self:Sparsifier, data, loss, n_batch):
+    "Has at hand what the criterion needs: need -> name -> tensor, of earlier weights, and of data while masks are made"
+    kept = [k for k in self.criterion.needs if k in ('init','previous')]
+    self.remembered,self.gathered = {k: self._clone_weights() for k in kept},{}
+    self.data,self.loss,self.n_batch = _readable(self.criterion, data, loss, n_batch),loss,n_batch
+
+@patch
+def _tell_left_out(self:Sparsifier, found, by_default):
+    "Warns of what isn't pruned though it could be, or was asked for"
+    self.left_out,told = _left_out(unwrap(self.model), self.units, self.granularity) # the last row of `report`, or None
+    lacks = [k for k in found if k not in self.layers and self.units.stays.get(k)!=self.units.answer]
+    if told and (by_default or lacks): warn(told)
 
 # %% ../nbs/05_sparsifier.ipynb #914fd8e2
 def _readable(criterion, data, loss, n_batch):
@@ -630,13 +649,29 @@ def sparsify(self:Sparsifier,
 )->Masks:
     """Makes new masks at this sparsity, puts them on the model and gives them back.
 
-    Raises `ArgumentError` for a bad sparsity, `ValueError` for NaN or infinity in a weight"""
+    Raises `ArgumentError` for a bad sparsity, `ValueError` for NaN or infinity in a weight, or if it can't"""
+    if self.lacks: raise ValueError(f"sparsify: this one only holds a ticket's masks ({self.lacks}): to prune on, make "
+                                    'a Sparsifier that can, and put_on(ticket.masks)')
     if total is not None and not isinstance(sparsity, Mapping):
         raise ArgumentError('total', total, "None, or amounts by layer beside it: sparsify({'fc': 20}, total=80)")
     sparsity = check_sparsity('sparsity', sparsity, total)
     if round_to is not None: check_whole('round_to', round_to, 1)
     check_reach('sparsity', sparsity, self.granularity, round_to)
-    return self.make_masks(sparsity, round_to)
+    masks = self.make_masks(sparsity, round_to)
+    if not round_to: self._warn_missed()
+    return masks
+
+# %% ../nbs/05_sparsifier.ipynb #e5641127
+@patch
+def _warn_missed(self:Sparsifier):
+    "Warns, once, if less went than was asked for, by a percent or more and by a unit or more, and no warning said why"
+    u,missed = self.units,self.asked-self.masks.sparsity
+    largest = max(u.names, key=u.size)
+    if self._warned or missed<1 or missed*self.masks.n_weights<100*u.size(largest): return
+    self._warned.add('missed')
+    stay = [f'{k} has to keep {n:,} of {u.n(k):,}' for k in u.names if (n := u.least(k))]
+    why = stay[:3] or [f'a unit has up to {u.size(largest):,} weights, in {largest}, and no other fits']
+    warn(f"asked for {self.asked:.4g} %, reached {self.masks.sparsity:.4g} %: {'; '.join(why)}")
 
 # %% ../nbs/05_sparsifier.ipynb #dd70c2be
 @patch
@@ -950,7 +985,8 @@ def report(self:Sparsifier)->pd.DataFrame: # layer, type, shape, weights, kept, 
 @patch
 def __repr__(self:Sparsifier):
     n,n_all = self.masks.n_weights,sum(p.numel() for p in self.model.parameters())
-    return (f'Sparsifier({len(self.layers)} layers, {self.granularity}, {self.method}, {self.criterion}: '
+    n_layers,how = len(self.layers),', '.join(map(str, self.how.values()))
+    return (f'Sparsifier({n_layers} layer{"s"*(n_layers!=1)}, {how}: '
             f'asked for {self.asked:.2f} %, reached {self.masks.sparsity:.2f} % of {n:,} weights, '
             f'{100*(n-self.masks.n_kept)/n_all:.2f} % of all parameters)')
 

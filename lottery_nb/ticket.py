@@ -85,20 +85,6 @@ def __eq__(self:Ticket, other):
 @patch
 def __hash__(self:Ticket): return hash(self.masks)
 
-# %% ../nbs/06_ticket.ipynb #a1e0bb22
-@patch(as_prop=True)
-def ticket(self:Sparsifier)->Ticket|None:
-    "The ticket as it is now: its masks on the weights of `save_weights`; None before that"
-    if self.snapshot is None: return None
-    masks,then = self.masks,self.snapshot
-    meta = dict(arm='ticket', sparsity=masks.sparsity, granularity=self.granularity, method=self.method,
-                criteria=repr(self.criterion), layers=list(masks), followers=self.followers, versions=versions(),
-                shapes={k: list(t.shape) for k,t in then.items()})
-    found = Ticket(masks, then, named_tensors(self.model), meta, {k: then[k] for k in masks})
-    rewound = {k: t.masked_fill(~self.held[k].to(t.device), 0) if k in self.held else t for k,t in found.state.items()}
-    if same_bits(found.trained, rewound): found.trained = None
-    return found
-
 # %% ../nbs/06_ticket.ipynb #666b9b79
 @patch(as_prop=True)
 def sparsity(self:Ticket)->float:
@@ -127,6 +113,19 @@ def _repr_html_(self:Ticket):
     bars = bars.format(precision=2, thousands=',', escape='html').format(str, 'shape').set_uuid(self.masks.digest()[:8])
     return f'<p>{html.escape(repr(self))}</p><div style="max-height:30em;overflow:auto">{bars.to_html()}</div>'
 
+# %% ../nbs/06_ticket.ipynb #a1e0bb22
+@patch(as_prop=True)
+def ticket(self:Sparsifier)->Ticket|None:
+    "The ticket as it is now: its masks on the weights of `save_weights`; None before that"
+    if self.snapshot is None: return None
+    masks,then = self.masks,self.snapshot
+    meta = dict(arm='ticket', sparsity=masks.sparsity, **self.how, layers=list(masks), followers=self.followers,
+                versions=versions(), shapes={k: list(t.shape) for k,t in then.items()})
+    found = Ticket(masks, then, named_tensors(self.model), meta, {k: then[k] for k in masks})
+    rewound = {k: t.masked_fill(~self.held[k].to(t.device), 0) if k in self.held else t for k,t in found.state.items()}
+    if same_bits(found.trained, rewound): found.trained = None
+    return found
+
 # %% ../nbs/06_ticket.ipynb #61178e34
 @patch(as_prop=True)
 def table(self:Ticket)->pd.DataFrame: # columns: arm, seed, round, density, epoch, step, metric, value
@@ -146,7 +145,8 @@ def check_fits(self:Ticket,
 @patch
 def apply_to(self:Ticket,
     model:nn.Module, # of the ticket's architecture, on any device
-    tensors:Mapping|None=None # name -> tensor, what the model gets under the masks; None: the state, W_t
+    tensors:Mapping|None=None, # name -> tensor, what the model gets under the masks; None: the state, W_t
+    example=None # a batch as the model takes it, to `sparsify` on where that takes one, as with `group`
 )->Sparsifier: # it holds the masks; `watch` an optimizer with it
     "Makes `model` the ticket, W_t ⊙ m. Raises `ArgumentError`, and changes nothing, for another architecture"
     tensors = self.state if tensors is None else tensors
@@ -154,21 +154,37 @@ def apply_to(self:Ticket,
     _check_tensors('tensors', tensors)
     if diff := tensor_differences(tensors, model, 'the tensors', aside=growing_buffers(model)):
         raise ArgumentError('tensors', tensors, f'one for every parameter and buffer of the model ({diff})')
-    sp = Sparsifier(model, layers=list(self.masks))
-    sp.followers = self.meta.get('followers') or {}
-    sp.put_on(self.masks)
+    sp = self._sparsifier(model, example)
     set_tensors_(model, {k: tensors[k] for k in sorted(tensors, key=lambda k: k in self.masks)})
     sp.apply()
+    return sp
+
+# %% ../nbs/06_ticket.ipynb #34bf7757
+@patch
+def _sparsifier(self:Ticket, model, example):
+    "What holds the masks on `model`, and prunes on as they were found if that can be here"
+    how,layers = {k: self.meta[k] for k in ('granularity','method','criteria') if k in self.meta},list(self.masks)
+    followers = self.meta.get('followers') or {}
+    try:
+        sp = Sparsifier(model, **how, layers=layers, example=example)
+        sp.followers = followers
+        sp.put_on(self.masks)
+    except ArgumentError as e: # such as an example that isn't there, or a criterion of somebody else's
+        if example is not None: raise
+        sp = Sparsifier(model, layers=layers)
+        sp.how,sp.lacks,sp.followers = sp.how | how,str(e),followers
+        sp.put_on(self.masks)
     return sp
 
 # %% ../nbs/06_ticket.ipynb #d6a832f4
 @patch
 def trained_into(self:Ticket,
-    model:nn.Module # of the ticket's architecture, on any device
+    model:nn.Module, # of the ticket's architecture, on any device
+    example=None # a batch as the model takes it, as in `apply_to`
 )->Sparsifier: # it holds the masks
     "Makes `model` the trained ticket, W_T ⊙ m. Raises as `apply_to` does, and `ValueError` if it wasn't trained"
     if not self.trained: raise ValueError('this ticket holds no trained weights')
-    return self.apply_to(model, self.trained)
+    return self.apply_to(model, self.trained, example)
 
 # %% ../nbs/06_ticket.ipynb #6513270e
 _not_tickets = SafetensorError,AttributeError,LookupError,RuntimeError,TypeError,ValueError # from other files

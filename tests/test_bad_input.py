@@ -229,7 +229,7 @@ cases = [
         (dict(grid=dict(x=[lambda: 1, lambda: 2])), 'a name of its own'),
         (dict(grid=dict(x=[1]), x=1), r"grid=\['x'\]: expected what varies, but x is given beside it"),
         (dict(seeds=2), "settings=.*those of draw, but missing a required argument: 'x'"),
-        (dict(x=1, arms=['ticket']), "got an unexpected keyword argument 'arm'"),
+        (dict(x=1, arms=['ticket']), "arm='ticket': expected one of the settings of draw"),
         (dict(x=object()), 'x=object: expected what JSON can hold'),
         (dict(x=[math.nan]), r'x\[0\]=nan: expected what JSON can hold'),
         (dict(x=1, seeds=0), 'seeds=0: expected a whole number of at least 1'),

@@ -115,6 +115,7 @@ find digits --lr inf | --lr | greater than 0
 find digits --bs 5000 | --bs | 1437
 find digits --seed -1 | --seed | at least 0
 find digits --granularity filtre | --granularity | filter
+find digits --granularity filter | --granularity | one that a layer of this model has: weight, row, column
 find digits --method globl | --method | local, global
 find digits --criteria large_finl | --criteria | large_final
 find empty | DATA | no train and no val
@@ -125,7 +126,7 @@ train t --data digits --lr 1e30 -q | --lr | 1e+30: expected a lower one
 show nowhere | TICKET | does not exist
 show t --png t | --png | ends in .png
 train t --arm reinitt | --arm | dense, ticket, reinit, shuffle, random, signs, constant
-train t | --data | doesn't say
+train t | --data | for '--data': expected digits, imagenette or a folder: the ticket doesn't say
 profile t --data digitz | --data | digits, imagenette, or
 train t --data digits --epochs 0 | --epochs | at least 1
 train t --data digits --out file | --out | --force
@@ -137,7 +138,9 @@ profile t --png p | --png | ends in .png
 demo --rounds 0 | --rounds | 1
 demo --out file | --out | file
 sweep none.toml | FILE | does not exist
-sweep rates.toml | FILE | path
+sweep rates.toml |  | rates.toml: file=None: expected the path
+sweep broken.toml | FILE | Invalid value
+sweep data.toml | data | 'digit': expected one of digits, imagenette, or a folder
 sweep rates.toml --jobs 0 | --jobs | 1
 sweep words.toml | criteria | large_final
 '''
@@ -151,6 +154,8 @@ def things(tmp_path_factory):
     random_ticket(torch.nn.Linear(3, 2), 50).save(folder/'small')
     (folder/'empty').mkdir(), (folder/'file').touch(), (folder/'rates.toml').write_text("function = 'lottery_curve'")
     (folder/'words.toml').write_text("function = 'lottery_curve'\ngrid = {criteria = ['movement','large_finl']}")
+    (folder/'broken.toml').write_text("file = ")
+    (folder/'data.toml').write_text("function = 'lottery_curve'\nsettings = {data = 'digit'}")
     make_photos(folder/'one', cat=(1,1))
     return folder
 
@@ -273,6 +278,14 @@ def test_find_filters_of_a_resnet(tmp_path):
     assert [o['density'] for o in strictly(told.stdout)['summary']]==[100, pytest.approx(70, abs=.5)]
     layers = as_json(tmp_path, 'show d/round_01.safetensors')['layers']
     assert 'fc.weight' not in [o['layer'] for o in layers] and len(layers)==20
+
+@pytest.mark.parametrize('granularity, density', [('2:4', 50), ('group', 40)])
+def test_find_granularities_of_later_parts(granularity, density, tmp_path):
+    "In a process of its own, which has imported none of them"
+    prune = 50 if granularity=='2:4' else 60
+    told = process(tmp_path, f'find digits --granularity {granularity} --prune {prune} --rounds 1 --epochs 1 -q --json')
+    assert told.returncode==0, told.stderr
+    assert strictly(told.stdout)['summary'][1]['density']==pytest.approx(density, abs=1)
 
 # --- show, check, compare
 

@@ -280,9 +280,13 @@ search = "file = 'a.db'\nfunction = 'find_ticket'\n"
 @pytest.mark.parametrize('text, error, says', [
     ('file = ', ExperimentError, 'a.toml: Invalid value'),
     (search.replace("'a.db'", '3'), ArgumentError, 'file=3: expected the path'),
-    ("file = 'a.db'", ArgumentError, 'function=None: expected one of lottery_curve, find_ticket'),
+    ("function = 'find_ticket'", ArgumentError, 'a.toml: file=None: expected the path'),
+    ("file = 'a.db'", ArgumentError, 'a.toml: function=None: expected one of lottery_curve, find_ticket'),
     (search + '[grids]\nlr = [1]', ArgumentError, "a.toml='grids': expected one of file, function"),
-    (search + '[settings]\nx = 2020-01-01', ArgumentError, "got an unexpected keyword argument 'x'")])
+    (search + '[settings]\nx = 2020-01-01', ArgumentError, 'x=.*: expected one of the settings of find_by_name, which'),
+    (search + "[settings]\nmodel = 'digits_mlp'", ArgumentError, "model='digits_mlp': expected .*did you mean 'arch'"),
+    (search + '[grid]\nlrr = [1]', ArgumentError, "lrr=1: .*did you mean 'lr'"),
+    (search + '[settings]\nround = 2', ArgumentError, "round=2: .*did you mean 'rounds'")])
 def test_toml_that_cannot_be_right(tmp_path, text, error, says):
     (tmp_path/'a.toml').write_text(text)
     with pytest.raises(error, match=says): Experiment.from_toml(tmp_path/'a.toml')

@@ -366,7 +366,9 @@ def test_fine_tune_prunes_in_the_fit_that_trains_the_body(lth, start, capsys):
     assert not differing({k: t for k,t in begun[1].items() if k.startswith('body.0')},
                          {f'body.0.{k}': t for k,t in frozen_body.items()}) # not pruned before it was trained
     assert not differing(sp_cb.ticket.state, masked(begun[1], sp_cb.masks)) # W_t is of the fit that trains all
-    assert sp_cb.table.epoch.min()==0 and nonzero_pruned(sp_cb.sparsifier)==0
+    assert nonzero_pruned(sp_cb.sparsifier)==0
+    at = sp_cb.table.drop_duplicates(['round','epoch'])[['epoch','step']].values.tolist() # since W_0, frozen ones too
+    assert at[:3]==[[0,5],[1,10],[2,15]] and (lth or at==[[i, 5*(i+1)] for i in range(6)])
     out = capsys.readouterr().out
     assert out.startswith('Pruning waits: 2 of 3 layers are frozen in this fit (frozen=True prunes all the same)\n')
     assert out.count('Pruning of weight until a sparsity of 60%')==1 and out.count('Final Sparsity')==1
@@ -383,7 +385,7 @@ def test_the_head_alone_is_pruned_while_the_body_is_frozen():
     learn.fit(1, cbs=sp_cb)
     assert list(sp_cb.masks)==['head.1.weight'] and sp_cb.masks.sparsity==pytest.approx(60, abs=.1)
 
-def test_gradual_unfreezing_and_rates_of_groups():
+def test_gradual_unfreezing_and_rates_of_groups(capsys):
     learn,sp_cb,probe = pretrained(cbs=None),make(80, agp),Sparsities()
     rates = slice(1e-4, 1e-2)
     learn.freeze()
@@ -395,7 +397,10 @@ def test_gradual_unfreezing_and_rates_of_groups():
     assert probe.seen[-1]==pytest.approx(80, abs=.1)
     masks = sp_cb.masks
     learn.freeze()
+    sp_cb.verbose = True
+    capsys.readouterr()
     learn.fit(1, cbs=sp_cb) # the ticket's head is tuned: the masks hold
+    assert 'waits' not in capsys.readouterr().out and sp_cb.table.step.max()==20
     assert sp_cb.masks==masks and nonzero_pruned(sp_cb.sparsifier)==0
 
 def test_freezing_in_the_middle_of_a_search_of_rounds():

@@ -5,7 +5,7 @@ looking, fine-tuning, exchanged layers, growing buffers, numbers that are of oth
 groups, budgets, floors and what is cut `test_structured.py` and `test_shrink.py`; torchvision's networks
 `test_models.py`; what is typed wrong `test_bad_input.py`, on the command line `test_cli.py`; README's lines
 `test_readme.py`; the busy machine `benchmarks/threads.py`, a step's cost `benchmarks/overhead.py`."""
-import copy, warnings
+import copy, random, warnings
 from contextlib import nullcontext
 from functools import partial
 import pytest, torch
@@ -22,8 +22,10 @@ from torch.nn.utils import parametrizations as P, parametrize, prune, spectral_n
 import lottery_nb.calibration, lottery_nb.channels, lottery_nb.n_of_m # noqa: F401, they add granularities and criteria
 from lottery_nb.arms import arms, random_ticket
 from lottery_nb.callback import HoldMasks, SparsifyCallback
-from lottery_nb.core import check_choice, known_keywords
+from lottery_nb.core import Rule, check_choice, known_keywords
 from lottery_nb.criteria import criteria
+from lottery_nb.curves import lottery_curve
+from lottery_nb.find import find_ticket
 from lottery_nb.granularity import granularities_of, layout, layouts
 from lottery_nb.masks import copy_model
 from lottery_nb.schedules import Schedule, agp, iterative, schedules
@@ -167,6 +169,17 @@ def test_what_is_left_out_is_said_once_with_its_share_and_the_call_that_takes_it
     (lambda name,m: name!='rnn', {'head.weight'})])
 def test_layers_are_chosen_by_type_name_and_function(layers, expected): assert {*find_layers(Texts(), layers)}==expected
 
+def test_words_of_an_embedding_are_columns_and_its_features_rows():
+    net = nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 4))
+    for granularity,axis,n in (('row', 0, 4), ('column', 1, 10)):
+        mask, = Sparsifier(net, granularity, layers=nn.Embedding).sparsify(50).values()
+        assert int((~mask).all(axis).sum())==n
+
+def test_three_dots_only_where_there_are_more_layers():
+    for n,end in ((3, '0, 1, 2$'), (4, '0, 1, 2, …$')):
+        with pytest.raises(ValueError, match=f'expected layers of this model: {end}'):
+            find_layers(nn.Sequential(*[nn.Linear(2,2) for _ in range(n)]), 'fc')
+
 def test_the_name_of_what_has_layers_in_it_means_them_all():
     assert len(find_layers(Encoder(), 'encoder.layers.0'))==4
     assert {*find_layers(Attention(), 'attn')}=={'attn.in_proj_weight','attn.out_proj.weight'}
@@ -180,6 +193,24 @@ def test_a_parameter_of_ones_own_takes_two_lines():
     def mixer(m): return {'mix': 'in out'}
     assert Sparsifier(Mixer(), 'row').sparsify(50)['mix'].all(0).sum()==3
     del layouts[Mixer]
+
+@pytest.mark.parametrize('given, says', [
+    ({'mix': 'in outt'}, "mixer: mix='in outt': expected 'out', not 'outt'"),
+    ({'mix': 'out,in'}, 'a name for each of 2'),
+    ({'mix': 'out'}, 'a name for each of 2'), ({'mix': 'in in'}, "an axis 'out' beside 'in'"),
+    ({'mixx': 'out in'}, "mixer='mixx': expected the name of a parameter of Mixer"),
+    ('out in', "mixer='out in': expected a dict"), (None, 'mixer=None: expected a dict'),
+    ({'mix': 3}, 'expected a dict')])
+def test_a_layout_that_cannot_be_right_is_named(given, says):
+    class Mixer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mix = nn.Parameter(torch.randn(4,6))
+    @layout(Mixer)
+    def mixer(m): return given
+    try:
+        with pytest.raises(ValueError, match=says): Sparsifier(nn.Sequential(nn.Linear(3,4), Mixer()), 'row')
+    finally: del layouts[Mixer]
 
 # The table
 
@@ -391,6 +422,29 @@ def test_units_that_would_empty_such_a_slice_are_left_out_and_named():
 def test_a_model_without_prunable_weights_gets_a_true_word(make, word):
     with pytest.raises(ValueError, match=word): Sparsifier(make())
 
+class Read(nn.Module):
+    "An embedding, perhaps an LSTM, and linear layers"
+    def __init__(self, recurrent, *widths):
+        super().__init__()
+        self.embed = nn.Embedding(20, widths[0])
+        self.lstm = nn.LSTM(widths[0], widths[0], batch_first=True) if recurrent else None
+        self.linear = nn.Sequential(*[nn.Linear(*o) for o in zip(widths, widths[1:])])
+    def forward(self, x):
+        y = self.embed(x)
+        return self.linear((self.lstm(y)[0] if self.lstm else y).mean(1))
+
+def test_what_has_no_channels_is_left_out_of_group_with_a_reason():
+    "Told also where it was asked for by name; and the report's row advises nothing that can't be followed"
+    x = torch.randint(20, (4,5))
+    for layers in (None, ['default', nn.Embedding], ['embed', 'linear.0']):
+        line, = told(lambda: Sparsifier(Read(False, 8, 16, 4), 'group', layers=layers, example=x))
+        assert 'embed.weight (it has no group)' in line and 'takes' not in line
+    assert not told(lambda: Sparsifier(Read(False, 8, 16, 4), 'group', layers=nn.Linear, example=x))[1:]
+    line, = told(lambda: Sparsifier(Read(False, 8, 16, 4), '2:4'))
+    assert "layers=['default', nn.Embedding]" in line
+    with pytest.raises(ValueError, match="^granularity='group': expected layers with channels.*linear.0.weight: it is"):
+        Sparsifier(Read(True, 8, 4), 'group', example=x)
+
 # Units of many sizes
 
 @quiet
@@ -414,6 +468,17 @@ def test_words_of_others_are_answered_with_ours():
         with pytest.raises(TypeError, match=f'^{k}=.*expected `{ours}`.*Coming from fasterai'):
             Sparsifier(mlp(), **{k: theirs})
     with pytest.raises(TypeError, match='criterion=.*but criteria'): Sparsifier(mlp(), criterion='movement')
+    words = dict(sparsity='`prune`', end_sparsity='`prune`', pruning_ratio='`prune`', context='`method`')
+    for k,ours in words.items():
+        with pytest.raises(TypeError, match=f'^{k}=20: expected {ours}'): find_ticket(None, None, **{k: 20})
+        with pytest.raises(TypeError, match=f'^{k}=20: expected {ours}'): lottery_curve(mlp, 'digits', **{k: 20})
+    with pytest.raises(TypeError, match='sparsity=.*`sparsify\\(50\\)`'): Sparsifier(mlp(), sparsity=.5)
+    with pytest.raises(TypeError, match='model=.*the learner'): SparsifyCallback(50, model=mlp())
+    with pytest.raises(TypeError, match='nm=.*no such argument, but'): lottery_curve(mlp, 'digits', nm=True)
+    with pytest.raises(TypeError, match='start_pct=.*schedule alone'): Schedule(agp, start_pct=.2)
+    for name,known,ours in (('sched_agp',schedules,'agp'), ('sched_cos',schedules,'cosine'),
+                            ('grad_crit',criteria,'taylor'), (random,criteria,'random')):
+        with pytest.raises(ValueError, match=f"did you mean '{ours}'"): check_choice('it', name, known, Rule)
     with pytest.raises(TypeError, match=r'expected iterative\(n_steps=5\)'):
         check_choice('schedule', partial(iterative, n_steps=5), schedules, Schedule)
     with pytest.raises(ValueError, match='layers=nn.Embedding'): Sparsifier(nn.Sequential(nn.Embedding(9, 4)))

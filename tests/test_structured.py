@@ -253,6 +253,7 @@ def test_a_floor_goes_with_any_granularity():
         sp.sparsify(90)
         assert int(sp.units.kept('0.weight', sp.masks).sum())==n
     with pytest.raises(ValueError, match='floor=120: expected a percentage'): Sparsifier(net, floor=120)
+    with pytest.warns(UserWarning, match='floor=0.1 .*for 10 percent say floor=10'): Sparsifier(net, floor=.1)
 
 def test_what_is_below_the_floor_already_stays_pruned():
     net,x = nn.Sequential(nn.Linear(4,20), nn.ReLU(), nn.Linear(20,3)),noise(2,4)

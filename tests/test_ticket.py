@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings, strategies as st
 from safetensors.torch import load_file, save as to_bytes, save_file
 from torch import nn
 
-import lottery_nb.channels # noqa: F401 (filters with their followers)
+import lottery_nb.channels, lottery_nb.n_of_m # noqa: F401 (filters with their followers)
 from lottery_nb.arms import arms, random_ticket
 from lottery_nb.core import ArgumentError
 from lottery_nb.masks import Masks
@@ -446,6 +446,43 @@ def test_followers_are_held_at_0_again(tmp_path):
         opt.step()
     gone = ~ticket.masks['0.weight'].flatten(1).any(1)
     assert gone.any() and not model[0].bias[gone].count_nonzero() and model[0].bias[~gone].all()
+
+def three(): return nn.Sequential(nn.Linear(8,16), nn.ReLU(), nn.Linear(16,16), nn.ReLU(), nn.Linear(16,4))
+
+def saved_of(net, *how, **kwargs):
+    sp = Sparsifier(net, *how, **kwargs)
+    sp.save_weights()
+    sp.sparsify(50)
+    return sp.ticket
+
+hows = [('row','local','small_final'), ('2:4','global','large_final'), ('group','local','large_final')]
+
+@pytest.mark.parametrize('how', hows)
+def test_it_is_pruned_on_as_it_was_found(how):
+    "What holds a ticket makes further masks, and tickets, by the ticket's own granularity, method and criterion"
+    kwargs = dict(example=torch.randn(2,8)) if how[0]=='group' else {}
+    ticket = saved_of(net:=three(), *how, **kwargs)
+    sp = ticket.apply_to(net, **kwargs)
+    sp.save_weights()
+    found = dict(zip(('granularity','method','criteria'), how))
+    assert sp.ticket.meta | found == sp.ticket.meta
+    if how[0]=='2:4': return
+    sp.sparsify(75)
+    for k,m in sp.masks.items(): assert torch.equal(m, m.any(1, keepdim=True).expand(m.shape)), k
+
+def test_what_cannot_be_pruned_on_is_held():
+    "A group without an example, a criterion of somebody else's: masks and how they were found stay, sparsify raises"
+    x = torch.randn(2,8)
+    group = saved_of(net:=three(), 'group', 'local', example=x)
+    theirs = Ticket(group.masks, group.state, meta={**group.meta, 'granularity': 'row', 'criteria': 'theirs(p=2)'})
+    for ticket,lacks in ((group, 'example'), (theirs, 'criteria')):
+        sp = ticket.apply_to(net)
+        sp.save_weights()
+        assert sp.masks==ticket.masks and sp.ticket.meta['criteria']==ticket.meta['criteria'] in repr(sp)
+        with pytest.raises(ValueError, match=f'{lacks}=.*put_on'): sp.sparsify(75)
+        assert sp.masks==ticket.masks
+    with pytest.raises(ArgumentError, match='example='): group.apply_to(net, example=torch.randn(2,9))
+    assert group.apply_to(net, example=x).sparsify(75).sparsity>group.sparsity
 
 # What it's made from
 
