@@ -28,7 +28,7 @@ from .granularity import (LayerWeight, Units, all_granularities, check_layouts, 
 from .masks import (Masks, buffer_names, check_weight, copies_of, copy_model, int_dtype, keep_bits,
                               named_tensors, parameter_name, set_tensors_, tensor_differences, unwrap, zero_once_,
                               zero_pruned_)
-from .methods import Method, check_amounts, methods, named_amounts, whole_shares
+from .methods import Method, check_amounts, methods, named_amounts, proportional, whole_shares
 
 # %% ../nbs/05_sparsifier.ipynb #18852be8
 prunable_types = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
@@ -745,15 +745,18 @@ def _spread(self:Sparsifier, names, budget):
     left = {k: n[k]-self._n_gone(k) for k in names}
     keep = max(0, sum(n.values())-budget)
     shares = self.method.shares({k: self.units.layer_of(k) for k in names}, 100*keep/max(1, sum(n.values())))
-    room = left if keep<=sum(left.values()) else n
     wishes = {k: Fraction(shares[k])*n[k] for k in names}
-    kept = whole_shares(keep, wishes, room)
+    if keep>sum(left.values()): # some come back, and none goes
+        lacks = {k: max(0, v-left[k]) for k,v in proportional(keep, wishes, n).items()}
+        more = whole_shares(keep-sum(left.values()), lacks, {k: n[k]-left[k] for k in names})
+        return [([k], n[k]-left[k]-more[k]) for k in names]
+    kept = whole_shares(keep, wishes, left)
     may_empty = self.allow_collapse or self.granularity=='layer'
-    least = {k: self.units.size(k) for k in names if not may_empty and room[k] and not kept[k]}
+    least = {k: self.units.size(k) for k in names if not may_empty and left[k] and not kept[k]}
     for k in least: self._warn_collapse(k, 100*budget/self.units.total(names))
     if least: # taken from the others
         rest = {k: v for k,v in wishes.items() if k not in least}
-        kept = whole_shares(max(0, keep-sum(least.values())), rest, room) | least
+        kept = whole_shares(max(0, keep-sum(least.values())), rest, left) | least
     return [([k], n[k]-kept[k]) for k in names]
 
 # %% ../nbs/05_sparsifier.ipynb #563572d2

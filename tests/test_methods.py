@@ -203,7 +203,7 @@ def test_both_engines_spread_alike(how):
     (lambda sp: sp.sparsify({'7': 20}, total=200), 'total=200'),
     (lambda sp: sp.sparsify({'5': 90}, total=30), 'total='),
     (lambda sp: sp.sparsify({'5': 10}, total=99), r'total=99.0: expected 6.\d+ to 4\d.\d+ percent'),
-    (lambda sp: Sparsifier(sp.model, 'weight', 'erkk'), "method='erkk'.*did you mean erk"),
+    (lambda sp: Sparsifier(sp.model, 'weight', 'erkk'), "method='erkk'.*did you mean 'erk'"),
     (lambda sp: Sparsifier(sp.model, 'weight', None), 'method=None'),
     (lambda sp: Sparsifier(sp.model, 'filter', 'per_output', layers=nn.Conv2d), 'single weights'),
     (lambda sp: Sparsifier(sp.model, 'weight', 'lamp', 'small_final').sparsify(20), 'scores of at least 0'),
