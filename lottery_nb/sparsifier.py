@@ -385,24 +385,6 @@ def _readable(criterion, data, loss, n_batch):
         raise ArgumentError('data', data, 'None, or `import lottery_nb.calibration` (or .all) first, which reads them')
     return list(itertools.islice(data, n_batch)) if isinstance(data, Iterator) else data
 
-# %% ../nbs/05_sparsifier.ipynb #309b7b54
-@patch
-def gather(self:Sparsifier)->dict: # need -> name of a weight -> tensor of its shape
-    "What the criterion needs of the data, by the weights as they are now"
-    read = [k for k in self.criterion.needs if self.data is not None and needs[k].gather]
-    return {k: needs[k].gather(self) for k in read}
-
-@patch
-@contextmanager
-def gathering(self:Sparsifier,
-    found:dict|None=None # what `gather` gave; None: it's called now, unless this is within such a block
-):
-    "In this block the criterion has what it needs of the data"
-    before = self.gathered
-    self.gathered = before or (self.gather() if found is None else found)
-    try: yield
-    finally: self.gathered = before
-
 # %% ../nbs/05_sparsifier.ipynb #a1e0bb14
 @patch
 def look_again(self:Sparsifier):
@@ -438,6 +420,24 @@ def _find_places(self:Sparsifier):
 def _has_moved(self:Sparsifier):
     "Has the model another layer or parameter in such a place since?"
     return any(at.get(k) is not o for at,k,o in self.places)
+
+# %% ../nbs/05_sparsifier.ipynb #309b7b54
+@patch
+def gather(self:Sparsifier)->dict: # need -> name of a weight -> tensor of its shape
+    "What the criterion needs of the data, by the weights as they are now"
+    read = [k for k in self.criterion.needs if self.data is not None and needs[k].gather]
+    return {k: needs[k].gather(self) for k in read}
+
+@patch
+@contextmanager
+def gathering(self:Sparsifier,
+    found:dict|None=None # what `gather` gave; None: it's called now, unless this is within such a block
+):
+    "In this block the criterion has what it needs of the data"
+    before = self.gathered
+    self.gathered = before or (self.gather() if found is None else found)
+    try: yield
+    finally: self.gathered = before
 
 # %% ../nbs/05_sparsifier.ipynb #b3644fc7
 @patch(as_prop=True)
