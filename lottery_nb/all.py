@@ -22,6 +22,7 @@ from .find import *
 from .curves import *
 from .evidence import *
 from .experiment import *
+from .sensitivity import *
 from .channels import *
 from .measure import *
 from .shrink import *
