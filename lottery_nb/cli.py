@@ -13,7 +13,7 @@ __all__ = ['app', 'usual', 'file', 'as_found', 'later', 'Data', 'TicketFile', 'Q
 
 # %% ../nbs/41_cli.ipynb #0c11a701
 import difflib, io, json, math, re, sys, warnings
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version as installed
@@ -320,11 +320,10 @@ def amount(
     text:str # a number, or numbers by layer: 5=10,*=20
 ): # a number, or name -> number
     "The number, or the numbers by layer, in a text. Raises `typer.BadParameter` if it has none"
-    pairs = [o.rpartition('=') for o in text.split(',')]
-    try: found = {k.strip(): float(v) for k,_,v in pairs}
-    except ValueError: found = {}
-    if found.keys()=={''}: return found['']
-    if found and '' not in found: return found
+    named = dict(o.rpartition('=')[::2] for o in text.split(','))
+    with suppress(ValueError):
+        if '=' not in text: return float(text)
+        if '' not in named: return {k.strip(): float(v) for k,v in named.items()}
     raise typer.BadParameter(f'{text!r}: expected a number, or numbers of layers such as 5=10,*=20',
                              param_hint=f'--{name}')
 

@@ -254,6 +254,15 @@ def test_find_goes_on_and_refuses_other_settings(here):
     ok(here, 'find digits --rounds 1 --prune 40 --epochs 1 --out d --force')
     assert not (here/'d/round_02.safetensors').exists()
 
+def test_find_takes_amounts_by_layer_and_any_method(tmp_path):
+    line = "find digits --rounds 1 --prune '5=10,total=50' --method erk --epochs 1 --out erk --quiet"
+    assert as_json(tmp_path, line)['search']['prune']=={'5': 10, 'total': 50}
+    masks = Search.load(tmp_path/'erk').tickets[1].masks
+    assert masks.n_kept==25_100 and int(masks['5.weight'].sum())==900
+    for given in ('five', '5=', '=20', '5=10,20'):
+        fails(tmp_path, f"find digits --prune '{given}'", f"'{given}': expected a number, or numbers of layers", 2)
+    fails(tmp_path, "find digits --prune 'head=10' --out new", "sparsity='head': expected a layer that is pruned")
+
 def test_find_in_photos(tmp_path):
     "Another network, another size, other words; trained again from another place; other photos are another search"
     make_photos(tmp_path/'photos', cat=(4,2), dog=(4,2))
