@@ -6,16 +6,17 @@
 __all__ = ['Ticket', 'same_bits']
 
 # %% ../nbs/06_ticket.ipynb #cc2658bf
-import html, json, math
+import difflib, html, json, math
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 import numpy as np, pandas as pd, torch
-from fastcore.basics import patch
+from fastcore.basics import listify, patch
 from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes, save as to_bytes
 from torch import nn, Tensor
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_flag, check_path, json_safe,
-                             shape_differences, versions, write_atomically)
+                             shape_differences, versions, warn, write_atomically)
 from .masks import Masks, buffer_names, check_weight, int_dtype, named_tensors, set_tensors_, zero_once_
 from .sparsifier import Sparsifier
 from .ticketfile import TicketError, digest_of, overlap_table, read_file, ticket_format, ticket_text
@@ -168,6 +169,105 @@ def trained_into(self:Ticket,
     "Makes `model` the trained ticket, W_T ⊙ m. Raises as `apply_to` does, and `ValueError` if it wasn't trained"
     if not self.trained: raise ValueError('this ticket holds no trained weights')
     return self.apply_to(model, self.trained)
+
+# %% ../nbs/06_ticket.ipynb #6adfacd8
+@patch
+def places(self:Ticket,
+    model:nn.Module, # any network; it stays as it is
+    but=None # names of layers or parameters, in the ticket or the model, or patterns of them: what is left out
+)->pd.DataFrame: # columns: ticket and model, both names ('' if it has none), shape, shape_there, becomes
+    """Where everything goes when the ticket is put `onto` this model: to `ticket`, `new`, `nowhere` or `left out`.
+
+    Names are the same, or have one prefix more or less: what makes most of the masks, then of the tensors, fit.
+    Raises `ArgumentError` if nothing does, and if several prefixes do as well"""
+    old,new,grows = self.state,named_tensors(model),buffer_names(model, growing=True)
+    out = _meant_by(but, {**old, **new})
+    def fits(k, n): return n in new and not {k,n} & out and (n in grows or old[k].shape==new[n].shape)
+    ways = _ways(old, new)
+    taken = {way: [k for k,n in names.items() if fits(k, n)] for way,names in ways.items()}
+    names = ways[_best_way(model, {way: (sum(k in self.masks for k in o), len(o)) for way,o in taken.items()})]
+    def becomes(k, n):
+        if {k,n} & out: return 'left out'
+        return 'ticket' if k and fits(k, n) else 'new' if n else 'nowhere'
+    pairs = [(k, n if (n := names.get(k)) in new else '') for k in old]
+    pairs += [('', n) for n in new if n not in {n for _,n in pairs}]
+    def shape(tensors, k): return tuple(tensors[k].shape) if k else None
+    rows = [(k, n, shape(old, k), shape(new, n), becomes(k, n)) for k,n in pairs]
+    return pd.DataFrame(rows, columns=['ticket','model','shape','shape_there','becomes'])
+
+# %% ../nbs/06_ticket.ipynb #236189e5
+def _ways(old, new):
+    "What the names `old` may be in the model, as text -> {old: new}: as they are, or with a prefix more or less"
+    def prefixes(names, known):
+        cuts = [(k[:i], k[i:]) for k in names for i in range(1, len(k)) if k[i-1]=='.']
+        return dict.fromkeys(prefix for prefix,rest in cuts if rest in known)
+    more,less = prefixes(new, old),prefixes(old, new)
+    return {'as they are': {k: k for k in old}, **{f'with {p!r}': {k: p+k for k in old} for p in more},
+            **{f'without {p!r}': {k: k.removeprefix(p) for k in old if k.startswith(p)} for p in less}}
+
+def _best_way(model, counts): # way -> masks, tensors that fit
+    "The way that most fits in; of equal ones the names as they are. Raises `ArgumentError` if it can't be told"
+    best = max(counts.values())
+    found = [way for way,n in counts.items() if n==best]
+    kind = type(model).__name__
+    if not best[0]:
+        raise ArgumentError('model', kind, "a network with masked layers of this ticket, of their shapes and by their "
+                            "names, or with one prefix more or less ('backbone.')")
+    if len(found)>1 and found[0]!='as they are':
+        raise ArgumentError('model', kind, f"one place for the ticket, but its names fit as well {' as '.join(found)}: "
+                            'name the other parts in `but`, or give the part that you mean')
+    return found[0]
+
+# %% ../nbs/06_ticket.ipynb #a5d9567b
+def _meant_by(but, names):
+    "Those of the names that `but` means: parameters, or all in a layer. Raises `ArgumentError` if it means none"
+    def parts(name): return [name[:i] for i in range(1, len(name)+1) if name[i:i+1] in ('', '.')]
+    known,out = dict.fromkeys(part for k in names for part in parts(k)),set()
+    for o in listify(but):
+        if not isinstance(o, str): raise ArgumentTypeError('but', o, 'names of layers or parameters, or patterns')
+        found = {k for k in names if any(fnmatchcase(part, o) for part in parts(k))}
+        if not found:
+            near = difflib.get_close_matches(o, known, 3) or list(known)[:3]
+            raise ArgumentError('but', o, f"something in the ticket or the model: {', '.join(near)}, …")
+        out |= found
+    return out
+
+# %% ../nbs/06_ticket.ipynb #d6c1a2cb
+@patch
+def onto(self:Ticket,
+    model:nn.Module, # any network that has some of this ticket's layers, on any device
+    but=None, # names of layers or parameters, here or there, or patterns ('head.*'): what stays as the model drew it
+    tensors:Mapping|None=None # name in the ticket -> tensor, what the model gets under the masks; None: the state, W_t
+)->Sparsifier: # it holds the masks of the layers that were taken; the last row of its report is what's dense
+    """Puts on `model` what of the ticket fits, and warns of all that doesn't, by name. `places` tells you before.
+
+    Raises `ArgumentError`, and changes nothing, if no masked layer fits, or if several parts of the model fit as well"""
+    where = self.places(model, but)
+    names = where[where.becomes=='ticket'].set_index('ticket').model.to_dict()
+    tensors = self.state if tensors is None else tensors
+    _check_tensors('tensors', tensors)
+    has = {k: t.shape for k,t in tensors.items()}
+    if diff := shape_differences({k: self.state[k].shape for k in names}, {k: has[k] for k in names if k in has},
+                                 'the ticket', 'the tensors'):
+        raise ArgumentError('tensors', tensors, f"tensors of the ticket's names and shapes ({diff})")
+    masks = Masks({names[k]: m for k,m in self.masks.items() if k in names})
+    sp = Sparsifier(model, layers=list(masks))
+    follow = {k: o for k,o in (self.meta.get('followers') or {}).items() if k in names}
+    sp.followers = {names[k]: {names[n]: at for n,at in o.items() if n in names} for k,o in follow.items()}
+    sp.put_on(masks)
+    set_tensors_(model, {names[k]: tensors[k] for k in sorted(names, key=lambda k: k in self.masks)})
+    sp.apply()
+    _warn_of_rest(where)
+    return sp
+
+# %% ../nbs/06_ticket.ipynb #0d35a291
+def _warn_of_rest(df):
+    "Warns, once and by name, of what a ticket and a model don't have in common, unless it was left out on purpose"
+    def there(o): return o.model + f' ({o.shape_there} for {o.shape})'*bool(o.ticket)
+    told = {'new': 'new, so as the model drew it, and dense: ', 'nowhere': 'nowhere in the model: '}
+    rest = {k: [there(o) if k=='new' else o.ticket for o in df[df.becomes==k].itertuples()] for k in told}
+    if texts := [told[k] + ', '.join(names) for k,names in rest.items() if names]:
+        warn(f"onto: {'; '.join(texts)} (but=… says what you leave out on purpose)")
 
 # %% ../nbs/06_ticket.ipynb #6513270e
 _not_tickets = SafetensorError,AttributeError,LookupError,RuntimeError,TypeError,ValueError # from other files
