@@ -241,7 +241,7 @@ def onto(self:Ticket,
 )->Sparsifier: # it holds the masks of the layers that were taken; the last row of its report is what's dense
     """Puts on `model` what of the ticket fits, and warns of all that doesn't, by name. `places` tells you before.
 
-    Raises `ArgumentError`, and changes nothing, if no masked layer fits, or if several parts of the model fit as well"""
+    Raises `ArgumentError`, and changes nothing, if no masked layer fits, or if several parts of it fit as well"""
     where = self.places(model, but)
     names = where[where.becomes=='ticket'].set_index('ticket').model.to_dict()
     tensors = self.state if tensors is None else tensors
