@@ -201,7 +201,10 @@ def random(ticket, seed, model):
 # %% ../nbs/10_arms.ipynb #0f8f3d9b
 def _with_weights(ticket, fn):
     "The ticket, with `fn(name, weight)` in place of every prunable weight"
-    return Ticket(ticket.masks, {k: fn(k, t) if k in ticket.masks else t for k,t in ticket.state.items()})
+    state = {k: fn(k, t) if k in ticket.masks else t for k,t in ticket.state.items()}
+    stay = ticket.full if ticket.pruned_to=='init' else {} # pruned weights have these in any arm
+    full = {k: torch.where(ticket.masks[k].to(t.device), state[k], t) for k,t in stay.items()}
+    return Ticket(ticket.masks, state, meta=dict(pruned_to=ticket.pruned_to), full=full)
 
 # %% ../nbs/10_arms.ipynb #d3ac94af
 @arm(label='signs, fresh magnitudes', fresh=True)

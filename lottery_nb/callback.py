@@ -24,7 +24,7 @@ from .criteria import Criterion, criteria as all_criteria
 from .granularity import check_granularity
 from .masks import Masks, named_tensors, unwrap
 from .schedules import Schedule, schedules
-from .sparsifier import Sparsifier, check_reach, check_sparsity, find_layers, rewind_opts
+from .sparsifier import (Sparsifier, check_reach, check_sparsity, find_layers, pruned_places, rewind_opts)
 from .ticket import Ticket
 
 # %% ../nbs/08_callback.ipynb #4dba9f9e
@@ -55,7 +55,8 @@ class SparsifyCallback(Callback):
         verbose:bool=True, # print what happens? The column of the table stays
         allow_collapse:bool=False, # may a layer lose all its weights?
         frozen:bool=False, # prune layers that are frozen, too? Otherwise pruning waits for a fit that trains them all
-        floor:float|None=None # percent of each layer's units that always stay; None: 10 with `group`, 0 otherwise
+        floor:float|None=None, # percent of each layer's units that always stay; None: 10 with `group`, 0 otherwise
+        pruned_to:str='zero' # where pruned weights stay: at 'zero', or at 'init', their values of the rewind point
     ):
         store_attr()
         for k in ('end_sparsity','start_sparsity'): check_sparsity(k, getattr(self, k))
@@ -70,7 +71,6 @@ class SparsifyCallback(Callback):
 
     def before_batch(self):
         if 'grad' not in self.criteria.needs and self.is_due(): self.prune()
-    def after_step(self): self.sparsifier.apply() # pruned weights are exactly 0 again, whatever the optimizer did
 
 # %% ../nbs/08_callback.ipynb #e5effa15
 @patch
@@ -79,6 +79,7 @@ def _check_arguments(self:SparsifyCallback):
     check_choice('method', self.method, ('local','global'))
     if self.floor is not None: check_percent('floor', self.floor)
     check_choice('rewind_opt', self.rewind_opt, rewind_opts)
+    check_choice('pruned_to', self.pruned_to, pruned_places)
     for k in ('start_epoch','rewind_epoch'): check_whole(k, getattr(self, k))
     for k in ('lth','reset_end','verbose','allow_collapse'): check_flag(k, getattr(self, k))
     for k,least in dict(end_epoch=0, round_to=1, update_every=1).items():
@@ -136,7 +137,7 @@ def new_sparsifier(self:SparsifyCallback)->Sparsifier:
     "A sparsifier of the learner's model"
     example = first_batch(self.dls) if self.granularity=='group' else None
     return Sparsifier(self.model, self.granularity, self.method, self.criteria, self.layers,
-                      self.allow_collapse, example, self.floor)
+                      self.allow_collapse, example, self.floor, self.pruned_to)
 
 @patch
 def trained_so_far(self:SparsifyCallback)->tuple: # to be added to the epoch and the step of this fit
@@ -151,6 +152,9 @@ def after_backward(self:SparsifyCallback):
     if 'grad' in self.criteria.needs and self.is_due() and self._has_gradients() and self.prune():
         raise CancelBatchException
     self.sparsifier.drop_gradients()
+
+@patch
+def after_step(self:SparsifyCallback): self.sparsifier.apply() # where they stay again, whatever the optimizer did
 
 @patch
 def _has_gradients(self:SparsifyCallback):

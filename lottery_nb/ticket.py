@@ -39,6 +39,8 @@ class Ticket:
         if full and not same_bits({**self.state, **self._under_masks('full', full)}, self.state):
             raise ArgumentError('full', full, 'weights that are those of the state where the masks keep them')
         self.full = {k: full[k].detach() for k in masks} if full else None
+        if self.meta.get('pruned_to')=='init' and not full:
+            raise ArgumentError('full', full, "all prunable weights at the rewind point: the meta has pruned_to='init'")
 
     def _under_masks(self, name, tensors):
         "Copies of these tensors, with +0 wherever the masks prune"
@@ -119,6 +121,7 @@ def ticket(self:Sparsifier)->Ticket|None:
     meta = dict(arm='ticket', sparsity=masks.sparsity, granularity=self.granularity, method=self.method,
                 criteria=repr(self.criterion), layers=list(masks), followers=self.followers, versions=versions(),
                 shapes={k: list(t.shape) for k,t in then.items()})
+    if self.pruned_to!='zero': meta['pruned_to'] = self.pruned_to
     found = Ticket(masks, then, named_tensors(self.model), meta, {k: then[k] for k in masks})
     if same_bits(found.trained, found.state): found.trained = None
     return found
@@ -128,6 +131,20 @@ def ticket(self:Sparsifier)->Ticket|None:
 def table(self:Ticket)->pd.DataFrame: # columns: arm, seed, round, density, epoch, step, metric, value
     "What its search has measured, a row a number; empty if the meta has no table"
     return as_table(self.meta.get('table') or [])
+
+# %% ../nbs/06_ticket.ipynb #f948f002
+@patch(as_prop=True)
+def pruned_to(self:Ticket)->str: # 'zero' or 'init'
+    "Where the pruned weights of its network stay: at 0, or at their values of the rewind point, those in `full`"
+    return self.meta.get('pruned_to', 'zero')
+
+@patch
+def with_pruned(self:Ticket,
+    tensors:Mapping # name -> tensor of every parameter and buffer: the state, or the trained ones
+)->dict: # name -> tensor, as the network has them
+    "The tensors; with `pruned_to='init'` their pruned weights are those of `full`"
+    rest,m = self.full if self.pruned_to=='init' else {},self.masks
+    return {k: torch.where(m[k].to(t.device), t, rest[k].to(t)) if k in rest else t for k,t in tensors.items()}
 
 # %% ../nbs/06_ticket.ipynb #bd639893
 @patch
@@ -154,9 +171,9 @@ def apply_to(self:Ticket,
     shapes = [{k: t.shape for k,t in o.items() if k not in may_grow} for o in (tensors, named_tensors(model))]
     if diff := shape_differences(*shapes, 'the tensors', 'the model'):
         raise ArgumentError('tensors', tensors, f'one for every parameter and buffer of the model ({diff})')
-    sp = Sparsifier(model, layers=list(self.masks))
-    sp.followers = self.meta.get('followers') or {}
-    sp.put_on(self.masks)
+    sp = Sparsifier(model, layers=list(self.masks), pruned_to=self.pruned_to)
+    sp.followers,tensors = self.meta.get('followers') or {},self.with_pruned(tensors)
+    sp.put_on(self.masks, tensors if self.pruned_to=='init' else None)
     set_tensors_(model, {k: tensors[k] for k in sorted(tensors, key=lambda k: k in self.masks)})
     sp.apply()
     return sp
@@ -251,11 +268,13 @@ def onto(self:Ticket,
                                  'the ticket', 'the tensors'):
         raise ArgumentError('tensors', tensors, f"tensors of the ticket's names and shapes ({diff})")
     masks = Masks({names[k]: m for k,m in self.masks.items() if k in names})
-    sp = Sparsifier(model, layers=list(masks))
+    sp = Sparsifier(model, layers=list(masks), pruned_to=self.pruned_to)
     follow = {k: o for k,o in (self.meta.get('followers') or {}).items() if k in names}
     sp.followers = {names[k]: {names[n]: at for n,at in o.items() if n in names} for k,o in follow.items()}
-    sp.put_on(masks)
-    set_tensors_(model, {names[k]: tensors[k] for k in sorted(names, key=lambda k: k in self.masks)})
+    tensors = self.with_pruned(tensors)
+    taken = {names[k]: tensors[k] for k in sorted(names, key=lambda k: k in self.masks)}
+    sp.put_on(masks, {**named_tensors(model), **taken} if self.pruned_to=='init' else None)
+    set_tensors_(model, taken)
     sp.apply()
     _warn_of_rest(where)
     return sp
@@ -286,13 +305,13 @@ def _parts(self:Ticket, trained, full):
 def save(self:Ticket,
     path:str|Path, # the file, usually `….safetensors`; a file that was there is replaced, a link followed
     trained:bool=True, # the trained weights too, if there are any?
-    full:bool=False # the pruned weights at the rewind point too? Other arms, such as `dense`, need them
+    full:bool=False # the pruned weights at the rewind point too, as always with `pruned_to='init'`? `dense` needs them
 )->Path: # `path`
     "Writes the ticket to a safetensors file, all or nothing. Equal tickets, in the same order, give equal files"
     path = check_path('path', path)
     check_flag('trained', trained), check_flag('full', full)
     if full and not self.full: raise ArgumentError('full', full, "False: this ticket doesn't know its pruned weights")
-    parts = self._parts(trained, full)
+    parts = self._parts(trained, full or self.pruned_to=='init')
     header = dict(digest='0'*64, format=ticket_format, shapes={k: list(m.shape) for k,m in self.masks.items()},
                   names={part: list(o) for part,o in parts.items()}, meta=json_safe(self.meta))
     tensors = {f'{part}/{k}': t.cpu().contiguous().clone() for part,o in parts.items() for k,t in o.items()}

@@ -1,16 +1,20 @@
 "Tickets that move: onto other networks, held at their first weights, from one data set to another, averaged"
-import warnings
+import copy, pickle, warnings
 
 import pytest, torch
+from fastai.learner import Learner
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
 import lottery_nb.channels # noqa: F401 (filters with their followers)
+from lottery_nb.arms import arms
+from lottery_nb.callback import SparsifyCallback
 from lottery_nb.core import ArgumentError
 from lottery_nb.masks import named_tensors
 from lottery_nb.sparsifier import Sparsifier
 from lottery_nb.ticket import Ticket
-from models import ConvNet, batch, bits, differing, everything, masked, mlp, nonzero_pruned, train_step
+from lottery_nb.ticketfile import TicketFile
+from models import ConvNet, batch, bits, differing, everything, few_batches, masked, mlp, nonzero_pruned, train_step
 
 def ticket_of(net, sparsity=60, meta=None, **kwargs):
     "The ticket of a network as it is"
@@ -144,3 +148,171 @@ def test_another_precision(dtype):
     ticket,net = ticket_of(split()),split(3).to(dtype)
     sp,_ = onto(ticket, net)
     assert torch.equal(net[0][0].weight, ticket.state['0.0.weight'].to(dtype)) and not nonzero_pruned(sp)
+
+# Pruned weights that stay where they began
+
+def away(sp, began):
+    "How many pruned weights and followers haven't the bits that they began with"
+    pairs = [(sp.parameter(k)[~m], began[k].to(sp.parameter(k).dtype)[~m]) for k,m in sp.held.items()]
+    return sum(int((bits(a)!=bits(b)).sum()) for a,b in pairs)
+
+optimizers = dict(momentum=lambda p: torch.optim.SGD(p, lr=.1, momentum=.9, nesterov=True, weight_decay=.1),
+                  adam=lambda p: torch.optim.Adam(p, lr=.01, weight_decay=.1, eps=1e-3, amsgrad=True),
+                  adamw=lambda p: torch.optim.AdamW(p, lr=.01, weight_decay=.5, eps=1e-3))
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('optimizer', optimizers.values(), ids=optimizers)
+def test_pruned_weights_stay_where_they_began(optimizer, dtype):
+    net = mlp().to(dtype)
+    with torch.no_grad(): net[1].weight[0,:3] = torch.tensor([-0., 1e-7, 0.]) # signs of 0 and subnormals too
+    began = everything(net)
+    sp,opt = Sparsifier(net, pruned_to='init'),optimizer(net.parameters())
+    sp.watch(opt)
+    def steps(n):
+        for i in range(n):
+            train_step(net, opt, torch.randn(16,64).to(dtype), torch.randint(0, 10, (16,)))
+            assert not away(sp, began)
+    steps(3)
+    at50 = sp.sparsify(50)
+    assert not away(sp, began)
+    steps(3)
+    at80 = sp.sparsify(80)
+    assert at80.n_kept==at80.n_weights-round(.8*at80.n_weights) and all(not (at80[k] & ~at50[k]).any() for k in at80)
+    steps(3)
+    assert all((sp.weight(k)[m]!=began[k][m]).any() for k,m in at80.items())
+
+def test_they_get_no_gradient():
+    net = mlp()
+    sp = Sparsifier(net, pruned_to='init')
+    masks = sp.sparsify(60)
+    opt = torch.optim.SGD(net.parameters(), lr=.1)
+    sp.watch(opt)
+    nn.functional.cross_entropy(net(torch.randn(16,64)), torch.randint(0, 10, (16,))).backward()
+    for k,m in masks.items(): assert not sp.weight(k).grad[~m].any() and sp.weight(k).grad[m].any()
+
+def test_the_rewind_point_counts_once_there_is_one():
+    net = mlp()
+    sp = Sparsifier(net, pruned_to='init')
+    with torch.no_grad():
+        for p in net.parameters(): p.add_(.01)
+    sp.save_weights()
+    then = everything(net)
+    with torch.no_grad():
+        for p in net.parameters(): p.mul_(-2)
+    sp.sparsify(50)
+    assert not away(sp, then) and differing(everything(net), then)
+    sp.rewind()
+    assert not differing(everything(net), then) # all of the network, pruned weights too
+
+def test_another_precision_and_another_rewind_point_reach_what_is_held():
+    net = mlp()
+    sp = Sparsifier(net, pruned_to='init')
+    sp.sparsify(50)
+    began = everything(net)
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        net.to(dtype)
+        sp.apply()
+        for k,m in sp.masks.items(): assert torch.equal(sp.weight(k)[~m], began[k][~m].to(dtype))
+    with torch.no_grad(): net[1].weight.fill_(3)
+    sp.save_weights()
+    with torch.no_grad(): net[1].weight.fill_(4)
+    sp.apply()
+    assert set(net[1].weight[~sp.masks['1.weight']].tolist())=={3.}
+
+def test_criteria_see_the_weights_as_they_are():
+    net = mlp()
+    sp = Sparsifier(net, pruned_to='init', method='local')
+    sp.sparsify(90)
+    back = sp.sparsify(50) # what comes back is chosen by its magnitude, too
+    assert back==Sparsifier(net, method='local').sparsify(50)
+
+def test_filters_with_followers_stay():
+    net = ConvNet()
+    net.stem[1].bias.data.normal_()
+    began = everything(net)
+    sp = Sparsifier(net, 'filter', example=batch()[0], pruned_to='init', layers=['stem'])
+    sp.sparsify(50)
+    opt = torch.optim.SGD(net.parameters(), lr=.1, momentum=.9, weight_decay=.1)
+    sp.watch(opt)
+    for _ in range(3): train_step(net, opt, *batch())
+    assert len(sp.held)>len(sp.masks) and not away(sp, began)
+    assert net.stem[1].bias[~sp.held['stem.1.bias']].count_nonzero()
+
+def trained_ticket(net=None, **kwargs):
+    "A sparsifier with pruned_to='init' that has trained, and its ticket"
+    net = net or mlp()
+    sp,opt = Sparsifier(net, pruned_to='init', **kwargs),torch.optim.AdamW(net.parameters(), lr=.01)
+    sp.save_weights()
+    sp.sparsify(70)
+    sp.watch(opt)
+    for _ in range(3): train_step(net, opt, torch.randn(16,64), torch.randint(0, 10, (16,)))
+    return sp,sp.ticket
+
+@pytest.mark.parametrize('full', [False, True])
+def test_its_ticket_gives_the_same_network(tmp_path, full):
+    sp,ticket = trained_ticket()
+    assert ticket.meta['pruned_to']==ticket.pruned_to=='init' and "pruned_to='init'" in repr(ticket)
+    loaded = Ticket.load(ticket.save(tmp_path/'t.safetensors', full=full))
+    assert loaded==ticket and repr(TicketFile(tmp_path/'t.safetensors'))==repr(ticket)
+    for o in (ticket, loaded, pickle.loads(pickle.dumps(ticket))):
+        net = mlp()
+        o.trained_into(net)
+        assert not differing(everything(net), everything(sp.model))
+        held = o.apply_to(net)
+        assert not differing(everything(net), sp.snapshot)
+        opt = torch.optim.AdamW(net.parameters(), lr=.01)
+        held.watch(opt)
+        train_step(net, opt, torch.randn(16,64), torch.randint(0, 10, (16,)))
+        assert not away(held, sp.snapshot) and held.masks==sp.masks
+
+def test_onto_another_network():
+    sp,ticket = trained_ticket()
+    net = Wrapper(nn.Sequential(*mlp()[:-1], nn.Linear(100,3)))
+    head = everything(net.backbone[5])
+    held,_ = onto(ticket, net)
+    assert not differing(everything(net.backbone[5]), head)
+    for k in ('1.weight','3.weight','1.bias'):
+        assert torch.equal(net.backbone.get_parameter(k), sp.snapshot[k])
+    with torch.no_grad(): net.backbone[1].weight.fill_(7)
+    held.apply()
+    m = ticket.masks['1.weight']
+    assert torch.equal(net.backbone[1].weight[~m], sp.snapshot['1.weight'][~m]) and (net.backbone[1].weight[m]==7).all()
+
+def test_arms_of_it():
+    sp,ticket = trained_ticket()
+    for arm in arms.values():
+        begun = arm.begin(ticket, 1, mlp)
+        assert begun.pruned_to=='init'
+        net = mlp()
+        held = begun.apply_to(net)
+        rest = begun.full if arm.name=='reinit' else sp.snapshot
+        for k,m in held.masks.items(): assert torch.equal(net.get_parameter(k)[~m], rest[k][~m])
+
+def test_the_callback():
+    torch.manual_seed(0)
+    learn = Learner(few_batches(n_in=1), nn.Sequential(nn.Flatten(), nn.Linear(64,20), nn.ReLU(), nn.Linear(20,10)),
+                    loss_func=nn.CrossEntropyLoss())
+    began = everything(learn.model)
+    cb = SparsifyCallback(80, 'weight', 'global', 'movement', 'iterative', start_epoch=1, lth=True, pruned_to='init',
+                          verbose=False)
+    with learn.no_bar(), learn.no_logging(): learn.fit(5, cbs=cb)
+    assert cb.masks.sparsity==pytest.approx(80, abs=.1) and not away(cb.sparsifier, began)
+    assert cb.ticket.pruned_to=='init'
+    again = copy.deepcopy(learn.model)
+    cb.ticket.trained_into(again)
+    assert not differing(everything(again), everything(learn.model))
+
+def test_what_cannot_be():
+    with pytest.raises(ArgumentError, match="pruned_to='one': expected one of zero, init"):
+        Sparsifier(mlp(), pruned_to='one')
+    with pytest.raises(ArgumentError, match="pruned_to=None"):
+        SparsifyCallback(80, 'weight', 'global', 'movement', 'iterative', pruned_to=None)
+    _,ticket = trained_ticket()
+    with pytest.raises(ArgumentError, match="full=None: expected all prunable weights"):
+        Ticket(ticket.masks, ticket.state, meta=ticket.meta)
+
+def test_zero_keeps_nothing_for_it():
+    sp = Sparsifier(mlp())
+    sp.sparsify(50)
+    sp.save_weights()
+    assert sp.rest is None and not nonzero_pruned(sp)
