@@ -3,16 +3,21 @@ import copy, pickle, warnings
 
 import pytest, torch
 from fastai.learner import Learner
+from fastai.metrics import accuracy
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
 import lottery_nb.channels # noqa: F401 (filters with their followers)
-from lottery_nb.arms import arms
+from lottery_nb.arms import arms, transfer
 from lottery_nb.callback import SparsifyCallback
 from lottery_nb.core import ArgumentError
+from lottery_nb.curves import lottery_curve
+from lottery_nb.data import digits_dls, digits_mlp
+from lottery_nb.evidence import summarise
+from lottery_nb.find import find_ticket
 from lottery_nb.masks import named_tensors
 from lottery_nb.sparsifier import Sparsifier
-from lottery_nb.ticket import Ticket
+from lottery_nb.ticket import Ticket, same_bits
 from lottery_nb.ticketfile import TicketFile
 from models import ConvNet, batch, bits, differing, everything, few_batches, masked, mlp, nonzero_pruned, train_step
 
@@ -316,3 +321,54 @@ def test_zero_keeps_nothing_for_it():
     sp.sparsify(50)
     sp.save_weights()
     assert sp.rest is None and not nonzero_pruned(sp)
+
+# From one data set to another
+
+def curve(turned=False, **kwargs):
+    data = [[torch.as_tensor(t) for t in dl.stacked()] for dl in digits_dls().loaders]
+    if turned: data = [(x.rot90(1, (-2,-1)), y) for x,y in data]
+    how = dict(seeds=[1,4], rounds=2, prune=50, arms='ticket', n_step=60, progress=False) | kwargs
+    return lottery_curve(digits_mlp, data, keep='tickets', **how)
+
+@pytest.fixture(scope='module')
+def elsewhere(): return curve(turned=True)[1]
+
+def test_own_tickets_from_elsewhere_are_the_tickets():
+    "What the arm trains is what it was given: of the same experiment, the same numbers to the bit"
+    _,own = curve()
+    df,_ = curve(arms=['ticket', transfer(own, 'again')])
+    at = ['seed','round','step','metric']
+    a,b = (df[df.arm==o].set_index(at).value for o in ('ticket','again'))
+    assert len(a)==len(b)>0 and a.equals(b.loc[a.index])
+
+@pytest.mark.parametrize('kind', [dict, list])
+def test_theirs_begin_with_their_masks_and_weights(elsewhere, kind):
+    _,own = curve()
+    arm = transfer(elsewhere if kind is dict else list(elsewhere.values()), 'turned')
+    for (seed,r),ticket in own.items():
+        begun,theirs = arm.begin(ticket, seed, digits_mlp),elsewhere[seed,r]
+        assert begun.masks==theirs.masks and same_bits(begun.state, theirs.state) and begun.trained is None
+        assert begun.density==ticket.density and begun.meta['seed']==seed
+        assert begun.meta['arm']=='dense+'*(r==0)+'turned'
+        assert (begun.masks==ticket.masks)==(r==0)
+
+def test_it_is_trained_and_measured_like_any_arm(elsewhere):
+    df,_ = curve(arms=['ticket', transfer(elsewhere, 'turned')])
+    n = df.groupby(['arm','round']).value.size()
+    assert n['turned',1]==n['ticket',1] and n['turned',2]==n['ticket',2]
+    assert not {'turned'} & set(arms) and 'turned' in summarise(df).versus.values
+
+def test_in_a_search(elsewhere):
+    def learner(): return Learner(digits_dls().cpu(), digits_mlp(), metrics=accuracy)
+    def fit(learn): learn.fit(1)
+    search = find_ticket(learner, fit, rounds=2, prune=50, seed=4, arms=transfer(elsewhere), progress=False)
+    assert [search.arms['transfer'][r].masks==elsewhere[4,r].masks for r in (1,2)]==[True,True]
+
+def test_what_cannot_be_transferred(elsewhere):
+    own = curve(prune=[50,75])[1][1,1]
+    for fn,error in [(lambda: transfer(elsewhere).begin(own, 7), r'transfer=\(7, 1\): expected a seed and round'),
+                     (lambda: transfer({(1,1): elsewhere[1,2]}).begin(own, 1), 'keeps 25100 weights, as'),
+                     (lambda: transfer({(1,1): 3}), r'tickets\[\(1, 1\)\]=3: expected a Ticket'),
+                     (lambda: transfer(elsewhere, 'reinit'), "name='reinit': expected one that no arm has"),
+                     (lambda: transfer(elsewhere, None), 'name=None: expected a text')]:
+        with pytest.raises(ArgumentError, match=error): fn()
