@@ -14,12 +14,13 @@ from lottery_nb.core import ArgumentError
 from lottery_nb.curves import lottery_curve
 from lottery_nb.data import digits_dls, digits_mlp
 from lottery_nb.evidence import summarise
-from lottery_nb.find import find_ticket
+from lottery_nb.find import Search, find_ticket
 from lottery_nb.masks import named_tensors
 from lottery_nb.sparsifier import Sparsifier
 from lottery_nb.ticket import Ticket, same_bits
 from lottery_nb.ticketfile import TicketFile
-from models import ConvNet, batch, bits, differing, everything, few_batches, masked, mlp, nonzero_pruned, train_step
+from models import ConvNet, batch, bits, copied, differing, everything, few_batches, masked, mlp, nonzero_pruned
+from models import train_step
 
 def ticket_of(net, sparsity=60, meta=None, **kwargs):
     "The ticket of a network as it is"
@@ -372,3 +373,107 @@ def test_what_cannot_be_transferred(elsewhere):
                      (lambda: transfer(elsewhere, 'reinit'), "name='reinit': expected one that no arm has"),
                      (lambda: transfer(elsewhere, None), 'name=None: expected a text')]:
         with pytest.raises(ArgumentError, match=error): fn()
+
+# Averaged
+
+def search_of(model, data, rounds=2, **kwargs):
+    how = dict(seeds=[3], rounds=rounds, prune=50, arms='ticket', n_step=40, progress=False, keep='tickets') | kwargs
+    _,tickets = lottery_curve(model, data, **how)
+    return Search([tickets[3,r] for r in range(rounds+1)])
+
+@pytest.fixture(scope='module')
+def small(): return search_of(digits_mlp, digits_dls()),digits_dls().valid.stacked()
+
+def right(net, x, y): return (net(x).argmax(1)==y).double().mean().item()
+
+def test_a_pool_is_what_its_table_says(small):
+    search,(x,y) = small
+    x,y = torch.as_tensor(x),torch.as_tensor(y)
+    before = [copied(t.trained) for t in search.tickets]
+    pooled,df = search.pool(digits_mlp, (x, y), seed=5)
+    assert all(not differing(t.trained, b) for t,b in zip(search.tickets, before))
+    assert pooled.masks==search.tickets[-1].masks and same_bits(pooled.state, search.tickets[-1].state)
+    assert list(df)==['round','share','choose','report','kept'] and len(df)==1+2*5
+    kept = df[df.kept]
+    assert kept.choose.is_monotonic_increasing and kept.choose.is_unique and len(kept)>1
+    assert pooled.meta['pooled']==kept[['round','share']].values[1:].tolist() and pooled.table.empty
+    # the same by hand: mixtures one after the other, and both halves together
+    w = dict(search.tickets[-1].trained)
+    for r,share in pooled.meta['pooled']: w = {k: t + share*(search.tickets[int(r)].trained[k]-t) for k,t in w.items()}
+    assert all(torch.allclose(masked(w, pooled.masks)[k], t, atol=1e-6) for k,t in pooled.trained.items())
+    pooled.trained_into(net:=digits_mlp())
+    assert right(net, x, y)==pytest.approx(kept[['choose','report']].values[-1].mean(), abs=.002)
+
+def test_the_reporting_half_chooses_nothing(small):
+    "Whatever its targets say, the same is chosen"
+    search,(x,y) = small
+    _,df = search.pool(digits_mlp, (x, y), seed=5)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(5))
+    wrong = torch.as_tensor(y).clone()
+    wrong[order[-(len(y)//2):]] = 0
+    _,other = search.pool(digits_mlp, (x, wrong), seed=5)
+    assert other[['choose','kept']].equals(df[['choose','kept']]) and not other.report.equals(df.report)
+
+def test_nothing_helps_nothing_changes(small):
+    search,(x,y) = small
+    pooled,df = search.pool(digits_mlp(), (x, y), round=1, metric=lambda preds, y: 0.)
+    assert same_bits(pooled.trained, search.tickets[1].trained) and pooled.meta['pooled']==[] and df.kept.sum()==1
+
+def normed(): return nn.Sequential(nn.Flatten(), nn.Linear(64,30), nn.BatchNorm1d(30), nn.ReLU(), nn.Linear(30,10))
+
+def test_statistics_are_those_of_the_mixture():
+    search,(x,y) = search_of(normed, digits_dls()),digits_dls().valid.stacked()
+    with pytest.raises(ArgumentError, match="train_x=None: expected training inputs"): search.pool(normed, (x, y))
+    seen = torch.as_tensor(digits_dls().train.stacked()[0])[:256]
+    pooled,_ = search.pool(normed, (x, y), train_x=seen, metric=lambda preds, y: -float(preds.var()))
+    assert pooled.meta['pooled']
+    pooled.trained_into(net:=normed())
+    h = net[1](seen.flatten(1))
+    assert torch.allclose(net[2].running_mean, h.mean(0), atol=1e-5)
+    assert torch.allclose(net[2].running_var, h.var(0), rtol=1e-4, atol=1e-6)
+
+def test_what_cannot_be_pooled(small):
+    search,(x,y) = small
+    for kwargs,error in [(dict(round=3), 'round=3: expected a round of this search, at most 2'),
+                         (dict(round=0), 'round=0'), (dict(shares=[1.]), 'shares=1.0: expected more than 0 and less'),
+                         (dict(data=(x, y[:3])), 'as many targets as inputs'), (dict(seed=-1), 'seed=-1'),
+                         (dict(model=nn.Linear(2,2)), "a model of the ticket's architecture"),
+                         (dict(model=None), 'model=None: expected a function that makes a network')]:
+        with pytest.raises(ArgumentError, match=error): search.pool(**{**dict(model=digits_mlp, data=(x, y)), **kwargs})
+
+# A search with pruned weights that stay
+
+def moving(rounds=2, **kwargs):
+    def learner(): return Learner(digits_dls().cpu(), digits_mlp(), metrics=accuracy)
+    def fit(learn): learn.fit(2, 3e-3)
+    return find_ticket(learner, fit, rounds=rounds, prune=60, criteria='movement', pruned_to='init', progress=False,
+                       **kwargs)
+
+@pytest.mark.parametrize('rewind', [0, 1])
+def test_a_search_with_pruned_weights_that_stay(tmp_path, rewind):
+    search = moving(rewind=rewind, arms=['reinit','random'], dir=tmp_path/'a')
+    w = search.tickets[0].state
+    for r,t in enumerate(search.tickets):
+        assert t.pruned_to=='init' and same_bits(t.full, {k: w[k] for k in t.masks})
+        net = digits_mlp()
+        sp = t.trained_into(net)
+        assert not away(sp, w)
+        with torch.no_grad(): x,y = (torch.as_tensor(o) for o in digits_dls().valid.stacked())
+        assert right(net, x, y)==pytest.approx(search.rounds().accuracy[r], abs=1e-6) # measured with them in place
+    for o in search.arms.values():
+        for t in o.values(): assert not away(t.trained_into(digits_mlp()), t.full)
+    loaded = Search.load(tmp_path/'a')
+    assert loaded.tickets==search.tickets and loaded.arms==search.arms
+    moving(rounds=1, rewind=rewind, dir=tmp_path/'b')
+    assert moving(rewind=rewind, dir=tmp_path/'b').tickets==search.tickets # gone on with is the same
+
+def test_each_round_moves_fewer_of_those_that_moved_most():
+    search = moving()
+    for a,b in zip(search.tickets, search.tickets[1:]):
+        moved = {k: (a.trained[k]-search.tickets[0].state[k]).abs() for k in a.masks}
+        kept = torch.cat([moved[k][b.masks[k]] for k in b.masks]).min()
+        gone = torch.cat([moved[k][a.masks[k] & ~b.masks[k]] for k in b.masks]).max()
+        assert kept>=gone and all(not (b.masks[k] & ~a.masks[k]).any() for k in b.masks)
+
+def test_what_a_search_cannot_hold():
+    with pytest.raises(ArgumentError, match="pruned_to='init': expected 'zero' with rewind='lr'"): moving(rewind='lr')
