@@ -66,8 +66,7 @@ def find_ticket(
     Source: Frankle & Carbin 2019; rewinding: Frankle et al. 2020; of the learning rate: Renda et al. 2020"""
     check_flag('force', force)
     how = dict(granularity=granularity, method=method, criteria=criteria, layers=layers,
-               allow_collapse=allow_collapse, floor=floor)
-    if pruned_to!='zero': how['pruned_to'] = pruned_to
+               allow_collapse=allow_collapse, floor=floor) | ({} if pruned_to=='zero' else dict(pruned_to=pruned_to))
     plan = SearchPlan(learner, fit, *check_prune(prune, rounds), rewind, how, final_layer_rate,
                       arms, seed, version, meta)
     settings,folder = plan.try_out(),SearchFolder(dir)
