@@ -145,7 +145,8 @@ def _finding(row, metric)->str:
     return f'{where} {seeds} cannot show a difference between {both} ({_amount(mean, half, points, "+")})'
 
 # %% ../nbs/13_evidence.ipynb #81552bc3
-_colours = ['#555555','#2e8b57','#d95f02','#7570b3','#a6761d','#e7298a','#1f78b4','#66a61e','#e6ab02','#000000','#17becf']
+_colours = ['#555555','#2e8b57','#d95f02','#7570b3','#a6761d','#e7298a','#1f78b4','#66a61e','#e6ab02',
+            '#000000','#17becf']
 _dashes = ['--','-','-.',':',(0,(5,1,1,1,1,1))]
 
 def _style(arm, names)->dict:
