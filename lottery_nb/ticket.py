@@ -207,7 +207,8 @@ def places(self:Ticket,
         if {k,n} & out: return 'left out'
         return 'ticket' if k and fits(k, n) else 'new' if n else 'nowhere'
     pairs = [(k, n if (n := names.get(k)) in new else '') for k in old]
-    pairs += [('', n) for n in new if n not in {n for _,n in pairs}]
+    placed = set(names.values())
+    pairs += [('', n) for n in new if n not in placed]
     def shape(tensors, k): return tuple(tensors[k].shape) if k else None
     rows = [(k, n, shape(old, k), shape(new, n), becomes(k, n)) for k,n in pairs]
     return pd.DataFrame(rows, columns=['ticket','model','shape','shape_there','becomes'])

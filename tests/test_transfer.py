@@ -4,8 +4,10 @@ import copy, pickle, warnings
 import pytest, torch
 from fastai.learner import Learner
 from fastai.metrics import accuracy
+from fastai.vision.learner import create_body, create_vision_model
 from hypothesis import given, settings, strategies as st
 from torch import nn
+from torchvision.models import resnet18
 
 import lottery_nb.channels # noqa: F401 (filters with their followers)
 from lottery_nb.arms import arms, transfer
@@ -477,3 +479,23 @@ def test_each_round_moves_fewer_of_those_that_moved_most():
 
 def test_what_a_search_cannot_hold():
     with pytest.raises(ArgumentError, match="pruned_to='init': expected 'zero' with rewind='lr'"): moving(rewind='lr')
+
+# fastai's own networks
+
+def test_a_vision_learner_with_more_classes():
+    old,new = (create_vision_model(resnet18, n_out, pretrained=False) for n_out in (3,5))
+    ticket = ticket_of(old)
+    sp,said = onto(ticket, new)
+    assert said==['onto: new, so as the model drew it, and dense: 1.8.weight ((5, 512) for (3, 512)) '
+                  '(but=… says what you leave out on purpose)']
+    then = masked(ticket.state, ticket.masks)
+    assert differing(everything(new), then)==['1.8.weight'] and not nonzero_pruned(sp)
+    assert set(ticket.masks)-set(sp.masks)=={'1.8.weight'}
+
+def test_a_body_under_a_new_head():
+    body,whole = create_body(resnet18(), pretrained=False),create_vision_model(resnet18, 5, pretrained=False)
+    ticket,head = ticket_of(body),everything(whole[1])
+    sp,said = onto(ticket, whole, but='1')
+    assert not said and not differing(everything(whole[1]), head)
+    assert not differing(everything(whole[0]), masked(ticket.state, ticket.masks))
+    assert set(sp.masks)=={f'0.{k}' for k in ticket.masks}
