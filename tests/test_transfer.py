@@ -157,6 +157,17 @@ def test_another_precision(dtype):
     sp,_ = onto(ticket, net)
     assert torch.equal(net[0][0].weight, ticket.state['0.0.weight'].to(dtype)) and not nonzero_pruned(sp)
 
+def test_trained_weights_move_too():
+    net = mlp()
+    sp,opt = Sparsifier(net),torch.optim.SGD(net.parameters(), lr=.1)
+    sp.save_weights()
+    sp.sparsify(50)
+    sp.watch(opt)
+    train_step(net, opt, torch.randn(16,64), torch.randint(0, 10, (16,)))
+    ticket,other = sp.ticket,Wrapper(mlp())
+    _,said = onto(ticket, other, tensors=ticket.trained)
+    assert not said and not differing(everything(other.backbone), everything(net))
+
 # Pruned weights that stay where they began
 
 def away(sp, began):
