@@ -25,7 +25,7 @@ from .granularity import check_granularity
 from .masks import Masks, copies_of, named_tensors, unwrap
 from .methods import Method, methods
 from .schedules import Schedule, schedules
-from .sparsifier import Sparsifier, check_reach, check_sparsity, find_layers, rewind_opts
+from .sparsifier import (Sparsifier, check_reach, check_sparsity, find_layers, pruned_places, rewind_opts)
 from .ticket import Ticket
 
 # %% ../nbs/08_callback.ipynb #66d0a57e
@@ -64,10 +64,10 @@ class SparsifyCallback(TrainingCallback):
         allow_collapse:bool=False, # may a layer lose all its weights?
         frozen:bool=False, # prune layers that are frozen, too? Otherwise pruning waits for a fit that trains them all
         floor:float|None=None, # percent of each layer's units that always stay; None: 10 with `group`, 0 otherwise
-        keep_zeros:bool=False # begin with the masks of the weights that are 0 already, and never bring them back?
+        keep_zeros:bool=False, # begin with the masks of the weights that are 0 already, and never bring them back?
+        pruned_to:str='zero' # where pruned weights stay: at 'zero', or at 'init', their values of the rewind point
     ):
         store_attr()
-        self.method = check_choice('method', method, methods, Method)
         self.criteria = check_choice('criteria', criteria, all_criteria, Criterion)
         self.schedule = check_choice('schedule', schedule, schedules, Schedule)
         self.in_rounds,self.falls = self.schedule.stepwise,self.schedule.falls # found by trying, so only once
@@ -76,7 +76,6 @@ class SparsifyCallback(TrainingCallback):
 
     def before_batch(self):
         if 'grad' not in self.criteria.needs and self.is_due(): self.prune()
-    def after_step(self): self.sparsifier.apply() # pruned weights are exactly 0 again, whatever the optimizer did
 
 # %% ../nbs/08_callback.ipynb #e5effa15
 @patch
@@ -84,9 +83,11 @@ def _check_arguments(self:SparsifyCallback):
     self.end_sparsity = check_sparsity('end_sparsity', self.end_sparsity)
     check_sparsity('start_sparsity', check_percent('start_sparsity', self.start_sparsity))
     self.ends = self.end_sparsity if isinstance(self.end_sparsity, dict) else {'': self.end_sparsity}
+    self.method = check_choice('method', self.method, methods, Method)
     check_granularity(self.granularity)
     if self.floor is not None: check_percent('floor', self.floor)
     check_choice('rewind_opt', self.rewind_opt, rewind_opts)
+    check_choice('pruned_to', self.pruned_to, pruned_places)
     for k in ('start_epoch','rewind_epoch'): check_whole(k, getattr(self, k))
     for k in ('lth','reset_end','verbose','allow_collapse','frozen','keep_zeros'): check_flag(k, getattr(self, k))
     for k,least in dict(end_epoch=0, round_to=1, update_every=1).items():
@@ -148,7 +149,7 @@ def new_sparsifier(self:SparsifyCallback)->Sparsifier:
     reads = any(needs[k].from_data for k in self.criteria.needs)
     from_data = dict(data=self.calibration_data, loss=self.loss_func) if reads else {}
     return Sparsifier(self.model, self.granularity, self.method, self.criteria, self.layers,
-                      self.allow_collapse, example, self.floor, self.keep_zeros, **from_data)
+                      self.allow_collapse, example, self.floor, self.keep_zeros, **from_data, pruned_to=self.pruned_to)
 
 @patch
 def calibration_data(self:SparsifyCallback):
@@ -168,6 +169,9 @@ def after_backward(self:SparsifyCallback):
     if 'grad' in self.criteria.needs and self.is_due() and self._has_gradients() and self.prune():
         raise CancelBatchException
     self.sparsifier.drop_gradients()
+
+@patch
+def after_step(self:SparsifyCallback): self.sparsifier.apply() # where they stay again, whatever the optimizer did
 
 @patch
 def _has_gradients(self:SparsifyCallback):

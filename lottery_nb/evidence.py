@@ -145,13 +145,14 @@ def _finding(row, metric)->str:
     return f'{where} {seeds} cannot show a difference between {both} ({_amount(mean, half, points, "+")})'
 
 # %% ../nbs/13_evidence.ipynb #81552bc3
-_colours = ['#555555','#2e8b57','#d95f02','#7570b3','#a6761d','#e7298a','#1f78b4','#66a61e','#e6ab02','#000000']
+_colours = ['#555555','#2e8b57','#d95f02','#7570b3','#a6761d','#e7298a','#1f78b4','#66a61e','#e6ab02',
+            '#000000','#17becf']
 _dashes = ['--','-','-.',':',(0,(5,1,1,1,1,1))]
 
 def _style(arm, names)->dict:
     "How an arm is drawn in a figure of the arms `names`"
     i = [*all_arms, *(o for o in _in_order(names) if o not in all_arms)].index(arm)
-    return dict(color=_colours[i%10], ls=_dashes[i%5], marker='soDv^P*X<>'[i%10], ms=3.5)
+    return dict(color=_colours[i%11], ls=_dashes[i%5], marker='soDv^P*X<>'[i%10], ms=3.5)
 
 # %% ../nbs/13_evidence.ipynb #03d2f4f1
 def _line(ax, x, mean, half, arm, names, **style):

@@ -7,7 +7,7 @@ __all__ = ['find_ticket', 'n_pruned', 'check_prune', 'sparsity_of_round', 'next_
            'SearchFolder']
 
 # %% ../nbs/11_find.ipynb #8b197ab3
-import errno, json, os, random, re, warnings
+import errno, json, math, os, random, re, warnings
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -21,6 +21,8 @@ from fastai.callback.progress import ShowGraphCallback # its module gives `Learn
 from fastai.learner import Learner
 from fastcore.basics import noop, patch, store_attr
 from filelock import FileLock, Timeout
+from torch import nn, Tensor
+from torch.optim.swa_utils import update_bn
 import lottery_nb.calibration # noqa: F401, so that its criteria are known by name
 from .arms import Arm, arms as all_arms, check_arms
 from .callback import (HoldMasks, SparsifyCallback, TrainingCallback, data_origin, first_batch, measured_now,
@@ -30,7 +32,7 @@ from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, che
                              rewind_point, seed_of, seeded, shape_differences, source_of, versions, write_atomically)
 from .criteria import Criterion, criteria as all_criteria, large_final, needs
 from .methods import Method, methods, named_amounts
-from .masks import Masks, copies_of, named_tensors
+from .masks import Masks, copies_of, copy_model, named_tensors, set_tensors_, unwrap
 from .sparsifier import Sparsifier, check_reach, check_sparsity, count_of
 from .ticket import Ticket
 
@@ -48,6 +50,7 @@ def find_ticket(
     layers=None, # types, names, a function (name, module) -> bool, or several of these; None: 'default'
     allow_collapse:bool=False, # may a layer lose all its weights?
     floor:float|None=None, # percent of each layer's units that always stay; None: 10 with `group`, 0 otherwise
+    pruned_to:str='zero', # where pruned weights stay: at 'zero', or at 'init', their values of the rewind point
     arms=(), # what the tickets have to beat, trained in every round from 1 on: names out of `arms`, or `Arm`s
     seed:int=0, # whole number of at least 0: of all random numbers, the first weights' too
     dir:str|Path|None=None, # folder that keeps each run as it ends, for the same call to go on with
@@ -65,7 +68,7 @@ def find_ticket(
     Source: Frankle & Carbin 2019; rewinding: Frankle et al. 2020; of the learning rate: Renda et al. 2020"""
     check_flag('force', force)
     how = dict(granularity=granularity, method=method, criteria=criteria, layers=layers,
-               allow_collapse=allow_collapse, floor=floor)
+               allow_collapse=allow_collapse, floor=floor) | ({} if pruned_to=='zero' else dict(pruned_to=pruned_to))
     plan = SearchPlan(learner, fit, *check_prune(prune, rounds), rewind, how, arms, seed, version, meta)
     settings,folder = plan.try_out(),SearchFolder(dir)
     with folder.opened(plan, settings, force) as search, plan.bar(progress) as move:
@@ -133,8 +136,8 @@ def next_masks(
 class SearchPlan:
     """What a search was asked for, and how it does one run. Raises `ArgumentError` for what can't be right.
 
-    `prune` and `rounds` are as `check_prune` gives them; `how` has granularity, method, criteria, layers,
-    allow_collapse and floor, for the `Sparsifier`; all others are those of `find_ticket`"""
+    `prune` and `rounds` are as `check_prune` gives them; `how` is for the `Sparsifier`: granularity, method, criteria,
+    layers, allow_collapse, floor and, if it isn't 'zero', pruned_to; all others are those of `find_ticket`"""
     def __init__(self, learner, fit, prune, rounds, rewind, how, arms=(), seed=0, version='', meta=None):
         store_attr()
         for k,what in dict(learner='that makes a new Learner every time, such as lambda: Learner(dls, model())',
@@ -147,6 +150,8 @@ class SearchPlan:
         self.group,self.needs = self.how['granularity']=='group',set(self.criterion.needs)
         self.from_data = any(needs[k].from_data for k in self.needs)
         self.point,self.seed = rewind_point(self.rewind),check_whole('seed', self.seed)
+        if self.point.kind=='lr' and 'pruned_to' in self.how:
+            raise ArgumentError('pruned_to', self.how['pruned_to'], "'zero' with rewind='lr': no weight goes back")
         self.arms = [o for o in check_arms(self.arms) if o.name not in ('dense','ticket')] # every search has these
 
     def runs(self): return [(r, arm) for r in range(self.rounds+1) for arm in ([None, *self.arms] if r else [None])]
@@ -206,7 +211,7 @@ def make_masks(self:SearchPlan, sp, r)->Masks:
 def _prune(self:SearchPlan, search, learn, sp, r):
     last = search.tickets[-1]
     last.trained_into(learn.model)
-    sp.put_on(last.masks)
+    sp.put_on(last.masks, None if sp.rest is None else _weights_of(learn.model))
     if 'grad' in self.needs and not self.from_data: self.gradients(learn, r)
     then = dict(init=search.init, previous=last if r>1 else search.init) # what the last round began with
     for need in self.needs & set(then):
@@ -352,7 +357,8 @@ def train(self:SearchPlan, search, r, arm=None, tell=noop)->Ticket:
     if r and arm is None: rows = [*search.tickets[r-1].meta['table'], *rows]
     trained,meta = self.weights(learn, 'trained weights'),begun.meta
     if follow.trained_for: meta = {**meta, 'trained_for': follow.trained_for}
-    return Ticket(begun.masks, follow.weights or begun.state, trained, {**meta, 'table': rows})
+    full = (follow.weights or begun.full) if begun.pruned_to=='init' else None
+    return Ticket(begun.masks, follow.weights or begun.state, trained, {**meta, 'table': rows}, full)
 
 # %% ../nbs/11_find.ipynb #a1e0bb01
 @patch
@@ -574,6 +580,79 @@ def plot_distances(self:Search,
                xticks=range(n_b), yticks=range(n_a), xticklabels=values.columns, yticklabels=values.index)
     plt.close(fig)
     return fig
+
+# %% ../nbs/11_find.ipynb #b242542a
+@patch
+@torch.no_grad()
+def pool(self:Search,
+    model, # a function that makes a network of this search's architecture, or such a module, which stays as it is
+    data:tuple, # held out: inputs and targets, each [n, ...] with n at least 2: a half chooses, a half reports
+    round:int|None=None, # whose ticket is mixed with those of the rounds before; None: the last
+    metric:Callable|None=None, # predictions and targets -> a number, more is better; None: accuracy, 0 to 1
+    shares:tuple=(.1,.3,.5,.7,.9), # parts of another round's weights that are tried, more than 0 and less than 1
+    train_x:Tensor|None=None, # training inputs [n, ...]: what a network with BatchNorm needs for its statistics
+    seed:int=0 # whole number of at least 0: which half of the data chooses
+)->tuple: # a `Ticket`, and the table of what was tried: round, share, choose and report (the metric), kept
+    """The ticket of a round with trained weights of denser rounds mixed in, where that was better on half of the data.
+
+    BatchNorm's statistics can't be averaged: all mixtures, and the ticket beside them, are measured with those of
+    `train_x`. Raises `ArgumentError` if it's missing, and for a round, a model or data that can't be used.
+
+    Source: Yin et al. 2022, Lottery Pools; that a second half of the data reports is ours"""
+    r = check_whole('round', len(self.tickets)-1 if round is None else round, 1)
+    if r>=len(self.tickets): raise ArgumentError('round', r, f'a round of this search, at most {len(self.tickets)-1}')
+    for o in shares: check_number('shares', o, 0, math.nextafter(1, 0), 'more than 0 and less than 1', above=0)
+    ticket = self.tickets[r]
+    mixer = _Mixer(ticket, model, data, metric, train_x, seed)
+    at = mixer.measured(now:=mixer.mixed(ticket.trained))
+    rows = [dict(round=r, share=1., **at, kept=True)]
+    for i in reversed(range(r)):
+        tried = [(share, o:=mixer.mixed(now, self.tickets[i].trained, share), mixer.measured(o)) for share in shares]
+        share,weights,then = max(tried, key=lambda o: o[2]['choose'])
+        better = then['choose']>at['choose']
+        rows += [dict(round=i, share=s, **m, kept=better and s==share) for s,_,m in tried]
+        if better: now,at = weights,then
+    pooled = [[o['round'], o['share']] for o in rows[1:] if o['kept']]
+    meta = {k: v for k,v in ticket.meta.items() if k!='table'} | dict(arm='pool', pooled=pooled)
+    return Ticket(ticket.masks, ticket.state, now if pooled else ticket.trained, meta, ticket.full), pd.DataFrame(rows)
+
+# %% ../nbs/11_find.ipynb #1cf7a6a6
+class _Mixer:
+    "Mixes trained weights under the mask of a ticket, and measures them on each half of some data"
+    def __init__(self, ticket, model, data, metric, train_x, seed):
+        self.ticket,self.train_x = ticket,train_x
+        self.metric = metric or (lambda preds, y: (preds.argmax(1)==y).double().mean())
+        if not (isinstance(model, nn.Module) or callable(model)):
+            raise ArgumentTypeError('model', model, 'a function that makes a network, or a module')
+        self.net = (copy_model(unwrap(model)) if isinstance(model, nn.Module) else model()).cpu().eval()
+        ticket.check_fits(self.net)
+        self.normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None
+                          for m in self.net.modules())
+        if self.normed and train_x is None:
+            raise ArgumentError('train_x', train_x, "training inputs, since the network has BatchNorm's statistics")
+        x,y = (torch.as_tensor(o) for o in data)
+        n = len(x),len(y)
+        if n[0]!=n[1] or n[0]<2: raise ArgumentError('data', n, 'as many targets as inputs, at least 2')
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(check_whole('seed', seed)))
+        self.halves = {k: (x[at], y[at]) for k,at in zip(('choose','report'), order.tensor_split(2))}
+
+    def mixed(self, a, b=None, share=0.):
+        "The tensors `a` with a share of the parameters in `b`; BatchNorm's statistics are those of `train_x`"
+        params,b = dict(self.net.named_parameters(remove_duplicate=False)),b or a
+        new = {k: t + share*(b[k]-t) if k in params else t for k,t in a.items()}
+        for k,m in self.ticket.masks.items(): new[k] = torch.where(m, new[k], 0)
+        self.put(new)
+        if self.normed: update_bn(torch.as_tensor(self.train_x).split(256), self.net)
+        return {k: t if k in self.ticket.masks else named_tensors(self.net)[k].clone() for k,t in new.items()}
+
+    def put(self, tensors):
+        masked_last = {k: tensors[k] for k in sorted(tensors, key=lambda k: k in self.ticket.masks)} # of tied weights
+        set_tensors_(self.net, self.ticket.with_pruned(masked_last))
+
+    def measured(self, tensors):
+        self.put(tensors)
+        def of(x, y): return float(self.metric(torch.cat([self.net(o) for o in x.split(256)]), y))
+        return {k: of(*o) for k,o in self.halves.items()}
 
 # %% ../nbs/11_find.ipynb #dc053018
 class SearchError(ValueError):

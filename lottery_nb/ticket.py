@@ -6,16 +6,17 @@
 __all__ = ['Ticket', 'same_bits']
 
 # %% ../nbs/06_ticket.ipynb #cc2658bf
-import html, json, math
+import difflib, html, json, math
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 import numpy as np, pandas as pd, torch
-from fastcore.basics import patch
+from fastcore.basics import listify, patch
 from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes, save as to_bytes
 from torch import nn, Tensor
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_flag, check_path, json_safe,
-                             shape_differences, versions, write_atomically)
+                             shape_differences, versions, warn, write_atomically)
 from .masks import (Masks, check_weight, copies_of, growing_buffers, int_dtype, named_tensors, set_tensors_,
                               shared_names, tensor_differences, zero_once_)
 from .sparsifier import Sparsifier
@@ -41,6 +42,8 @@ class Ticket:
         if full and not same_bits({**self.state, **self._under_masks('full', full)}, self.state):
             raise ArgumentError('full', full, 'weights that are those of the state where the masks keep them')
         self.full = {k: full[k].detach() for k in masks} if full else None
+        if self.meta.get('pruned_to')=='init' and not full:
+            raise ArgumentError('full', full, "all prunable weights at the rewind point: the meta has pruned_to='init'")
 
     def _under_masks(self, name, tensors):
         "Copies of these tensors, with +0 wherever the masks prune"
@@ -121,6 +124,7 @@ def ticket(self:Sparsifier)->Ticket|None:
     masks,then = self.masks,self.snapshot
     meta = dict(arm='ticket', sparsity=masks.sparsity, **self.how, layers=list(masks), followers=self.followers,
                 versions=versions(), shapes={k: list(t.shape) for k,t in then.items()})
+    if self.pruned_to!='zero': meta['pruned_to'] = self.pruned_to
     found = Ticket(masks, then, named_tensors(self.model), meta, {k: then[k] for k in masks})
     rewound = {k: t.masked_fill(~self.held[k].to(t.device), 0) if k in self.held else t for k,t in found.state.items()}
     if same_bits(found.trained, rewound): found.trained = None
@@ -131,6 +135,20 @@ def ticket(self:Sparsifier)->Ticket|None:
 def table(self:Ticket)->pd.DataFrame: # columns: arm, seed, round, density, epoch, step, metric, value
     "What its search has measured, a row a number; empty if the meta has no table"
     return as_table(self.meta.get('table') or [])
+
+# %% ../nbs/06_ticket.ipynb #f948f002
+@patch(as_prop=True)
+def pruned_to(self:Ticket)->str: # 'zero' or 'init'
+    "Where the pruned weights of its network stay: at 0, or at their values of the rewind point, those in `full`"
+    return self.meta.get('pruned_to', 'zero')
+
+@patch
+def with_pruned(self:Ticket,
+    tensors:Mapping # name -> tensor of every parameter and buffer: the state, or the trained ones
+)->dict: # name -> tensor, as the network has them
+    "The tensors; with `pruned_to='init'` their pruned weights are those of `full`"
+    rest,m = self.full if self.pruned_to=='init' else {},self.masks
+    return {k: torch.where(m[k].to(t.device), t, rest[k].to(t)) if k in rest else t for k,t in tensors.items()}
 
 # %% ../nbs/06_ticket.ipynb #bd639893
 @patch
@@ -154,27 +172,28 @@ def apply_to(self:Ticket,
     _check_tensors('tensors', tensors)
     if diff := tensor_differences(tensors, model, 'the tensors', aside=growing_buffers(model)):
         raise ArgumentError('tensors', tensors, f'one for every parameter and buffer of the model ({diff})')
-    sp = self._sparsifier(model, example)
+    tensors = self.with_pruned(tensors)
+    sp = self._sparsifier(model, self.masks, self.meta.get('followers') or {}, tensors, example)
     set_tensors_(model, {k: tensors[k] for k in sorted(tensors, key=lambda k: k in self.masks)})
     sp.apply()
     return sp
 
 # %% ../nbs/06_ticket.ipynb #34bf7757
 @patch
-def _sparsifier(self:Ticket, model, example):
+def _sparsifier(self:Ticket, model, masks, followers, rest, example=None):
     "What holds the masks on `model`, and prunes on as they were found if that can be here"
-    how,layers = {k: self.meta[k] for k in ('granularity','method','criteria') if k in self.meta},list(self.masks)
-    followers = self.meta.get('followers') or {}
-    try:
-        sp = Sparsifier(model, **how, layers=layers, example=example)
+    how = {k: self.meta[k] for k in ('granularity','method','criteria') if k in self.meta}
+    held = dict(layers=list(masks), pruned_to=self.pruned_to)
+    def holding(sp):
         sp.followers = followers
-        sp.put_on(self.masks)
+        sp.put_on(masks, rest if self.pruned_to=='init' else None)
+        return sp
+    try: return holding(Sparsifier(model, **how, **held, example=example))
     except ArgumentError as e: # such as an example that isn't there, or a criterion of somebody else's
         if example is not None: raise
-        sp = Sparsifier(model, layers=layers)
-        sp.how,sp.lacks,sp.followers = sp.how | how,str(e),followers
-        sp.put_on(self.masks)
-    return sp
+        sp = holding(Sparsifier(model, **held))
+        sp.how,sp.lacks = sp.how | how,str(e)
+        return sp
 
 # %% ../nbs/06_ticket.ipynb #d6a832f4
 @patch
@@ -185,6 +204,107 @@ def trained_into(self:Ticket,
     "Makes `model` the trained ticket, W_T ⊙ m. Raises as `apply_to` does, and `ValueError` if it wasn't trained"
     if not self.trained: raise ValueError('this ticket holds no trained weights')
     return self.apply_to(model, self.trained, example)
+
+# %% ../nbs/06_ticket.ipynb #6adfacd8
+@patch
+def places(self:Ticket,
+    model:nn.Module, # any network; it stays as it is
+    but=None # names of layers or parameters, in the ticket or the model, or patterns of them: what is left out
+)->pd.DataFrame: # columns: ticket and model, both names ('' if it has none), shape, shape_there, becomes
+    """Where everything goes when the ticket is put `onto` this model: to `ticket`, `new`, `nowhere` or `left out`.
+
+    Names are the same, or have one prefix more or less: what makes most of the masks, then of the tensors, fit.
+    Raises `ArgumentError` if nothing does, and if several prefixes do as well"""
+    old,new,grows = self.state,named_tensors(model),growing_buffers(model)
+    out = _meant_by(but, {**old, **new})
+    def fits(k, n): return n in new and not {k,n} & out and (n in grows or old[k].shape==new[n].shape)
+    ways = _ways(old, new)
+    taken = {way: [k for k,n in names.items() if fits(k, n)] for way,names in ways.items()}
+    names = ways[_best_way(model, {way: (sum(k in self.masks for k in o), len(o)) for way,o in taken.items()})]
+    def becomes(k, n):
+        if {k,n} & out: return 'left out'
+        return 'ticket' if k and fits(k, n) else 'new' if n else 'nowhere'
+    pairs = [(k, n if (n := names.get(k)) in new else '') for k in old]
+    placed = set(names.values())
+    pairs += [('', n) for n in new if n not in placed]
+    def shape(tensors, k): return tuple(tensors[k].shape) if k else None
+    rows = [(k, n, shape(old, k), shape(new, n), becomes(k, n)) for k,n in pairs]
+    return pd.DataFrame(rows, columns=['ticket','model','shape','shape_there','becomes'])
+
+# %% ../nbs/06_ticket.ipynb #236189e5
+def _ways(old, new):
+    "What the names `old` may be in the model, as text -> {old: new}: as they are, or with a prefix more or less"
+    def prefixes(names, known):
+        cuts = [(k[:i], k[i:]) for k in names for i in range(1, len(k)) if k[i-1]=='.']
+        return dict.fromkeys(prefix for prefix,rest in cuts if rest in known)
+    more,less = prefixes(new, old),prefixes(old, new)
+    return {'as they are': {k: k for k in old}, **{f'with {p!r}': {k: p+k for k in old} for p in more},
+            **{f'without {p!r}': {k: k.removeprefix(p) for k in old if k.startswith(p)} for p in less}}
+
+def _best_way(model, counts): # way -> masks, tensors that fit
+    "The way that most fits in; of equal ones the names as they are. Raises `ArgumentError` if it can't be told"
+    best = max(counts.values())
+    found = [way for way,n in counts.items() if n==best]
+    kind = type(model).__name__
+    if not best[0]:
+        raise ArgumentError('model', kind, "a network with masked layers of this ticket, of their shapes and by their "
+                            "names, or with one prefix more or less ('backbone.')")
+    if len(found)>1 and found[0]!='as they are':
+        raise ArgumentError('model', kind, f"one place for the ticket, but its names fit as well {' as '.join(found)}: "
+                            'name the other parts in `but`, or give the part that you mean')
+    return found[0]
+
+# %% ../nbs/06_ticket.ipynb #a5d9567b
+def _meant_by(but, names):
+    "Those of the names that `but` means: parameters, or all in a layer. Raises `ArgumentError` if it means none"
+    def parts(name): return [name[:i] for i in range(1, len(name)+1) if name[i:i+1] in ('', '.')]
+    known,out = dict.fromkeys(part for k in names for part in parts(k)),set()
+    for o in listify(but):
+        if not isinstance(o, str): raise ArgumentTypeError('but', o, 'names of layers or parameters, or patterns')
+        found = {k for k in names if any(fnmatchcase(part, o) for part in parts(k))}
+        if not found:
+            near = difflib.get_close_matches(o, known, 3) or list(known)[:3]
+            raise ArgumentError('but', o, f"something in the ticket or the model: {', '.join(near)}, …")
+        out |= found
+    return out
+
+# %% ../nbs/06_ticket.ipynb #d6c1a2cb
+@patch
+def onto(self:Ticket,
+    model:nn.Module, # any network that has some of this ticket's layers, on any device
+    but=None, # names of layers or parameters, here or there, or patterns ('head.*'): what stays as the model drew it
+    tensors:Mapping|None=None # name in the ticket -> tensor, what the model gets under the masks; None: the state, W_t
+)->Sparsifier: # it holds the masks of the layers that were taken; the last row of its report is what's dense
+    """Puts on `model` what of the ticket fits, and warns of all that doesn't, by name. `places` tells you before.
+
+    Raises `ArgumentError`, and changes nothing, if no masked layer fits, or if several parts of it fit as well"""
+    where = self.places(model, but)
+    names = where[where.becomes=='ticket'].set_index('ticket').model.to_dict()
+    tensors = self.state if tensors is None else tensors
+    _check_tensors('tensors', tensors)
+    has = {k: t.shape for k,t in tensors.items()}
+    if diff := shape_differences({k: self.state[k].shape for k in names}, {k: has[k] for k in names if k in has},
+                                 'the ticket', 'the tensors'):
+        raise ArgumentError('tensors', tensors, f"tensors of the ticket's names and shapes ({diff})")
+    masks = Masks({names[k]: m for k,m in self.masks.items() if k in names})
+    follow = {k: o for k,o in (self.meta.get('followers') or {}).items() if k in names}
+    follow = {names[k]: {names[n]: at for n,at in o.items() if n in names} for k,o in follow.items()}
+    tensors = self.with_pruned(tensors)
+    taken = {names[k]: tensors[k] for k in sorted(names, key=lambda k: k in self.masks)}
+    sp = self._sparsifier(model, masks, follow, {**named_tensors(model), **taken})
+    set_tensors_(model, taken)
+    sp.apply()
+    _warn_of_rest(where)
+    return sp
+
+# %% ../nbs/06_ticket.ipynb #0d35a291
+def _warn_of_rest(df):
+    "Warns, once and by name, of what a ticket and a model don't have in common, unless it was left out on purpose"
+    def there(o): return o.model + f' ({o.shape_there} for {o.shape})'*bool(o.ticket)
+    told = {'new': 'new, so as the model drew it, and dense: ', 'nowhere': 'nowhere in the model: '}
+    rest = {k: [there(o) if k=='new' else o.ticket for o in df[df.becomes==k].itertuples()] for k in told}
+    if texts := [told[k] + ', '.join(names) for k,names in rest.items() if names]:
+        warn(f"onto: {'; '.join(texts)} (but=… says what you leave out on purpose)")
 
 # %% ../nbs/06_ticket.ipynb #6513270e
 _not_tickets = SafetensorError,AttributeError,LookupError,RuntimeError,TypeError,ValueError # from other files
@@ -205,13 +325,13 @@ def _parts(self:Ticket, trained, full):
 def save(self:Ticket,
     path:str|Path, # the file, usually `….safetensors`; a file that was there is replaced, a link followed
     trained:bool=True, # the trained weights too, if there are any?
-    full:bool=False # the pruned weights at the rewind point too? Other arms, such as `dense`, need them
+    full:bool=False # the pruned weights at the rewind point too, as always with `pruned_to='init'`? `dense` needs them
 )->Path: # `path`
     "Writes the ticket to a safetensors file, all or nothing. Equal tickets, in the same order, give equal files"
     path = check_path('path', path)
     check_flag('trained', trained), check_flag('full', full)
     if full and not self.full: raise ArgumentError('full', full, "False: this ticket doesn't know its pruned weights")
-    parts = self._parts(trained, full)
+    parts = self._parts(trained, full or self.pruned_to=='init')
     header = dict(digest='0'*64, format=ticket_format, shapes={k: list(m.shape) for k,m in self.masks.items()},
                   names={part: list(o) for part,o in parts.items()}, meta=json_safe(self.meta))
     tensors = {f'{part}/{k}': t.cpu().contiguous().clone() for part,o in parts.items() for k,t in o.items()}
