@@ -314,7 +314,7 @@ def print_found(
         print(f'Matching: round {r}, {kept}, accuracy {rounds.accuracy[r]:.4f}: not below {dense}.')
     print('One run each: how much of a difference is chance, only several seeds can say.')
 
-# %% ../nbs/41_cli.ipynb #6a9a56c1
+# %% ../nbs/41_cli.ipynb #9128283d
 def amount(
     name:str, # the option's, for the error
     text:str # a number, or numbers by layer: 5=10,*=20
@@ -327,6 +327,7 @@ def amount(
     raise typer.BadParameter(f'{text!r}: expected a number, or numbers of layers such as 5=10,*=20',
                              param_hint=f'--{name}')
 
+# %% ../nbs/41_cli.ipynb #6a9a56c1
 @app.command(**example('find digits --rounds 8 --out runs/digits'))
 def find(
     ctx:typer.Context, data:Data,

@@ -38,6 +38,7 @@ Benchmark: a curve, beside a peer <benchmark_peers>
 Benchmark: channels cut out <benchmark_shrink>
 Benchmark: masks on a busy machine <benchmark_threads>
 Benchmark: what the import costs <benchmark_imports>
+Benchmark: torchvision, network by network <benchmark_models>
 changelog
 contributing
 ```
