@@ -45,7 +45,7 @@ class Curve:
     opt:str='adam' # 'sgd', 'adam' (weight decay as L2) or 'adamw' (decoupled), as PyTorch has them
     lr:float=1.2e-3 # learning rate
     wd:float=0. # weight decay
-    momentum:float=.9 # of 'sgd', 0 to less than 1
+    momentum:float|None=None # of 'sgd' alone, 0 to less than 1; None: 0.9
     lr_schedule:str|Callable='constant' # a name in `lr_schedules`, or a function: part of the run (0 to 1) -> factor
     rewind:int|str=0 # where kept weights go back to: the start of an epoch (0, 1, …), or after so many steps ('100it')
     method:Method|str='global' # how the amount is spread: `global`: all layers compete; `local`: the same share; …
@@ -119,8 +119,11 @@ def check(self:Curve):
     check_whole('eval_every', self.eval_every, 1)
     check_number('lr', self.lr, above=0)
     check_number('wd', self.wd, 0)
-    check_number('momentum', self.momentum, 0, math.nextafter(1, 0), 'from 0 to less than 1')
     check_choice('opt', self.opt, _optimizers)
+    if self.opt!='sgd' and self.momentum is not None:
+        raise ArgumentError('momentum', self.momentum, f"None with opt={self.opt!r}: it's of 'sgd'")
+    if self.opt=='sgd' and self.momentum is None: self.momentum = .9
+    if self.opt=='sgd': check_number('momentum', self.momentum, 0, math.nextafter(1, 0), 'from 0 to less than 1')
     given = self.lr_schedule
     self.factor = given if callable(given) else check_choice('lr_schedule', given, lr_schedules)
     for t in (0., .5, .999): check_number(f'lr_schedule({t:g})', self.factor(t), 0)

@@ -771,6 +771,8 @@ def open(self:SearchFolder, plan:SearchPlan, settings:dict, force:bool=False)->S
         except Timeout: raise SearchError(f'{self.path}: another search is running in this folder') from None
         self.sweep()
         if force: self.clear()
+    else: # it may have been killed while it wrote the last table
+        with suppress(OSError, Timeout), FileLock(self.path/'.lock', timeout=0): self.sweep()
     n = len(self.runs())
     old = self.read_settings() if n or self.settings.exists() else settings
     if not n: old = settings # nothing has come of those settings

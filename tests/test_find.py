@@ -363,6 +363,13 @@ def test_killed_while_a_file_is_written(tmp_path):
     search(dir=tmp_path/'e')
     assert files(tmp_path/'d')==files(tmp_path/'e') | {'.notes': b'mine'}
 
+def test_killed_while_the_last_table_is_written(tmp_path):
+    search(dir=tmp_path/'d')
+    before = files(tmp_path/'d')
+    (tmp_path/'d'/f'.table.csv.{"0"*16}').write_bytes(b'half')
+    search(dir=tmp_path/'d')
+    assert files(tmp_path/'d')==before
+
 @pytest.mark.parametrize('error', [KeyboardInterrupt, RuntimeError])
 def test_an_error_leaves_the_finished_rounds(error, tmp_path):
     calls, never = [], search()
