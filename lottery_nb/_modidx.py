@@ -1006,6 +1006,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'lottery_nb/sparsifier.py'),
                                        'lottery_nb.sparsifier.Sparsifier._n_gone': ( 'sparsifier.html#sparsifier._n_gone',
                                                                                      'lottery_nb/sparsifier.py'),
+                                       'lottery_nb.sparsifier.Sparsifier._n_stays': ( 'sparsifier.html#sparsifier._n_stays',
+                                                                                      'lottery_nb/sparsifier.py'),
                                        'lottery_nb.sparsifier.Sparsifier._ranking': ( 'sparsifier.html#sparsifier._ranking',
                                                                                       'lottery_nb/sparsifier.py'),
                                        'lottery_nb.sparsifier.Sparsifier._remember': ( 'sparsifier.html#sparsifier._remember',

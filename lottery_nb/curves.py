@@ -6,7 +6,7 @@
 __all__ = ['lr_schedules', 'Curve', 'lottery_curve', 'check_seeds']
 
 # %% ../nbs/12_curves.ipynb #eaf93df6
-import inspect, itertools, math, re, warnings
+import inspect, itertools, math, re
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, fields
 from functools import partial
@@ -19,7 +19,7 @@ from torch import nn, Tensor
 from torch.func import functional_call, vmap
 from .arms import arms as all_arms, check_arms
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_number, check_whole,
-                             json_safe, known_keywords, progress, rewind_point, seed_of, seeded, versions)
+                             json_safe, known_keywords, progress, rewind_point, seed_of, seeded, versions, warn)
 from .criteria import Criterion, criteria as all_criteria, large_final, needs
 from .data import WholeDL, dls_by_name, model_by_name
 from .find import check_prune, next_masks, sparsity_of_round
@@ -179,8 +179,8 @@ def meet(self:Curve):
     if point.kind=='lr' or self.first>=self.n_step:
         raise ArgumentError('rewind', self.rewind, f'a point of {self.n_step} steps, {self.n_iter} an epoch')
     if all(torch.equal(a, b) for a,b in zip(self.net.parameters(), other.parameters())):
-        warnings.warn('model: makes the same weights for every seed (does it set a seed, or load them?): replicates '
-                      'differ only in the order of their batches, and fresh weights are the old ones', stacklevel=5)
+        warn('model: makes the same weights for every seed (does it set a seed, or load them?): replicates differ '
+             'only in the order of their batches, and fresh weights are the old ones')
 
 # %% ../nbs/12_curves.ipynb #c29dcb72
 @patch(as_prop=True)
@@ -432,8 +432,7 @@ def run(self:Curve): # the table; with keep='tickets' the table and the tickets
             left = left[size:]
     for seed,arm,r,step in (o for b in done for o in b.lost):
         goes = f', and from all rounds after {r}' if arm in ('dense','ticket') else ''
-        warnings.warn(f"seed {seed}, {arm}, round {r}: the loss isn't finite at step {step}: it's left out there{goes}",
-                      stacklevel=3)
+        warn(f"seed {seed}, {arm}, round {r}: the loss isn't finite at step {step}: it's left out there{goes}")
     names = ['dense', *map(repr, self.arms)]
     def place(o): return names.index(o['arm']), self.seeds.index(o['seed']), o['round'], o['metric'], o['step']
     rows = sorted((o for b in done for o in b.rows if o['arm'] in names), key=place)

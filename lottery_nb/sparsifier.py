@@ -392,24 +392,6 @@ def _readable(criterion, data, loss, n_batch):
         raise ArgumentError('data', data, 'None, or `import lottery_nb.calibration` (or .all) first, which reads them')
     return list(itertools.islice(data, n_batch)) if isinstance(data, Iterator) else data
 
-# %% ../nbs/05_sparsifier.ipynb #309b7b54
-@patch
-def gather(self:Sparsifier)->dict: # need -> name of a weight -> tensor of its shape
-    "What the criterion needs of the data, by the weights as they are now"
-    read = [k for k in self.criterion.needs if self.data is not None and needs[k].gather]
-    return {k: needs[k].gather(self) for k in read}
-
-@patch
-@contextmanager
-def gathering(self:Sparsifier,
-    found:dict|None=None # what `gather` gave; None: it's called now, unless this is within such a block
-):
-    "In this block the criterion has what it needs of the data"
-    before = self.gathered
-    self.gathered = before or (self.gather() if found is None else found)
-    try: yield
-    finally: self.gathered = before
-
 # %% ../nbs/05_sparsifier.ipynb #a1e0bb14
 @patch
 def look_again(self:Sparsifier):
@@ -447,6 +429,24 @@ def _find_places(self:Sparsifier):
 def _has_moved(self:Sparsifier):
     "Has the model another layer or parameter in such a place since?"
     return any(at.get(k) is not o for at,k,o in self.places)
+
+# %% ../nbs/05_sparsifier.ipynb #309b7b54
+@patch
+def gather(self:Sparsifier)->dict: # need -> name of a weight -> tensor of its shape
+    "What the criterion needs of the data, by the weights as they are now"
+    read = [k for k in self.criterion.needs if self.data is not None and needs[k].gather]
+    return {k: needs[k].gather(self) for k in read}
+
+@patch
+@contextmanager
+def gathering(self:Sparsifier,
+    found:dict|None=None # what `gather` gave; None: it's called now, unless this is within such a block
+):
+    "In this block the criterion has what it needs of the data"
+    before = self.gathered
+    self.gathered = before or (self.gather() if found is None else found)
+    try: yield
+    finally: self.gathered = before
 
 # %% ../nbs/05_sparsifier.ipynb #b3644fc7
 @patch(as_prop=True)
@@ -773,14 +773,21 @@ def _spread(self:Sparsifier, names, budget):
         lacks = {k: max(0, v-left[k]) for k,v in proportional(keep, wishes, n).items()}
         more = whole_shares(keep-sum(left.values()), lacks, {k: n[k]-left[k] for k in names})
         return [([k], n[k]-left[k]-more[k]) for k in names]
-    kept = whole_shares(keep, wishes, left)
+    own = {} # of those that would keep too little: what has to stay, taken from the others
+    while True:
+        rest = {k: v for k,v in wishes.items() if k not in own}
+        kept = whole_shares(max(0, keep-sum(own.values())), rest, left) | own
+        low = {k: o for k in rest if kept[k]<=(o := min(left[k], self._n_stays(k)))-self.units.size(k)}
+        if not low: return [([k], n[k]-kept[k]) for k in names]
+        for k in low:
+            if not (kept[k] or self.units.least(k)): self._warn_collapse(k, 100*budget/self.units.total(names))
+        own |= low
+
+@patch
+def _n_stays(self:Sparsifier, name):
+    "How many weights of a name have to stay"
     may_empty = self.allow_collapse or self.granularity=='layer'
-    least = {k: self.units.size(k) for k in names if not may_empty and left[k] and not kept[k]}
-    for k in least: self._warn_collapse(k, 100*budget/self.units.total(names))
-    if least: # taken from the others
-        rest = {k: v for k,v in wishes.items() if k not in least}
-        kept = whole_shares(max(0, keep-sum(least.values())), rest, left) | least
-    return [([k], n[k]-kept[k]) for k in names]
+    return max(self.units.least(name), 0 if may_empty else 1)*self.units.size(name)
 
 # %% ../nbs/05_sparsifier.ipynb #563572d2
 @patch

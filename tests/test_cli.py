@@ -378,7 +378,7 @@ def test_train_arms(here):
         again = as_json(here, f'train {arm} -q --out again --force')
         assert again['epochs']==facts['epochs'] and again['arm']==arm
         assert not differing(Ticket.load(here/'again').trained, trained.trained)
-    assert as_json(here, 'train t --data digits --arm dense --epochs 1 -q')['arm']=='random+dense'
+    assert as_json(here, 'train t --data digits --arm dense --epochs 1 -q')['arm']=='dense'
 
 strange = dict(bs='x'), dict(lr='much'), dict(data=3), dict(data=['a']), dict(arch=5), dict(n_epoch=.5), dict(seed=-1)
 

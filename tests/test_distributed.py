@@ -412,7 +412,7 @@ def test_a_rank_that_differs_is_named_everywhere(two):
 
 def test_other_settings_are_named_everywhere(two):
     (a,layers),(b,_) = two.get('other_settings')
-    assert a==b and a[0]=='RankError' and 'SparsifyCallback: end_sparsity=60 on rank 1, but 50 on rank 0' in a[1]
+    assert a==b and a[0]=='RankError' and 'SparsifyCallback: end_sparsity=60.0 on rank 1, but 50.0 on rank 0' in a[1]
     assert layers[0]=='RankError'
     assert "layers=['1.weight'] on rank 1, but ['1.weight', '3.weight'] on rank 0" in layers[1]
     a,b = two.get('other_masks')

@@ -93,10 +93,8 @@ def test_pruned_to_n_of_m(net, nm, method, shares, seed):
             masks = sp.sparsify(sparsity)
         most = {k: sp.units.n(k)-sp.units.least(k) for k in sp.units.names}
         pruned = {k: int((~o).sum()) for k,o in masks.items()}
-        if method=='global':
-            assert sum(pruned.values())==min(round(sparsity/100*sum(o.numel() for o in masks.values())),
-                                             sum(most.values()))
-        else: assert pruned=={k: min(round(sparsity/100*o.numel()), most[k]) for k,o in masks.items()}
+        due = min(round(sparsity/100*masks.n_weights), sum(most.values()))
+        assert sum(pruned.values())==due and all(pruned[k]<=o for k,o in most.items())
         for k,layer in sp.layers.items():
             assert not (masks[k] & ~before[k]).any()
             length = lines_of(layer.layer, masks[k]).shape[-1]
