@@ -206,13 +206,13 @@ def lamp(scores, layer):
 # %% ../nbs/04b_methods.ipynb #4f12e159
 @method(ranks=True)
 def per_output(scores, layer):
-    "The place of a weight in its row, 0 to 1: every output keeps the same share (Sun et al. 2024, section 3)"
+    "The place of a weight in its row, the best is 1: every output keeps the same share (Sun et al. 2024, section 3)"
     rows = None if layer is None else filters_of(layer)
     if rows is None or len(scores)!=math.prod(rows.shape):
         raise ArgumentError('method', per_output, "another one with this granularity: it's for single weights")
     order = [i for i in range(len(rows.shape)) if i not in rows.dims] + [*rows.dims]
     places = torch.arange(len(scores), device=scores.device).view(rows.shape).permute(order).reshape(rows.n, -1)
-    rank = scores[places].argsort(dim=1, stable=True).argsort(1).double()/places.shape[1]
+    rank = (scores[places].argsort(dim=1, stable=True).argsort(1).double()+1)/places.shape[1]
     return torch.zeros_like(scores, dtype=torch.double).index_copy_(0, places.flatten(), rank.flatten())
 
 # %% ../nbs/04b_methods.ipynb #a49f21d1

@@ -107,6 +107,7 @@ def test_each_output_loses_its_own_smallest():
         w,m = net.get_parameter(k).abs().flatten(1),m.flatten(1)
         assert int(m.sum(1).max()-m.sum(1).min())<=1
         assert all(row[keep].min()>=row[~keep].max() for row,keep in zip(w, m))
+    assert all(m.flatten(1).any(1).all() for m in Sparsifier(net, 'weight', 'per_output').sparsify(90).values())
 
 def test_like_has_the_shares_of_other_masks():
     ticket = Sparsifier(conv_net()).sparsify(90)
