@@ -63,8 +63,8 @@ class Network:
         return torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
     def finding(self):
-        """The network as it is; a detector with heads for its boxes, whose multiply-adds depend on how many it finds, as
-        one that finds none and as one that finds as many as it may: nobody has published how many it was"""
+        """The network as it is; a detector with heads for its boxes, whose multiply-adds depend on how many it finds,
+        as one that finds none and as one that finds as many as it may: nobody has published how many it was"""
         for few in (True, False):
             net = self.make().eval()
             if hasattr(net, 'roi_heads'): net.roi_heads.score_thresh = float(few)
