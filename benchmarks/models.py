@@ -223,7 +223,7 @@ def report(result):
     told = '; '.join(f'{k} {v}' for k,v in result['circumstances'].items())
     told += f'; sparsity 50 %, one image each; {len(result["rows"])} of {len(all_names())} networks'
     legend = """Bold is what isn't as it should be. Multiply-adds: within 0.5 % of what torchvision publishes, or of the
-last digit of it; a detector's are for a gray image, with no boxes found in it or as many as may be, whichever is nearer.
+last digit of it; a detector's are for a gray image, with no box found in it or as many as may be, whichever is nearer.
 ONNX: of the smaller network; of the network as it was, where none is smaller."""
     return f'# torchvision, network by network\n\n{told}\n\n{legend}\n\n' + '\n'.join(lines) + '\n'
 
