@@ -171,7 +171,9 @@ def after_backward(self:SparsifyCallback):
     self.sparsifier.drop_gradients()
 
 @patch
-def after_step(self:SparsifyCallback): self.sparsifier.apply() # where they stay again, whatever the optimizer did
+def after_step(self:SparsifyCallback):
+    "Puts pruned weights where they stay again, whatever the optimizer did"
+    self.sparsifier.apply()
 
 @patch
 def _has_gradients(self:SparsifyCallback):
@@ -490,7 +492,9 @@ def before_validate(self:SparsifyCallback):
     self.digests[self.past[0]+self.epoch] = self.digest()
 
 @patch
-def measured_again(self:SparsifyCallback)->dict: return measured_now(self.learn)
+def measured_again(self:SparsifyCallback)->dict: # name -> number
+    "What validation says of the weights as they are now"
+    return measured_now(self.learn)
 
 @patch
 def keep_measured(self:SparsifyCallback):

@@ -580,7 +580,9 @@ class ChannelUnits(LayerUnits):
 
 # %% ../nbs/30_channels.ipynb #bc59e745
 @patch
-def layer_of(self:ChannelUnits, name): return None
+def layer_of(self:ChannelUnits, name):
+    "None: the weights of a group lie in several layers"
+    return None
 
 @patch
 def total(self:ChannelUnits, names):

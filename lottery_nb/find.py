@@ -308,13 +308,19 @@ def rows_of(self:_FollowRun, digest, measure):
 
 # %% ../nbs/11_find.ipynb #267b15df
 @patch
-def measured(self:SearchPlan, learn)->dict: return recorded(learn)
+def measured(self:SearchPlan, learn)->dict: # name -> number
+    "What the learner's Recorder measured in this epoch"
+    return recorded(learn)
 
 @patch
-def measured_again(self:SearchPlan, learn)->dict: return measured_now(learn)
+def measured_again(self:SearchPlan, learn)->dict: # name -> number
+    "What validation says of the weights as they are now"
+    return measured_now(learn)
 
 @patch
-def digest(self:SearchPlan, learn)->str: return weights_digest(learn.model)
+def digest(self:SearchPlan, learn)->str:
+    "The mark of the learner's weights as they are now"
+    return weights_digest(learn.model)
 
 # %% ../nbs/11_find.ipynb #138de174
 @patch
