@@ -118,13 +118,12 @@ def scores(self:Criterion,
 @patch
 def try_on(self:Criterion,
     weights:dict, # name -> tensor; at least one
-    layers:dict|None=None # name -> the layer that multiplies with it
+    layers:dict # name -> the layer that multiplies with it
 ):
     "Scores a copy of the smallest weight, as if that were all it needs: a mistake in the function raises now"
     name,w = min(weights.items(), key=lambda o: o[1].numel())
     w = w.detach().clone()
-    layer = (layers or {}).get(name)
-    with seeded('try'): self.scores(WeightView(name, w, layer=layer, **dict.fromkeys(self.needs, w)))
+    with seeded('try'): self.scores(WeightView(name, w, layer=layers[name], **dict.fromkeys(self.needs, w)))
 
 # %% ../nbs/03_criteria.ipynb #17d3744f
 criteria:dict[str,Criterion] = {} # every criterion by name
