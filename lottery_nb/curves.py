@@ -22,7 +22,7 @@ from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, che
                              json_safe, known_keywords, progress, rewind_point, seed_of, seeded, versions, warn)
 from .criteria import Criterion, criteria as all_criteria, large_final, needs
 from .data import WholeDL, dls_by_name, model_by_name
-from .find import check_prune, next_masks, sparsity_of_round
+from .find import check_prune, check_rounds, next_masks
 from .masks import copy_model, keep_bits, named_tensors, zero_pruned_
 from .methods import Method
 from .sparsifier import Sparsifier
@@ -169,7 +169,7 @@ def meet(self:Curve):
     except (RuntimeError,AssertionError) as e: raise ArgumentError('device', device, f'one of these; {_said(e)}') from e
     self.net,other = self.network(0),self.network(1)
     self.sp = Sparsifier(copy_model(self.net), 'weight', self.method, self.criteria, self.layers, self.allow_collapse)
-    for r in range(1, self.rounds+1): self.sp.budgets(sparsity_of_round(self.sp, self.prune, r))
+    check_rounds(self.sp, self.prune, self.rounds)
     self.unpruned,self.versions = self.sp.masks,versions()
     self.tensors = [t.to(self.device) for t in _as_tensors(self.data, next(self.net.parameters()).dtype)]
     n,point = len(self.tensors[0]),rewind_point(self.rewind)

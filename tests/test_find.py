@@ -336,6 +336,14 @@ def killed_in(dir, moment):
     assert told in (b'begun ', b'begun ended') and (told==b'begun ended' or code==-signal.SIGKILL), (told, code)
     return told==b'begun '
 
+def test_amounts_by_layer_are_what_they_mean(tmp_path):
+    "The first that fits holds, so in another order they may be another search; under other names they're the same"
+    found = search(rounds=1, fit=one_epoch, prune={'head': 10, '*': 40}, dir=tmp_path)
+    same = search(rounds=1, fit=one_epoch, prune={'head.weight': 10., 'stem': 40, '[gu]*': 40}, dir=tmp_path)
+    assert not different(same, found)
+    with pytest.raises(SearchError, match='prune: .*"head.weight": 10.0.* → .*"head.weight": 40.0'):
+        search(rounds=1, fit=one_epoch, prune={'*': 40, 'head': 10}, dir=tmp_path)
+
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='forks')
 @pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
 def test_killed_at_20_random_moments(tmp_path):

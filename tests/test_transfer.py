@@ -445,10 +445,27 @@ def test_statistics_are_those_of_the_mixture():
     assert torch.allclose(net[2].running_mean, h.mean(0), atol=1e-5)
     assert torch.allclose(net[2].running_var, h.var(0), rtol=1e-4, atol=1e-6)
 
+def test_the_same_call_pools_the_same_and_leaves_random_numbers_alone():
+    def dropping(): return nn.Sequential(*list(normed())[:4], nn.Dropout(.5), nn.Linear(30,20), nn.BatchNorm1d(20),
+                                         nn.ReLU(), nn.Linear(20,10))
+    x,y = digits_dls().valid.stacked()
+    search = find_ticket(lambda: Learner(digits_dls(bs=200).cpu(), dropping(), metrics=accuracy),
+                         lambda learn: learn.fit(1), 2, 50, progress=False)
+    seen,before = torch.as_tensor(digits_dls().train.stacked()[0]),torch.get_rng_state()
+    a = search.pool(dropping, (x, y), train_x=seen)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.rand(5)
+    b = search.pool(dropping, (x, y), train_x=seen)
+    assert a[0]==b[0] and a[1].equals(b[1])
+
 def test_what_cannot_be_pooled(small):
     search,(x,y) = small
     for kwargs,error in [(dict(round=3), 'round=3: expected a round of this search, at most 2'),
                          (dict(round=0), 'round=0'), (dict(shares=[1.]), 'shares=1.0: expected more than 0 and less'),
+                         (dict(shares=()), 'shares=None: expected .*more than 0'),
+                         (dict(shares='half'), "shares='half'"), (dict(data=None), 'data=None: expected a pair'),
+                         (dict(data=digits_dls()), 'data=.*: expected a pair'), (dict(data=(x,)), 'expected a pair'),
+                         (dict(model=lambda: 5), r'model\(\)=5: expected an nn.Module'),
                          (dict(data=(x, y[:3])), 'as many targets as inputs'), (dict(seed=-1), 'seed=-1'),
                          (dict(model=nn.Linear(2,2)), "a model of the ticket's architecture"),
                          (dict(model=None), 'model=None: expected a function that makes a network')]:
