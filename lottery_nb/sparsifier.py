@@ -579,7 +579,9 @@ def _ranking(self:Sparsifier, names, budget):
     scores = [self._unit_scores(k, criterion) for k in names]
     if not criterion.of_units: scores = [self.units.comparable(s, o) for s,o in zip(scores, kept)]
     if self.method.ranks and not falls:
-        scores = [self.method.scores(s, self.units.layer_of(k)) for k,s in zip(names, scores)]
+        # what is pruned takes nobody's place: movement, say, gives it a high score
+        alive = [s if o is None else s.where(o, s.amin().clamp(max=0)) for s,o in zip(scores, kept)]
+        scores = [self.method.scores(s, self.units.layer_of(k)) for k,s in zip(names, alive)]
     if len({s.dtype for s in scores})>1: scores = [s.double() for s in scores]
     keys = [sort_keys_(s) for s in scores]
     for name,k,o in zip(names, keys, kept):
@@ -735,7 +737,7 @@ def budgets(self:Sparsifier,
     names,total = self.units.names,self.units.total
     if not isinstance(sparsity, Mapping): return self._spread(names, count_of(sparsity, total(names)))
     named = named_amounts(sparsity, names)
-    own = {k: count_of(v, total([k])) for k,v in named.items()}
+    own = {k: self._own_count(k, count_of(v, total([k]))) for k,v in named.items()}
     rest = [k for k in names if k not in own]
     found = [([k], n) for k,n in own.items()]
     if 'total' not in sparsity: return found + [([k], self._n_gone(k)) for k in rest]
@@ -782,6 +784,14 @@ def _spread(self:Sparsifier, names, budget):
         for k in low:
             if not (kept[k] or self.units.least(k)): self._warn_collapse(k, 100*budget/self.units.total(names))
         own |= low
+
+@patch
+def _own_count(self:Sparsifier, name, n):
+    "How many weights of a name go if `n` are asked for: with `keep_zeros` no fewer than are 0, and no more than can go"
+    zeros = 0 if self.zeros is None else int((~self.units.kept(name, self.zeros)).count_nonzero())
+    n,most = max(n, zeros*self.units.size(name)),self.units.n_weights(name)-self._n_stays(name)
+    if n>most and not (self.units.least(name) or self.zeros is not None): self._warn_collapse(name, 100)
+    return min(n, most)
 
 @patch
 def _n_stays(self:Sparsifier, name):
