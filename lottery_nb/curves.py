@@ -17,7 +17,7 @@ from fastai.data.core import DataLoaders
 from fastcore.basics import noop, patch
 from torch import nn, Tensor
 from torch.func import functional_call, vmap
-from .arms import arms as all_arms, check_arms
+from .arms import arms as all_arms, check_arms, check_transfers
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_number, check_whole,
                              json_safe, known_keywords, progress, rewind_point, seed_of, seeded, versions, warn)
 from .criteria import Criterion, criteria as all_criteria, large_final, needs
@@ -110,6 +110,7 @@ def check(self:Curve):
     several = isinstance(self.prune, (list,tuple))
     self.prune,self.rounds = check_prune(self.prune, 8 if self.rounds is None and not several else self.rounds)
     self.seeds,self.arms = check_seeds(self.seeds),[o for o in check_arms(self.arms) if o.name!='dense']
+    check_transfers(self.arms, self.seeds, self.rounds)
     crit = check_choice('criteria', self.criteria, all_criteria, Criterion)
     if read := [k for k in crit.needs if needs[k].from_data]:
         raise ArgumentError('criteria', crit, f'one that gathers no {read[0]}: networks side by side cannot, '

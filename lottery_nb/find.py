@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from torch import nn, Tensor
 from torch.optim.swa_utils import update_bn
 import lottery_nb.calibration # noqa: F401, so that its criteria are known by name
-from .arms import Arm, arms as all_arms, check_arms
+from .arms import Arm, arms as all_arms, check_arms, check_transfers
 from .callback import (HoldMasks, SparsifyCallback, TrainingCallback, data_origin, first_batch, measured_now,
                                  recorded, rows_of, weights_digest)
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_flag, check_number,
@@ -407,7 +407,8 @@ def try_out(self:SearchPlan)->dict: # everything that the result depends on, as 
     check_reach(f'prune={self.prune}, rounds={self.rounds}: sparsity', most, self.how['granularity'])
     trial = self.begin(Search(), one, 0)
     if self.point.kind=='lr': trial.full = None # as in later rounds
-    for arm in self.arms: arm.begin(trial, self.seed, lambda: self.learner().model)
+    check_transfers(self.arms, [self.seed], self.rounds)
+    for arm in [o for o in self.arms if o.theirs is None]: arm.begin(trial, self.seed, lambda: self.learner().model)
     functions = dict(learner=source_of(self.learner), fit=source_of(self.fit), version=self.version)
     apart = ('arm','round','sparsity','seeds','search','versions','followers')
     told = {k: v for k,v in trial.meta.items() if k not in apart}

@@ -378,10 +378,22 @@ def test_in_a_search(elsewhere):
     search = find_ticket(learner, fit, rounds=2, prune=50, seed=4, arms=transfer(elsewhere), progress=False)
     assert [search.arms['transfer'][r].masks==elsewhere[4,r].masks for r in (1,2)]==[True,True]
 
+def test_a_search_wants_its_own_rounds_alone_and_says_so_before_it_trains(elsewhere):
+    def learner(): return Learner(digits_dls().cpu(), digits_mlp(), metrics=accuracy)
+    def never(learn): pytest.fail('trained')
+    theirs = transfer({k: t for k,t in elsewhere.items() if k[1]}) # no dense one
+    with pytest.raises(ArgumentError, match=r'transfer=\(4, 3\): expected a seed and round of its tickets'):
+        find_ticket(learner, never, rounds=3, prune=50, seed=4, arms=theirs, progress=False)
+    search = find_ticket(learner, lambda learn: learn.fit(1), 1, 50, seed=4, arms=theirs, progress=False)
+    assert search.arms['transfer'][1].masks==elsewhere[4,1].masks
+
 def test_what_cannot_be_transferred(elsewhere):
     own = curve(prune=[50,75])[1][1,1]
     for fn,error in [(lambda: transfer(elsewhere).begin(own, 7), r'transfer=\(7, 1\): expected a seed and round'),
                      (lambda: transfer({(1,1): elsewhere[1,2]}).begin(own, 1), 'keeps 25100 weights, as'),
+                     (lambda: transfer(None), 'tickets=None: expected at least one Ticket'),
+                     (lambda: transfer([]), 'at least one'), (lambda: transfer({}), 'at least one'),
+                     (lambda: curve(seeds=[1,5], arms=transfer(elsewhere)), r'transfer=\(5, 1\)'),
                      (lambda: transfer({(1,1): 3}), r'tickets\[\(1, 1\)\]=3: expected a Ticket'),
                      (lambda: transfer(elsewhere, 'reinit'), "name='reinit': expected one that no arm has"),
                      (lambda: transfer(elsewhere, None), 'name=None: expected a text')]:
