@@ -15,7 +15,7 @@ from fastai.data.core import DataLoaders
 from fastai.torch_core import find_bs, to_device
 from fastcore.basics import listify, patch
 from torch import nn
-from .calibration import calibration_batches, loss_of
+from .calibration import batch_loss, calibration_batches
 from .core import (ArgumentError, ArgumentTypeError, check_percent, check_whole, progress as progress_bar,
                              shape_differences)
 from .criteria import Criterion, large_final
@@ -87,7 +87,7 @@ def _costs_of(sp, rises, batches, loss):
 def _loss_of(net, batches, loss):
     "The mean loss over all items"
     device = next(net.parameters()).device
-    found = [(float(loss_of(net, loss, *to_device(b, device))), find_bs(b)) for b in batches]
+    found = [(float(batch_loss(net, loss, *to_device(b, device))), find_bs(b)) for b in batches]
     return sum(o*n for o,n in found)/sum(n for _,n in found)
 
 @torch.no_grad()

@@ -385,7 +385,7 @@ def _readable(criterion, data, loss, n_batch):
         for k in criterion.needs:
             if needs[k].from_data: raise ArgumentError('data', None, f'{what}: {criterion} needs {k}, {needs[k].how}')
         return
-    reads = callable(data) or hasattr(data, 'train') or isinstance(data, Iterable)
+    reads = callable(data) or isinstance(data, Iterable) or hasattr(data, 'train') # a part of data may fail at `train`
     if not reads or isinstance(data, str|Tensor|nn.Module):
         raise ArgumentTypeError('data', data, what)
     if needs['grad'].gather is None:
