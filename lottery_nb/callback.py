@@ -23,7 +23,7 @@ from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, che
 from .criteria import Criterion, criteria as all_criteria, needs
 from .granularity import check_granularity
 from .masks import Masks, copies_of, named_tensors, unwrap
-from .methods import Method, methods
+from .methods import Method, methods, named_amounts
 from .schedules import Schedule, schedules
 from .sparsifier import (Sparsifier, check_reach, check_sparsity, find_layers, pruned_places, rewind_opts)
 from .ticket import Ticket
@@ -43,6 +43,7 @@ class SparsifyCallback(TrainingCallback):
     Source: Frankle & Carbin 2019, section 1; rewinding: Frankle et al. 2020, section 4"""
     order = 55 # between the Recorder (50) and what prints its table (60)
     begun = waits = False # is this fit training? And is it one that only waits?
+    settled = None # a target, and what was asked for, of which is known that no mask is due
     @known_keywords
     def __init__(self,
         end_sparsity:float|dict, # percent of the prunable weights that are pruned in the end; or layer -> percent
@@ -276,7 +277,7 @@ def has_ended(self:SparsifyCallback, sp:Sparsifier)->bool: # its own, or a new o
 def check_epochs(self:SparsifyCallback, sp:Sparsifier): # its own, or a new one
     "Raises `ArgumentError` if this fit hasn't the epochs that are needed"
     n,e = self.n_epoch,self.rewind_epoch
-    sp.budgets(self.end_sparsity) # raises for layers that aren't there
+    self.check_amounts(sp)
     if self.has_ended(sp): return
     for k in ('start_epoch','rewind_epoch'):
         if getattr(self, k)>=n: raise ArgumentError(k, getattr(self, k), f'an epoch of this fit, 0 to {n-1}')
@@ -286,6 +287,18 @@ def check_epochs(self:SparsifyCallback, sp:Sparsifier): # its own, or a new one
                             'its weights are not here. Go on with the callback that has them, or begin with epoch 0')
 
 # %% ../nbs/08_callback.ipynb #a1e0bb33
+@patch
+def check_amounts(self:SparsifyCallback, sp:Sparsifier): # its own, or a new one
+    "Raises `ArgumentError` for layers that aren't there, and for amounts that don't go together all along"
+    if not isinstance(self.end_sparsity, dict): return
+    named_amounts(self.end_sparsity, sp.units.names, 'end_sparsity')
+    for pos in np.linspace(1, 0, 101).tolist() if 'total' in self.ends else []:
+        try: sp.budgets({k: self.schedule.at(pos, self.start_sparsity, v) for k,v in self.ends.items()})
+        except ArgumentError as e:
+            if e.name!='total' or pos==1: raise
+            expected = f'amounts that go together all along {self.schedule}, but on the way {e}'
+            raise ArgumentError('end_sparsity', self.end_sparsity, expected) from e
+
 @patch
 def round_starts(self:SparsifyCallback)->list:
     "Where the rounds begin, as parts of the pruning phase, 0 to 1"
@@ -364,10 +377,14 @@ def target(self:SparsifyCallback)->float|dict:
 def is_due(self:SparsifyCallback)->bool:
     "Is it time for another mask?"
     if self.waits: return False
-    target,asked = self.sparsifier.percent(self.target()),self.sparsifier.asked
-    if target==asked or (target<asked and not self.falls): return False
-    if self.in_rounds or self.iter==0 or self.position()>=1: return True
-    return self.since>=(self.update_every or min(16, max(4, self.phase()//50)))
+    now = self.in_rounds or self.iter==0 or self.position()>=1
+    if not now and self.since<(self.update_every or min(16, max(4, self.phase()//50))): return False
+    target,asked = self.target(),self.sparsifier.asked
+    if (target,asked)==self.settled: return False # amounts by layer take a while to add up
+    percent = self.sparsifier.percent(target)
+    due = percent>asked or (percent<asked and self.falls)
+    self.settled = None if due else (target,asked)
+    return due
 
 # %% ../nbs/08_callback.ipynb #b6e235f6
 @patch

@@ -320,10 +320,11 @@ def amount(
     text:str # a number, or numbers by layer: 5=10,*=20
 ): # a number, or name -> number
     "The number, or the numbers by layer, in a text. Raises `typer.BadParameter` if it has none"
-    named = dict(o.rpartition('=')[::2] for o in text.split(','))
+    pairs = [o.rpartition('=')[::2] for o in text.split(',')]
+    named = {k.strip(): v for k,v in pairs}
     with suppress(ValueError):
         if '=' not in text: return float(text)
-        if '' not in named: return {k.strip(): float(v) for k,v in named.items()}
+        if '' not in named and len(named)==len(pairs): return {k: float(v) for k,v in named.items()}
     raise typer.BadParameter(f'{text!r}: expected a number, or numbers of layers such as 5=10,*=20',
                              param_hint=f'--{name}')
 

@@ -17,12 +17,12 @@ from fastai.data.core import DataLoaders
 from fastcore.basics import noop, patch
 from torch import nn, Tensor
 from torch.func import functional_call, vmap
-from .arms import arms as all_arms, check_arms
+from .arms import arms as all_arms, check_arms, check_transfers
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_number, check_whole,
                              json_safe, known_keywords, progress, rewind_point, seed_of, seeded, versions, warn)
 from .criteria import Criterion, criteria as all_criteria, large_final, needs
 from .data import WholeDL, dls_by_name, model_by_name
-from .find import check_prune, next_masks, sparsity_of_round
+from .find import check_prune, check_rounds, next_masks
 from .masks import copy_model, keep_bits, named_tensors, zero_pruned_
 from .methods import Method
 from .sparsifier import Sparsifier
@@ -110,6 +110,7 @@ def check(self:Curve):
     several = isinstance(self.prune, (list,tuple))
     self.prune,self.rounds = check_prune(self.prune, 8 if self.rounds is None and not several else self.rounds)
     self.seeds,self.arms = check_seeds(self.seeds),[o for o in check_arms(self.arms) if o.name!='dense']
+    check_transfers(self.arms, self.seeds, self.rounds)
     crit = check_choice('criteria', self.criteria, all_criteria, Criterion)
     if read := [k for k in crit.needs if needs[k].from_data]:
         raise ArgumentError('criteria', crit, f'one that gathers no {read[0]}: networks side by side cannot, '
@@ -169,7 +170,7 @@ def meet(self:Curve):
     except (RuntimeError,AssertionError) as e: raise ArgumentError('device', device, f'one of these; {_said(e)}') from e
     self.net,other = self.network(0),self.network(1)
     self.sp = Sparsifier(copy_model(self.net), 'weight', self.method, self.criteria, self.layers, self.allow_collapse)
-    for r in range(1, self.rounds+1): self.sp.budgets(sparsity_of_round(self.sp, self.prune, r))
+    check_rounds(self.sp, self.prune, self.rounds)
     self.unpruned,self.versions = self.sp.masks,versions()
     self.tensors = [t.to(self.device) for t in _as_tensors(self.data, next(self.net.parameters()).dtype)]
     n,point = len(self.tensors[0]),rewind_point(self.rewind)

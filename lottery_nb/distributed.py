@@ -337,7 +337,8 @@ class _FolderAgreements:
         search = Search(**ranks.first(found and dict(settings=found.settings, init=found.init)))
         for i in range(ranks.first(found and len(found.runs()))): # a ticket at a time
             t = found and found.runs()[i]
-            search.add(ranks.first(t and Ticket(t.masks, t.state, t.trained, t.meta)))
+            full = t and t.full if t and t.pruned_to=='init' else None
+            search.add(ranks.first(t and Ticket(t.masks, t.state, t.trained, t.meta, full)))
         return search
 
     def save(self, ranks, alone, search, ticket): ranks.together(lambda: None if ranks.rank else alone())

@@ -8,7 +8,7 @@ __all__ = ['methods', 'Method', 'method', 'local', 'global_', 'proportional', 'w
            'check_amounts', 'named_amounts']
 
 # %% ../nbs/04b_methods.ipynb #39d16541
-import math
+import math, numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 from fastcore.basics import patch
 from torch import nn, Tensor
 from .core import (ArgumentError, ArgumentTypeError, Rule, check_flag, check_percent, make_rule,
-                             shape_differences)
+                             shape_differences, warn)
 from .granularity import filters_of, layout_type, named_axes
 from .masks import Masks, names_meant
 
@@ -64,19 +64,24 @@ def shares(self:Method,
     if None in layers.values() and self.fn is not local.fn:
         raise ArgumentError('method', self, 'local, global or lamp with units that lie in several layers')
     found = self.fn(layers, density, **self.params)
-    fine = isinstance(found, Mapping) and found.keys()==layers.keys()
-    if fine and all(0<=v<math.inf for v in found.values()): return found
+    if isinstance(found, Mapping) and found.keys()==layers.keys():
+        found = {k: v.tolist() if hasattr(v, 'tolist') else v for k,v in found.items()} # of PyTorch and NumPy
+        if all(isinstance(v, numbers.Real) and 0<=v<math.inf for v in found.values()): return found
     raise ArgumentError('method', self, f'a function that gives a number of at least 0 for each of {", ".join(layers)}')
 
 @patch
 def scores(self:Method,
     scores:Tensor, # [n], of a layer's units
     layer # its `LayerWeight`; None where the units' weights lie in several layers
-)->Tensor: # [n]
-    "The scores as they compete with those of other layers. Raises `ArgumentError` if they aren't as many"
+)->Tensor: # [n], float32 or float64, a copy unless they're `scores` themselves
+    "The scores as they compete with those of other layers. Raises `ArgumentError` unless they're as many numbers"
     found = self.fn(scores, layer, **self.params)
-    if isinstance(found, Tensor) and found.shape==scores.shape: return found
-    raise ArgumentError('method', self, 'a function that gives a score for each that it gets')
+    if found is scores: return found
+    fine = isinstance(found, Tensor) and found.shape==scores.shape and not found.is_complex()
+    if not (fine and found.isfinite().all()):
+        raise ArgumentError('method', self, 'a function that gives a score for each that it gets, a finite number')
+    exact = found.dtype if found.dtype in (torch.float32, torch.float64) else torch.float64
+    return found.detach().to(scores.device, exact, copy=True)
 
 @patch
 def try_on(self:Method,
@@ -182,8 +187,10 @@ def smart_ratio(layers, density, *, last=30.):
 def like_densities(layers, density, *, of:dict=None):
     "In proportion to the densities `of` layers, by name"
     if not of: raise ArgumentError('of', of, 'densities by name, in percent: say like(masks)')
-    if lacks := [k for k in layers if k not in of]: raise ArgumentError('of', of, f'a density for {lacks[0]} too')
-    return {k: of[k] for k in layers}
+    whole = {k: k if w.part is None else k.rpartition('[')[0] for k,w in layers.items()} # its parts have its density
+    lacks = [k for k in whole.values() if k not in of]
+    if lacks: raise ArgumentError('of', of, f'a density for {lacks[0]} too')
+    return {k: of[o] for k,o in whole.items()}
 
 def like(
     masks:Masks # of the same layers
@@ -248,16 +255,19 @@ def check_amounts(
     if total is not None: found['total'] = check_percent('total', total)
     if not found.keys()-{'total'}: raise ArgumentError(name, amounts, "at least one layer, such as {'fc': 20}")
     if odd := [k for k in found if not isinstance(k, str)]: raise ArgumentTypeError(name, odd[0], 'names of layers')
+    if 0<max(v for k,v in found.items() if k!='total')<1 or 0<found.get('total', 0)<1:
+        warn(f'{name}={found}: these are percent, not parts of 1')
     return found
 
 # %% ../nbs/04b_methods.ipynb #6110a056
 def named_amounts(
     amounts:Mapping, # as `check_amounts` gives them
-    names:list # of all weights
+    names:list, # of all weights
+    what:str='sparsity' # the argument's name, for the error
 )->dict: # name -> percent, of those that are named
     "The amount of each weight that's named, by the first that fits. Raises `ArgumentError` for a name that none has"
     found = {}
     for k in [k for k in amounts if k!='total']:
-        meant = names_meant('sparsity', k, names, 'a layer that is pruned, or a pattern of some')
+        meant = names_meant(what, k, names, 'a layer that is pruned, or a pattern of some')
         found = dict.fromkeys(meant, amounts[k]) | found
     return found

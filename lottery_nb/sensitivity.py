@@ -6,21 +6,23 @@
 __all__ = ['Sensitivity', 'sensitivity']
 
 # %% ../nbs/15_sensitivity.ipynb #1fad1d11
-import math
-from collections.abc import Callable
+import itertools, math
+from collections.abc import Callable, Iterator
 import numpy as np, pandas as pd, torch
 import torch.nn.functional as F
 import matplotlib.pyplot as plt
 from fastai.data.core import DataLoaders
+from fastai.torch_core import find_bs, to_device
 from fastcore.basics import listify, patch
 from torch import nn
-from .calibration import calibration_batches
-from .core import ArgumentError, ArgumentTypeError, check_percent, check_whole, progress as progress_bar
+from .calibration import batch_loss, calibration_batches
+from .core import (ArgumentError, ArgumentTypeError, check_percent, check_whole, progress as progress_bar,
+                             shape_differences)
 from .criteria import Criterion, large_final
 from .evidence import mean_interval
 from .masks import copy_model, unwrap, zero_once_
 from .methods import whole_shares
-from .sparsifier import Sparsifier, count_of
+from .sparsifier import Sparsifier, check_reach, check_sparsity, count_of, follower_masks
 
 # %% ../nbs/15_sensitivity.ipynb #5893ee0f
 class Sensitivity:
@@ -46,48 +48,58 @@ def sensitivity(
 
     Source: Han et al. 2015, section 4; Li et al. 2017, section 3.2"""
     nets = [model] if isinstance(model, nn.Module) else listify(model)
-    rises = [check_percent('sparsities', o) for o in listify(sparsities)]
+    rises = [check_sparsity('sparsities', check_percent('sparsities', o)) for o in listify(sparsities)]
     if not nets or not all(isinstance(o, nn.Module) for o in nets):
         raise ArgumentTypeError('model', model, 'a network, or a list of them')
     if not rises or any(b<=a for a,b in zip([0,*rises], rises)):
         raise ArgumentError('sparsities', sparsities, 'percentages that rise, from more than 0')
     if not callable(loss): raise ArgumentTypeError('loss', loss, 'a function of predictions and targets')
+    check_whole('n_batch', n_batch, 1)
+    check_reach('sparsities', rises[-1], granularity)
     if isinstance(data, DataLoaders): data = data.valid
-    batches,rows = calibration_batches(data, check_whole('n_batch', n_batch, 1)),[]
+    if isinstance(data, Iterator): data = list(itertools.islice(data, n_batch)) # read more than once
+    batches,rows,first = calibration_batches(data, n_batch),[],None
+    example = batches[0][0] if granularity=='group' else None
     with progress_bar(progress) as move:
         for i,net in enumerate(nets):
-            sp = Sparsifier(copy_model(unwrap(net)).eval(), granularity, 'local', criteria, layers)
-            jobs = [(k, o) for k in sp.units.names for o in rises]
-            whole = _loss_of(sp.model, batches, loss)
-            for j,(name,sparsity) in enumerate(jobs):
-                at = _loss_without(sp, name, sparsity, batches, loss)
-                rows.append(dict(layer=name, weights=sp.units.n_weights(name), sparsity=sparsity, seed=i, loss=at,
-                                 cost=at-whole))
-                move(i*len(jobs)+j+1, len(nets)*len(jobs), name)
-    return Sensitivity(pd.DataFrame(rows), list(dict.fromkeys(o['layer'] for o in rows)))
+            sp = Sparsifier(copy_model(unwrap(net)).eval(), granularity, 'local', criteria, layers, example=example,
+                            floor=0, data=data, loss=loss, n_batch=n_batch)
+            first = first or sp.masks.shapes()
+            if diff := shape_differences(first, sp.masks.shapes(), 'the first', f'number {i}'):
+                raise ArgumentError('model', nets, f'networks of one architecture ({diff})')
+            for row in _costs_of(sp, rises, batches, loss):
+                rows.append({**row, 'seed': i})
+                move(len(rows), len(nets)*len(sp.units.names)*len(rises), row['layer'])
+    return Sensitivity(pd.DataFrame(rows, columns=_columns), list(dict.fromkeys(o['layer'] for o in rows)))
 
 # %% ../nbs/15_sensitivity.ipynb #489a075d
+_columns = ['layer','weights','sparsity','seed','loss','cost']
+
+def _costs_of(sp, rises, batches, loss):
+    "Of a network a row for each layer and sparsity"
+    whole = _loss_of(sp.model, batches, loss)
+    with sp.gathering():
+        for name,sparsity in itertools.product(sp.units.names, rises):
+            at = _loss_without(sp, name, sparsity, batches, loss)
+            yield dict(layer=name, weights=sp.units.n_weights(name), sparsity=sparsity, loss=at, cost=at-whole)
+
 @torch.no_grad()
 def _loss_of(net, batches, loss):
     "The mean loss over all items"
-    device,total,n = next(net.parameters()).device,0.,0
-    for xs,ys in batches:
-        found = loss(net(*[o.to(device) for o in xs]), *[o.to(device) for o in ys])
-        if not found.isfinite(): raise ArgumentError('loss', float(found), 'a loss that is finite')
-        total += float(found)*len(xs[0])
-        n += len(xs[0])
-    return total/n
+    device = next(net.parameters()).device
+    found = [(float(batch_loss(net, loss, *to_device(b, device))), find_bs(b)) for b in batches]
+    return sum(o*n for o,n in found)/sum(n for _,n in found)
 
 @torch.no_grad()
 def _loss_without(sp, name, sparsity, batches, loss):
     "The loss when one layer alone is pruned; the network is then as before"
     masks = sp.units.masks(sp.choose({name: sparsity}))
-    home = sp.units.home[name]
-    w = sp.weight(home)
-    before = w.clone()
-    zero_once_(w, masks[home])
+    gone = {k: m for k,m in {**masks, **follower_masks(sp.model, masks, sp.followers)}.items() if not m.all()}
+    before = {k: sp.parameter(k).clone() for k in gone}
+    for k,m in gone.items(): zero_once_(sp.parameter(k), m)
     try: return _loss_of(sp.model, batches, loss)
-    finally: w.copy_(before)
+    finally:
+        for k,t in before.items(): sp.parameter(k).copy_(t)
 
 # %% ../nbs/15_sensitivity.ipynb #730d637d
 @patch

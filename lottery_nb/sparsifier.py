@@ -383,7 +383,7 @@ def _readable(criterion, data, loss, n_batch):
         for k in criterion.needs:
             if needs[k].from_data: raise ArgumentError('data', None, f'{what}: {criterion} needs {k}, {needs[k].how}')
         return
-    reads = callable(data) or hasattr(data, 'train') or isinstance(data, Iterable)
+    reads = callable(data) or isinstance(data, Iterable) or hasattr(data, 'train') # a part of data may fail at `train`
     if not reads or isinstance(data, str|Tensor|nn.Module):
         raise ArgumentTypeError('data', data, what)
     if needs['grad'].gather is None:
@@ -577,7 +577,9 @@ def _ranking(self:Sparsifier, names, budget):
     scores = [self._unit_scores(k, criterion) for k in names]
     if not criterion.of_units: scores = [self.units.comparable(s, o) for s,o in zip(scores, kept)]
     if self.method.ranks and not falls:
-        scores = [self.method.scores(s, self.units.layer_of(k)) for k,s in zip(names, scores)]
+        # what is pruned takes nobody's place: movement, say, gives it a high score
+        alive = [s if o is None else s.where(o, s.amin().clamp(max=0)) for s,o in zip(scores, kept)]
+        scores = [self.method.scores(s, self.units.layer_of(k)) for k,s in zip(names, alive)]
     if len({s.dtype for s in scores})>1: scores = [s.double() for s in scores]
     keys = [sort_keys_(s) for s in scores]
     for name,k,o in zip(names, keys, kept):
@@ -591,22 +593,6 @@ def _ranking(self:Sparsifier, names, budget):
 def _kept(self:Sparsifier, name):
     "The units that are kept so far, flat; None before the first masks"
     return self.units.kept(name, self._masks) if self.has_pruned else None
-
-# %% ../nbs/05_sparsifier.ipynb #f34f9755
-@patch
-def n_stays(self:Sparsifier,
-    name:str # one of `units.names`
-)->int:
-    "How many of its units stay whatever they score: its floor, or the last one. Those that are gone don't count"
-    may_empty = self.allow_collapse or self.granularity=='layer'
-    least = max(math.ceil(self.units.n(name)*self.floor/100), self.units.least(name), 0 if may_empty else 1)
-    return min(least, self._n_left(name))
-
-@patch
-def _n_left(self:Sparsifier, name):
-    "How many units of a name are kept so far"
-    kept = self._kept(name)
-    return self.units.n(name) if kept is None else int(kept.count_nonzero())
 
 # %% ../nbs/05_sparsifier.ipynb #50a4dc78
 @patch
@@ -644,6 +630,22 @@ def _warn_once(self:Sparsifier, of, told, instead):
     self._warned.add(of)
     other = "method='local' takes the same share of every layer, "*self.method.ranks
     warn(f'{told} ({other}{instead})')
+
+# %% ../nbs/05_sparsifier.ipynb #f34f9755
+@patch
+def n_stays(self:Sparsifier,
+    name:str # one of `units.names`
+)->int:
+    "How many of its units stay whatever they score: its floor, or the last one. Those that are gone don't count"
+    may_empty = self.allow_collapse or self.granularity=='layer'
+    least = max(math.ceil(self.units.n(name)*self.floor/100), self.units.least(name), 0 if may_empty else 1)
+    return min(least, self._n_left(name))
+
+@patch
+def _n_left(self:Sparsifier, name):
+    "How many units of a name are kept so far"
+    kept = self._kept(name)
+    return self.units.n(name) if kept is None else int(kept.count_nonzero())
 
 # %% ../nbs/05_sparsifier.ipynb #75a99a2e
 @patch
@@ -726,7 +728,7 @@ def budgets(self:Sparsifier,
     u,names,total = self.units,self.units.names,self.units.total
     if not isinstance(sparsity, Mapping): return self._spread(names, count_of(sparsity, total(names)))
     named = named_amounts(sparsity, names)
-    own = {k: count_of(v, total([k])) for k,v in named.items()}
+    own = {k: self._own_count(k, count_of(v, total([k]))) for k,v in named.items()}
     rest = [k for k in names if k not in own]
     found = [([k], n) for k,n in own.items()]
     if 'total' not in sparsity: return found + [([k], (u.n(k)-self._n_left(k))*u.size(k)) for k in rest]
@@ -768,6 +770,15 @@ def _spread(self:Sparsifier, names, budget):
         own |= low
     self._warn_low(own, 100*budget/self.units.total(names))
     return [([k], n[k]-kept[k]) for k in names]
+
+@patch
+def _own_count(self:Sparsifier, name, n):
+    "How many weights of a name go if `n` are asked for: with `keep_zeros` no fewer than are 0, and no more than can go"
+    size,zeros = self.units.size(name),0
+    if self.zeros is not None: zeros = size*int((~self.units.kept(name, self.zeros)).count_nonzero())
+    most = self.units.n_weights(name)-self.n_stays(name)*size
+    if most<n and self.zeros is None: self._warn_low([name], 100)
+    return min(max(n, zeros), most)
 
 # %% ../nbs/05_sparsifier.ipynb #563572d2
 @patch

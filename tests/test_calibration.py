@@ -447,3 +447,27 @@ def test_a_search_by_data_gives_the_same_bits_and_goes_on(name, tmp_path):
 def test_networks_side_by_side_refuse_and_say_what_takes_it():
     with pytest.raises(ArgumentError, match='criteria=wanda.*find_ticket'):
         lottery_curve('digits_mlp', 'digits', seeds=1, rounds=1, criteria='wanda', progress=False)
+
+@pytest.mark.parametrize('name', ['fisher', obd(n_probe=4)])
+def test_squares_of_halves_do_not_vanish(name):
+    "A gradient of 1e-4 has a square that float16 cannot hold"
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(36,64), nn.ReLU(), nn.Linear(64,3)).half()
+    x,y = torch.randn(50,36).half(),torch.randint(3, (50,))
+    def scores(net, x):
+        sp = Sparsifier(net, criteria=name, data=[(x, y)], loss=lambda out, y: F.cross_entropy(out, y)*2**-6)
+        with sp.gathering(): found, = sp.gathered.values()
+        return torch.cat([o.flatten() for o in found.values()])
+    exact,found = scores(copy.deepcopy(net).float(), x.float()),scores(net, x)
+    assert found.dtype==torch.float32 and (found==0).sum()<=1.1*(exact==0).sum()+10
+
+def test_items_are_of_tensors():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(6,3)
+        def forward(self, batch): return self.fc(batch['x'])
+    data = [({'x': torch.randn(4,6)}, torch.randint(3, (4,)))]
+    Sparsifier(Named(), criteria=fisher, data=data).sparsify(50)
+    with pytest.raises(ArgumentError, match=r"data=\['dict', 'Tensor'\]: expected batches of tensors"):
+        Sparsifier(Named(), criteria=fisher(per='item'), data=data).sparsify(50)

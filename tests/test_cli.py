@@ -259,9 +259,9 @@ def test_find_takes_amounts_by_layer_and_any_method(tmp_path):
     assert as_json(tmp_path, line)['search']['prune']=={'5': 10, 'total': 50}
     masks = Search.load(tmp_path/'erk').tickets[1].masks
     assert masks.n_kept==25_100 and int(masks['5.weight'].sum())==900
-    for given in ('five', '5=', '=20', '5=10,20'):
+    for given in ('five', '5=', '=20', '5=10,20', '5=10, 5=20'):
         fails(tmp_path, f"find digits --prune '{given}'", f"'{given}': expected a number, or numbers of layers", 2)
-    fails(tmp_path, "find digits --prune 'head=10' --out new", "sparsity='head': expected a layer that is pruned", 2)
+    fails(tmp_path, "find digits --prune 'head=10' --out new", "'--prune': 'head': expected a layer that is pruned", 2)
 
 def test_find_in_photos(tmp_path):
     "Another network, another size, other words; trained again from another place; other photos are another search"

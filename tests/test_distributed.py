@@ -216,6 +216,11 @@ def searches(ranks, tmp):
     return [_found(_find(criteria='taylor', rewind=1, rounds=1)),
             _found(_find(criteria=odd, model=dropping, rewind='lr'))]
 
+def staying(ranks, tmp):
+    "Pruned weights that aren't 0, in a search that goes on"
+    return [_found(_find(dir, rounds=r, criteria='movement', pruned_to='init', arms='signs'))
+            for dir,r in ((tmp/'staying',1), (tmp/'staying',2), (None,2))]
+
 def trackers(ranks, tmp):
     "A metric that fastai doesn't gather: it rises on rank 1, and falls on rank 0"
     from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
@@ -334,7 +339,7 @@ def results(tmp, name, n=2): return [json.loads((tmp/f'{name}.{r}.json').read_te
 
 trainings = ('gradual','expected','lucky','gradients','from_data','rewinding','own_statistics','again','collapses')
 refusals = ('differs','other_settings','other_masks','one_fails','too_few')
-found_by = ('search','searches','trackers','search_errors')
+found_by = ('search','searches','staying','trackers','search_errors')
 
 @pytest.fixture(scope='module')
 def two(tmp_path_factory):
@@ -402,6 +407,10 @@ def test_only_rank_0_speaks(two):
                  'Final Sparsity: 80.00'):
         assert two.out[0].count(line)==1
     assert two.get('collapses')[0] and two.get('collapses')[1]==[]
+
+def test_a_search_with_pruned_weights_that_stay_goes_on(two):
+    a,b = two.get('staying')
+    assert a==b and a[1]==a[2] and len(a[1]['tickets'])==5
 
 def test_a_rank_that_differs_is_named_everywhere(two):
     a,b = two.get('differs')

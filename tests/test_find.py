@@ -336,6 +336,14 @@ def killed_in(dir, moment):
     assert told in (b'begun ', b'begun ended') and (told==b'begun ended' or code==-signal.SIGKILL), (told, code)
     return told==b'begun '
 
+def test_amounts_by_layer_are_what_they_mean(tmp_path):
+    "The first that fits holds, so in another order they may be another search; under other names they're the same"
+    found = search(rounds=1, fit=one_epoch, prune={'head': 10, '*': 40}, dir=tmp_path)
+    same = search(rounds=1, fit=one_epoch, prune={'head.weight': 10., 'stem': 40, '[gu]*': 40}, dir=tmp_path)
+    assert not different(same, found)
+    with pytest.raises(SearchError, match='prune: .*"head.weight": 10.0.* → .*"head.weight": 40.0'):
+        search(rounds=1, fit=one_epoch, prune={'*': 40, 'head': 10}, dir=tmp_path)
+
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='forks')
 @pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
 def test_killed_at_20_random_moments(tmp_path):
@@ -410,7 +418,7 @@ changes = [(dict(prune=30), 'prune: 20.0 → 30.0'),
     (dict(criteria='random'), 'criteria: large_final → random_scores'),
     (dict(criteria=large_init_large_final(alpha=2.)), r'criteria: .* → .*large_init_large_final\(alpha=2.0\)'),
     (dict(layers=nn.Linear), r'layers: .*grouped'),
-    (dict(prune={'head': 10, '*': 20}), r"prune.*head.*10.0"),
+    (dict(prune={'head': 10, '*': 20}), r'prune: 20.0 → ."stem.0.weight": 20.0'),
     (dict(fit=one_more), r'fit: .*fit_one_cycle\(2, 1e-2\) → .*fit_one_cycle\(3, 1e-2\)'),
     (dict(fit=lambda learn: learn.fit(2)), r'fit: .* → lambda learn: learn.fit\(2\)'),
     (dict(fit=functools.partial(Learner.fit, n_epoch=2)), 'fit: '),

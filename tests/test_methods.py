@@ -1,8 +1,8 @@
 "How much where: every method on random networks, and amounts by layer in every engine"
-import copy, math
+import copy, math, warnings
 from fractions import Fraction
 
-import pytest, torch
+import numpy as np, pytest, torch
 from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastai.metrics import accuracy
@@ -14,8 +14,8 @@ from lottery_nb.core import ArgumentError
 from lottery_nb.curves import lottery_curve
 from lottery_nb.data import digits_dls, digits_mlp
 from lottery_nb.find import find_ticket
-from lottery_nb.methods import (Method, like, named_amounts, plot_densities, proportional,
-                                whole_shares)
+from lottery_nb.methods import (Method, check_amounts, like, named_amounts, plot_densities,
+                                proportional, whole_shares)
 from lottery_nb.sparsifier import Sparsifier, count_of
 from models import mlp, nets
 
@@ -109,11 +109,42 @@ def test_each_output_loses_its_own_smallest():
         assert all(row[keep].min()>=row[~keep].max() for row,keep in zip(w, m))
     assert all(m.flatten(1).any(1).all() for m in Sparsifier(net, 'weight', 'per_output').sparsify(90).values())
 
+@pytest.mark.parametrize('criterion', ['large_final','movement'])
+def test_rows_stay_level_in_rounds_whatever_pruned_weights_score(criterion):
+    sp = Sparsifier(conv_net(), 'weight', 'per_output', criterion)
+    with torch.no_grad():
+        for p in sp.model.parameters(): p.add_(torch.randn_like(p)*.1)
+    for s in (13, 37, 61, 77):
+        n = [m.flatten(1).sum(1) for m in sp.sparsify(s).values()]
+        assert max(int(o.max()-o.min()) for o in n)<=1
+
+def test_lamp_does_not_count_what_is_pruned():
+    sp = Sparsifier(conv_net(), 'weight', 'lamp', 'movement')
+    with torch.no_grad():
+        for p in sp.model.parameters(): p.add_(torch.randn_like(p)*.1)
+    before = sp.sparsify(50)
+    every = {}
+    for k,m in before.items():
+        left = (sp.weight(k).detach()-sp.remembered['init'][k])[m].abs().double()
+        order = left.argsort(stable=True)
+        squares = left[order].square()
+        lamp = torch.empty_like(left).index_copy_(0, order, squares/squares.flip(0).cumsum(0).flip(0))
+        every[k] = torch.full(m.shape, -1.).double().masked_scatter(m, lamp)
+    line = torch.cat([o.flatten() for o in every.values()]).sort().values[count_of(75, before.n_weights)]
+    assert all(torch.equal(m, every[k]>=line) for k,m in sp.sparsify(75).items())
+
 def test_like_has_the_shares_of_other_masks():
     ticket = Sparsifier(conv_net()).sparsify(90)
     assert kept(Sparsifier(conv_net(), 'weight', like(ticket), 'random').sparsify(90))==kept(ticket)
     further = kept(Sparsifier(conv_net(), 'weight', like(ticket)).sparsify(95))
     assert all(abs(further[k]-n/2)<=1 for k,n in kept(ticket).items())
+
+def test_like_knows_layers_whose_weights_lie_in_one_parameter():
+    ticket = Sparsifier(Nested()).sparsify(70)
+    again = Sparsifier(Nested(), 'weight', like(ticket), 'random').sparsify(70)
+    assert again.n_kept==ticket.n_kept and all(abs(kept(again)[k]-n)<=2 for k,n in kept(ticket).items())
+    with pytest.raises(ArgumentError, match='a density for body.attention.in_proj_weight too'):
+        Sparsifier(Nested(), 'weight', like(Sparsifier(Nested(), layers='head').masks))
 
 @pytest.mark.parametrize('granularity', ['filter','kernel','row'])
 def test_methods_share_out_larger_units(granularity):
@@ -159,6 +190,19 @@ def test_what_is_not_named_stays_as_it_is():
     after = sp.sparsify({'5': 90})
     assert gone(after)=={**gone(before), '5.weight': count_of(90, 8192)}
     assert all(torch.equal(before[k], after[k]) for k in before if k!='5.weight')
+
+@quiet
+@pytest.mark.parametrize('how', ['local','global','erk','lamp'])
+def test_a_layer_that_keeps_its_last_weight_leaves_the_total_exact(how):
+    masks = Sparsifier(conv_net(), 'weight', how).sparsify({'7': 100}, total=50)
+    assert kept(masks)['7.weight']==1 and sum(gone(masks).values())==count_of(50, masks.n_weights)
+
+def test_parts_of_one_are_warned_of():
+    for amounts,total in (({'7': .2, '*': .8}, None), ({'7': 20}, .8)):
+        with pytest.warns(UserWarning, match='these are percent, not parts'): check_amounts('prune', amounts, total)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        check_amounts('sparsity', {'7': .2, '*': 80, '5': 0})
 
 class Nested(nn.Module):
     def __init__(self):
@@ -207,6 +251,32 @@ def test_both_engines_spread_alike(how):
         assert sum(a.values())==sum(b.values())
         if how.get('method')!='lamp': assert a==b
 
+def test_amounts_that_are_met_cost_nothing_while_training():
+    cb,asked = SparsifyCallback({'5': 20, 'total': 70}, 'weight', 'erk', 'large_final', 'one_shot', verbose=False),[]
+    class Spy(Callback):
+        order = 60
+        def before_train(self):
+            sp = cb.sparsifier
+            sp.budgets = lambda amounts: asked.append(self.epoch) or type(sp).budgets(sp, amounts)
+    with learner().no_bar() as learn: learn.fit(3, cbs=[cb, Spy()])
+    assert sum(gone(cb.masks).values())==count_of(70, 50200) and asked.count(2)==0
+
+@quiet
+def test_the_callback_prunes_layers_beside_those_that_are_sparse_already():
+    learn = learner()
+    with torch.no_grad(): learn.model[3].weight[:,:270] = 0
+    cb = SparsifyCallback({'3': 50, '5': 50}, 'weight', 'global', 'large_final', 'one_shot', keep_zeros=True,
+                          verbose=False)
+    with learn.no_bar(): learn.fit(2, cbs=cb)
+    assert gone(cb.masks)=={'1.weight': 0, '3.weight': 27000, '5.weight': 500}
+
+def test_amounts_that_do_not_go_together_on_the_way_are_named_before_training():
+    cb = SparsifyCallback({'1': 99, 'total': 40}, 'weight', 'global', 'large_final', 'geometric', verbose=False)
+    learn = learner()
+    before = copy.deepcopy(learn.model.state_dict())
+    with pytest.raises(ArgumentError, match='end_sparsity=.*all along geometric'), learn.no_bar(): learn.fit(3, cbs=cb)
+    assert all(torch.equal(before[k], t) for k,t in learn.model.state_dict().items())
+
 # --- Mistakes
 
 @pytest.mark.parametrize('call,words', [
@@ -234,15 +304,43 @@ def test_mistakes_are_named_and_nothing_is_pruned(call, words):
 
 @pytest.mark.parametrize('fn,words', [(lambda layers, density: {}, 'a number of at least 0 for each'),
     (lambda layers, density: dict.fromkeys(layers, math.nan), 'a number'), (lambda layers, density: 5, 'a number'),
-    (lambda layers, density: dict.fromkeys(layers, -1.), 'at least 0')])
+    (lambda layers, density: dict.fromkeys(layers, -1.), 'at least 0'),
+    (lambda layers, density: dict.fromkeys(layers, '1'), 'a number'),
+    (lambda layers, density: dict.fromkeys(layers, torch.ones(2)), 'a number')])
 def test_a_method_that_gives_nonsense_says_so_at_once(fn, words):
     fn.__name__ = 'mine'
     with pytest.raises(ArgumentError, match=f'method=mine.*{words}'): Sparsifier(conv_net(), 'weight', Method(fn))
     short = Method(lambda scores, layer: scores[1:], ranks=True)
     with pytest.raises(ArgumentError, match='a score for each'): Sparsifier(conv_net(), 'weight', short)
+    nan = Method(lambda scores, layer: (scores-scores)/(scores-scores), ranks=True)
+    with pytest.raises(ArgumentError, match='a finite number'): Sparsifier(conv_net(), 'weight', nan)
+
+@pytest.mark.parametrize('kind', [float, np.float32, torch.tensor, lambda v: nn.Parameter(torch.tensor(v))])
+def test_a_method_may_give_numbers_of_any_kind(kind):
+    mine = Method(lambda layers, density: {k: kind(w.weight.abs().mean().item()) for k,w in layers.items()})
+    masks = Sparsifier(conv_net(), 'weight', mine).sparsify(50)
+    assert sum(gone(masks).values())==count_of(50, masks.n_weights)
+
+@pytest.mark.parametrize('fn', [lambda s, w: s.argsort().argsort(), lambda s, w: s.half(), lambda s, w: s>s.median(),
+                                lambda s, w: w.weight.flatten(), lambda s, w: torch.zeros(()).expand(len(s))])
+def test_a_method_may_give_scores_of_any_kind_and_the_model_stays(fn):
+    net = conv_net()
+    before = copy.deepcopy(net.state_dict())
+    masks = Sparsifier(net, 'weight', Method(fn, ranks=True)).sparsify(50)
+    assert sum(gone(masks).values())==count_of(50, masks.n_weights)
+    assert all(torch.equal(net.get_parameter(k), before[k]*m) for k,m in masks.items())
+
+def test_other_calls_name_their_own_argument():
+    with pytest.raises(ArgumentError, match="prune='hed': expected a layer"):
+        find_ticket(learner, lambda learn: learn.fit(1), prune={'hed': 20}, progress=False)
+    with pytest.raises(ArgumentError, match="prune='hed': expected a layer"):
+        lottery_curve(digits_mlp, digits_dls(), 1, 2, {'hed': 20}, n_step=2, progress=False)
+    amounts = {'1': 60, 'total': 80}
+    with pytest.raises(ArgumentError, match='prune=.*in all rounds, but in round 2 total=96.0: expected'):
+        find_ticket(learner, lambda learn: learn.fit(1), prune=amounts, progress=False)
 
 def test_a_callback_names_a_layer_that_is_not_there_before_it_trains():
     learn,cb = learner(),SparsifyCallback({'head': 20}, 'weight', 'global', 'large_final', 'agp', verbose=False)
     before = copy.deepcopy(learn.model.state_dict())
-    with pytest.raises(ArgumentError, match="sparsity='head'"), learn.no_bar(): learn.fit(1, cbs=cb)
+    with pytest.raises(ArgumentError, match="^end_sparsity='head'"), learn.no_bar(): learn.fit(1, cbs=cb)
     assert all(torch.equal(before[k], t) for k,t in learn.model.state_dict().items())

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
+from lottery_nb.calibration import fisher, obd
 from lottery_nb.core import ArgumentError
 from lottery_nb.sensitivity import Sensitivity, sensitivity
 from lottery_nb.sparsifier import Sparsifier, count_of
@@ -63,13 +64,51 @@ def test_amounts_go_into_a_sparsifier():
     masks = Sparsifier(net()).sparsify(s.allocate(75))
     assert masks.n_weights-masks.n_kept==count_of(75, masks.n_weights)
 
+def of(model, data, sparsities=(30,50), **kwargs): return sensitivity(model, data, sparsities, progress=False, **kwargs)
+
+@pytest.mark.parametrize('name', ['wanda','taylor', fisher(per='item'), obd(n_probe=2)])
+def test_criteria_read_the_same_data(name):
+    net_,batches = net().eval(),[(X[:32], Y[:32]), (X[32:], Y[32:])]
+    s = of(net_, batches, (50,), criteria=name, layers='4')
+    sp = Sparsifier(net_, criteria=name, layers='4', data=batches)
+    sp.sparsify(50)
+    with torch.no_grad(): assert s.table.loss[0]==pytest.approx(F.cross_entropy(net_(X), Y).item(), abs=1e-6)
+    assert of(net(), (o for o in batches), (50,), criteria=name, layers='4').table.equals(s.table)
+
+def test_channels_go_with_their_biases_and_norms():
+    model = nn.Sequential(nn.Conv2d(1,4,3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4,3,3), nn.Flatten(),
+                          nn.Linear(12,3))
+    s = of(model.eval(), BATCHES, (50,), granularity='group')
+    assert s.names==['0.weight','3.weight'] and s.allocate(50)
+    sp = Sparsifier(model, 'group', 'local', example=X[:2], floor=0)
+    sp.sparsify({'0.weight': 50})
+    with torch.no_grad(): assert s.table.loss[0]==pytest.approx(F.cross_entropy(model(X), Y).item(), abs=1e-6)
+
+def test_inputs_by_name():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(36,3)
+        def forward(self, batch): return self.fc(batch['x'].flatten(1))
+    model = Named()
+    s = of(model, [({'x': x}, y) for x,y in BATCHES], (50,))
+    assert s.table.loss[0]-s.table.cost[0]==pytest.approx(F.cross_entropy(model({'x': X}), Y).item(), abs=1e-6)
+
 @pytest.mark.parametrize('call, words', [
+    (lambda: of(net(), None), 'data=None: expected DataLoaders'), (lambda: of(net(), 5), 'data=5'),
+    (lambda: of(net(), 'digits'), "data='digits'"),
+    (lambda: of(net(), [(X[:,:,:5], Y)]), 'the model and the loss take'),
+    (lambda: of(net(), [(X,)]), 'the model and the loss take'),
+    (lambda: of(net(), BATCHES, loss=lambda o, y: 1.5), 'one finite number, not float'),
+    (lambda: of(net(), BATCHES, loss=lambda o, y: o), r'one finite number, not \[32, 3\]'),
+    (lambda: of([net(), nn.Linear(2,2)], BATCHES), 'model=.*one architecture'),
+    (lambda: of(net(), BATCHES, (50,80), granularity='2:4', layers=nn.Linear), 'sparsities=80.0: expected at most 50'),
     (lambda: sensitivity(net(), []), 'at least one batch'), (lambda: sensitivity([], BATCHES), r'model=\[\]'),
     (lambda: sensitivity('net', BATCHES), "model='net'"), (lambda: sensitivity(net(), BATCHES, (90, 50)), 'that rise'),
     (lambda: sensitivity(net(), BATCHES, 120), 'sparsities=120'),
     (lambda: sensitivity(net(), BATCHES, loss=3), 'loss=3'),
     (lambda: sensitivity(net(), BATCHES, n_batch=0), 'n_batch=0'),
-    (lambda: sensitivity(net(), BATCHES, loss=lambda o, y: o.mean()*math.nan), 'a loss that is finite'),
+    (lambda: sensitivity(net(), BATCHES, loss=lambda o, y: o.mean()*math.nan), 'one finite number, not nan'),
     (lambda: sensitivity(net(), BATCHES, granularity='filtr'), "granularity='filtr'"),
     (lambda: sensitivity(net(), BATCHES, progress=False).allocate(99), 'at most 98 percent')])
 def test_mistakes_are_named(call, words):

@@ -378,10 +378,22 @@ def test_in_a_search(elsewhere):
     search = find_ticket(learner, fit, rounds=2, prune=50, seed=4, arms=transfer(elsewhere), progress=False)
     assert [search.arms['transfer'][r].masks==elsewhere[4,r].masks for r in (1,2)]==[True,True]
 
+def test_a_search_wants_its_own_rounds_alone_and_says_so_before_it_trains(elsewhere):
+    def learner(): return Learner(digits_dls().cpu(), digits_mlp(), metrics=accuracy)
+    def never(learn): pytest.fail('trained')
+    theirs = transfer({k: t for k,t in elsewhere.items() if k[1]}) # no dense one
+    with pytest.raises(ArgumentError, match=r'transfer=\(4, 3\): expected a seed and round of its tickets'):
+        find_ticket(learner, never, rounds=3, prune=50, seed=4, arms=theirs, progress=False)
+    search = find_ticket(learner, lambda learn: learn.fit(1), 1, 50, seed=4, arms=theirs, progress=False)
+    assert search.arms['transfer'][1].masks==elsewhere[4,1].masks
+
 def test_what_cannot_be_transferred(elsewhere):
     own = curve(prune=[50,75])[1][1,1]
     for fn,error in [(lambda: transfer(elsewhere).begin(own, 7), r'transfer=\(7, 1\): expected a seed and round'),
                      (lambda: transfer({(1,1): elsewhere[1,2]}).begin(own, 1), 'keeps 25100 weights, as'),
+                     (lambda: transfer(None), 'tickets=None: expected at least one Ticket'),
+                     (lambda: transfer([]), 'at least one'), (lambda: transfer({}), 'at least one'),
+                     (lambda: curve(seeds=[1,5], arms=transfer(elsewhere)), r'transfer=\(5, 1\)'),
                      (lambda: transfer({(1,1): 3}), r'tickets\[\(1, 1\)\]=3: expected a Ticket'),
                      (lambda: transfer(elsewhere, 'reinit'), "name='reinit': expected one that no arm has"),
                      (lambda: transfer(elsewhere, None), 'name=None: expected a text')]:
@@ -445,10 +457,27 @@ def test_statistics_are_those_of_the_mixture():
     assert torch.allclose(net[2].running_mean, h.mean(0), atol=1e-5)
     assert torch.allclose(net[2].running_var, h.var(0), rtol=1e-4, atol=1e-6)
 
+def test_the_same_call_pools_the_same_and_leaves_random_numbers_alone():
+    def dropping(): return nn.Sequential(*list(normed())[:4], nn.Dropout(.5), nn.Linear(30,20), nn.BatchNorm1d(20),
+                                         nn.ReLU(), nn.Linear(20,10))
+    x,y = digits_dls().valid.stacked()
+    search = find_ticket(lambda: Learner(digits_dls(bs=200).cpu(), dropping(), metrics=accuracy),
+                         lambda learn: learn.fit(1), 2, 50, progress=False)
+    seen,before = torch.as_tensor(digits_dls().train.stacked()[0]),torch.get_rng_state()
+    a = search.pool(dropping, (x, y), train_x=seen)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.rand(5)
+    b = search.pool(dropping, (x, y), train_x=seen)
+    assert a[0]==b[0] and a[1].equals(b[1])
+
 def test_what_cannot_be_pooled(small):
     search,(x,y) = small
     for kwargs,error in [(dict(round=3), 'round=3: expected a round of this search, at most 2'),
                          (dict(round=0), 'round=0'), (dict(shares=[1.]), 'shares=1.0: expected more than 0 and less'),
+                         (dict(shares=()), 'shares=None: expected .*more than 0'),
+                         (dict(shares='half'), "shares='half'"), (dict(data=None), 'data=None: expected a pair'),
+                         (dict(data=digits_dls()), 'data=.*: expected a pair'), (dict(data=(x,)), 'expected a pair'),
+                         (dict(model=lambda: 5), r'model\(\)=5: expected an nn.Module'),
                          (dict(data=(x, y[:3])), 'as many targets as inputs'), (dict(seed=-1), 'seed=-1'),
                          (dict(model=nn.Linear(2,2)), "a model of the ticket's architecture"),
                          (dict(model=None), 'model=None: expected a function that makes a network')]:
