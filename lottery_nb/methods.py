@@ -270,4 +270,4 @@ def named_amounts(
     for k in [k for k in amounts if k!='total']:
         meant = names_meant(what, k, names, 'a layer that is pruned, or a pattern of some')
         found = dict.fromkeys(meant, amounts[k]) | found
-    return found
+    return {k: found[k] for k in names if k in found}

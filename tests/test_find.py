@@ -595,7 +595,7 @@ bad = [(dict(rounds=0), 'rounds=0: expected a whole number of at least 1'), (dic
     (dict(rewind='lr', arms='shuffle'), 'one that knows its pruned weights'), (dict(meta=dict(data=1)), "meta='data'"),
     (dict(granularity='2:4', prune=60), 'prune=60.0, rounds=3: sparsity'), (dict(method='both'), "method='both'"),
     (dict(criteria='largest'), "criteria='largest'"), (dict(layers='tail'), "layers='tail'"),
-    (dict(prune={'tail': 10}), "sparsity='tail': expected a layer that is pruned"),
+    (dict(prune={'tail': 10}), "prune='tail': expected a layer that is pruned"),
     (dict(prune={'head': 100}), 'prune='),
     (dict(prune={'*': 20, 'total': 5}), 'total='),
     (dict(arms=['shuffle'], granularity='row', layers=nn.Linear), "granularity='row': expected a ticket of single"),
