@@ -1,5 +1,5 @@
 "When the ticket is there: the callback against its rule by hand, and the experiments against plain PyTorch loops"
-import math
+import copy, warnings
 import numpy as np, pandas as pd, pytest, torch
 import torch.nn.functional as F
 from fastai.basics import Callback, CrossEntropyLossFlat, Learner, accuracy
@@ -8,12 +8,11 @@ from torch import nn
 
 from lottery_nb.callback import SparsifyCallback
 from lottery_nb.core import seed_of, seeded
-from lottery_nb.criteria import criteria, large_final
+from lottery_nb.criteria import large_final
 from lottery_nb.curves import lottery_curve
 from lottery_nb.data import digits_dls
 from lottery_nb.evidence import summarise
 from lottery_nb.schedules import iterative
-from lottery_nb.sparsifier import Sparsifier
 from lottery_nb.ticket import Ticket
 from lottery_nb.when import (EarlyBird, early_bird, plot_early_bird, plot_retraining, plot_rewind_grid, retraining,
                              rewind_grid, steps_down)
@@ -46,22 +45,23 @@ def still_at(masks, threshold, patience):
 @pytest.mark.parametrize('threshold', [.01, .03, .1, .3])
 @pytest.mark.parametrize('patience', [2, 3, 5])
 def test_it_stops_where_the_rule_says_so(threshold, patience):
-    def run(cb, watch=None):
+    def run(*cbs):
         torch.manual_seed(0)
         learn = quiet(Learner(digits_dls(), mlp()))
-        with pytest.warns() if math.isclose(cb.threshold, 1e-9) else seeded('x'): learn.fit(9, cbs=[cb, *([watch] if watch else [])])
+        learn.fit(9, cbs=cbs)
         return learn
     watch = Watch()
-    run(restless(sparsity=80), watch)
+    run(watch)
     masks = []
     for o in watch.ends:
         w = torch.cat([o[k].abs().flatten() for k in o if k.endswith('weight')])
         gone = w.argsort(stable=True)[:round(.8*len(w))]
         masks.append(torch.ones_like(w, dtype=torch.bool).index_fill_(0, gone, False))
     i = still_at(torch.stack(masks), threshold, patience)
-    cb = bird(80, threshold=threshold, patience=patience, stop=i is not None)
+    cb = bird(80, threshold=threshold, patience=patience)
+    with warnings.catch_warnings(record=True) as said: learn = run(cb)
+    assert len(said)==(i is None)
     if i is None: return
-    learn = run(cb)
     assert cb.found==i and len(cb.drawings)==i+1 and len(learn.rows)==i+1
     assert torch.equal(torch.cat([m.flatten() for m in cb.masks.values()]), masks[i])
     for a in range(i+1):
@@ -73,8 +73,10 @@ def test_it_stops_where_the_rule_says_so(threshold, patience):
 def test_channels_by_the_scales_of_batchnorm():
     "You et al. 2020: the lowest scales of the whole network go, and distances are shares of the channels"
     def net(): return nn.Sequential(nn.Conv2d(1,12,3), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12,20,3),
-                                    nn.BatchNorm2d(20), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(20,10))
-    watch,cb = Watch(),bird(50, layers=nn.BatchNorm2d, stop=False, threshold=1, patience=2)
+                                    nn.BatchNorm2d(20), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                                    nn.Linear(20,10))
+    how = dict(layers=nn.BatchNorm2d, allow_collapse=True, stop=False, threshold=1, patience=2)
+    watch,cb = Watch(),bird(50, **how)
     learner(net(), n=20).fit(6, .02, cbs=[cb, watch])
     scales = [torch.cat([o['1.weight'], o['4.weight']]).abs() for o in watch.ends]
     kept = torch.stack([o>o.sort().values[15] for o in scales])
@@ -90,9 +92,10 @@ def test_distances_are_of_whole_units():
 
 # --- It costs nothing
 
-@pytest.mark.parametrize('how', [dict(), dict(criteria='taylor'), dict(criteria='wanda', layers=nn.Linear), dict(criteria='movement'),
-    dict(criteria='updating_movement', method='local'), dict(granularity='filter', layers=nn.Conv2d), dict(every=3),
-    dict(granularity='2:4', sparsity=50, layers=nn.Linear), dict(rewind='lr'), dict(rewind='2it')], ids=str)
+@pytest.mark.parametrize('how', [
+    dict(), dict(criteria='taylor'), dict(criteria='wanda', layers=nn.Linear), dict(criteria='movement'), dict(every=3),
+    dict(criteria='updating_movement', method='local'), dict(granularity='filter', layers=nn.Conv2d),
+    dict(granularity='2:4', layers=nn.Linear), dict(rewind='lr'), dict(rewind='2it')], ids=str)
 def test_the_training_is_bit_for_bit_one_without_it(how):
     def run(*cbs):
         learn = learner()
@@ -104,9 +107,10 @@ def test_the_training_is_bit_for_bit_one_without_it(how):
     assert torch.equal(plain[2], watched[2]) and plain[3]==watched[3]
 
 def test_groups_of_channels_too():
+    net = nn.Sequential(nn.Conv2d(1,8,3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8,8,3), nn.ReLU(),
+                        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8,10))
     def run(*cbs):
-        learn = learner(nn.Sequential(nn.Conv2d(1,8,3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8,8,3), nn.ReLU(),
-                                      nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8,10)))
+        learn = learner(copy.deepcopy(net))
         learn.fit(2, cbs=cbs)
         return everything(learn.model)
     cb = bird(50, granularity='group', stop=False, threshold=1, patience=2)
@@ -138,7 +142,7 @@ def test_it_trains_on_to_the_rewind_point(tmp_path):
 def test_a_threshold_that_is_never_reached_is_said_and_the_last_mask_is_there():
     cb = restless(patience=2)
     with pytest.warns(UserWarning, match=r'did not stand still \(the last 2 of 3 are .* apart; threshold=1e-09\)'):
-        learner().fit(3, cbs=cb)
+        learner().fit(3, .1, cbs=cb)
     assert cb.found is None and len(cb.drawings)==3 and cb.ticket.masks==cb.masks
     with pytest.warns(UserWarning, match='only 2 drawn, and patience=5'): learner().fit(2, cbs=bird())
 
@@ -162,10 +166,10 @@ def test_fits_go_on_and_another_network_begins_anew():
     learn,cb = learner(),bird(threshold=1, patience=3)
     with pytest.warns(UserWarning, match='only 2 drawn'): learn.fit(2, cbs=cb)
     learn.fit(9, start_epoch=2, cbs=cb)
-    assert cb.found==2 and [o['epoch'] for o in cb.drawings]==[0,1,2] and len(learn.rows)==1
+    assert cb.found==2 and [o['epoch'] for o in cb.drawings]==[0,1,2] and len(learn.rows)==5 # two were skipped
     before = cb.ticket
     learn.fit(2, cbs=cb)
-    assert len(learn.rows)==3 and cb.ticket==before # found: later fits go through
+    assert len(learn.rows)==7 and cb.ticket==before # found: later fits go through
     other = learner(seed=1)
     other.fit(9, cbs=cb)
     assert cb.found==2 and cb.ticket!=before and [o['step'] for o in cb.drawings]==[4,8,12]
@@ -178,7 +182,8 @@ def test_by_steps():
 
 def test_beside_other_callbacks(tmp_path):
     cb,learn = bird(threshold=1, patience=3),learner(path=tmp_path, metrics=accuracy)
-    learn.fit(9, cbs=[cb, EarlyStoppingCallback(patience=8), SaveModelCallback(), CSVLogger(), GradientAccumulation(16)])
+    others = EarlyStoppingCallback(patience=8), SaveModelCallback(), CSVLogger(), GradientAccumulation(16)
+    learn.fit(9, cbs=[cb, *others])
     assert cb.found==2 and len(pd.read_csv(tmp_path/'history.csv'))==3
     cb = bird(patience=9)
     with pytest.warns(UserWarning, match='did not stand still'):
@@ -208,7 +213,8 @@ def test_a_rewind_point_after_the_end_raises_before_anything_is_trained():
     learn = learner()
     before = everything(learn.model)
     for rewind,match in ((3, 'epoch 0 to 2'), ('12it', 'step 0 to 11')):
-        with pytest.raises(ValueError, match=f'rewind=.*a point of this fit, {match}'): learn.fit(3, cbs=bird(rewind=rewind))
+        with pytest.raises(ValueError, match=f'rewind=.*a point of this fit, {match}'):
+            learn.fit(3, cbs=bird(rewind=rewind))
     with pytest.raises(ValueError, match="criteria|layers"): learn.fit(3, cbs=bird(layers='nothing'))
     assert not differing(before, everything(learn.model))
     with pytest.raises(ValueError, match='nothing was drawn'): bird().plot_distances()
@@ -277,10 +283,11 @@ def test_early_birds_are_what_a_plain_loop_gives(rewind, first):
         assert at_end(df, 'early_bird', seed, 3)==pytest.approx(loss, rel=2e-2)
         assert at_end(df, 'early_bird', seed, 3, 'cost')==stop+60-first
         assert at_end(df, 'ticket', seed, 3, 'cost')==60+3*(60-first)
-    search = lottery_curve(small, DATA, [3,5], prune=[100-100*.3**(r/3) for r in (1,2)]+[70], rewind=rewind, arms='ticket', **HOW)
+    rounds = [100-100*.3**(r/3) for r in (1,2)] + [70]
+    search = lottery_curve(small, DATA, [3,5], prune=rounds, rewind=rewind, arms='ticket', **HOW)
     for seed in (3,5):
         for r,arm in ((0,'dense'),(3,'ticket')): assert at_end(df, arm, seed, r)==at_end(search, arm, seed, r)
-    assert len(summarise(df))==8 and len(plot_early_bird(df).axes)==3
+    assert len(summarise(df))==7 and len(plot_early_bird(df).axes)==3
 
 def test_masks_that_never_stand_still_are_said():
     with pytest.warns(UserWarning, match='masks of 2 of 2 seeds never stood still'):
@@ -351,7 +358,7 @@ def test_a_replicate_that_is_not_finite_is_named_and_left_out(run):
     (lambda: early_bird(small, DATA, patience=3, **HOW), 'patience=3: expected at most 2'),
     (lambda: early_bird(small, DATA, threshold=0, every=5, **HOW), 'threshold=0'),
     (lambda: early_bird(small, DATA, n_stepp=5), 'n_stepp=5'),
-    (lambda: retraining(small, DATA, [80,50], **HOW), 'prune=.*that rise'),
+    (lambda: retraining(small, DATA, [80,50], **HOW), 'sparsities=.*that rise'),
     (lambda: retraining(small, DATA, [50], [20,20.1], **HOW), 'lengths=.*different numbers'),
     (lambda: retraining(small, DATA, [50], [120], **HOW), 'lengths=120'),
     (lambda: retraining(small, DATA, [50], arms='reinit', **HOW), "arms='reinit'"),
