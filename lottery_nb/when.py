@@ -6,7 +6,7 @@
 __all__ = ['retraining_arms', 'EarlyBird', 'mask_distance', 'farthest', 'early_bird', 'plot_early_bird', 'steps_down',
            'retraining', 'plot_retraining', 'rewind_grid', 'plot_rewind_grid']
 
-# %% ../nbs/26_when.ipynb #6f503ff3
+# %% ../nbs/26_when.ipynb #96d5793d
 import inspect, math
 from collections.abc import Callable
 from itertools import product
@@ -17,7 +17,7 @@ from fastai.callback.tracker import SaveModelCallback
 from fastcore.basics import listify, patch, store_attr
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from torch import nn, Tensor
+from torch import Tensor
 import lottery_nb.calibration # noqa: F401, which reads the data for criteria that need some
 from .arms import arms as all_arms
 from .callback import TrainingCallback, data_origin, first_batch
@@ -33,7 +33,7 @@ from .sparsifier import Sparsifier, check_reach, check_sparsity
 from .stacked import Stack, as_many_as_fit
 from .ticket import Ticket
 
-# %% ../nbs/26_when.ipynb #431b32bc
+# %% ../nbs/26_when.ipynb #9faf1a05
 class EarlyBird(TrainingCallback):
     """Draws masks while a network trains, and ends the training when they stand still. The model stays as it is.
 
@@ -71,7 +71,7 @@ class EarlyBird(TrainingCallback):
         self.point = rewind_point(rewind)
         self.sparsifier,self.drawings,self.found,self.masks,self.W_t = None,[],None,None,None
 
-# %% ../nbs/26_when.ipynb #f04cf478
+# %% ../nbs/26_when.ipynb #0fd5824b
 @patch
 def before_fit(self:EarlyBird): self.trains = False
 
@@ -100,7 +100,7 @@ def begin(self:EarlyBird):
     self.epochs,self.step = self.epoch,self.epoch*len(self.dls.train) # a fit may begin with a later epoch
     self.meta = data_origin(self.dls)
 
-# %% ../nbs/26_when.ipynb #b19ef114
+# %% ../nbs/26_when.ipynb #52783441
 @patch
 def before_batch(self:EarlyBird):
     "Keeps the weights of the rewind point"
@@ -125,7 +125,7 @@ def after_epoch(self:EarlyBird):
     self.epochs += 1
     if not self.every: self.look()
 
-# %% ../nbs/26_when.ipynb #7f7c4507
+# %% ../nbs/26_when.ipynb #1d303e22
 @patch
 def look(self:EarlyBird):
     "Draws, and ends the fit if the masks stand still and the rewind point is behind"
@@ -152,7 +152,7 @@ def draw(self:EarlyBird):
     self.masks = Masks({k: m.cpu() for k,m in masks.items()})
     if self.point.kind=='lr': self.W_t = self.weights()
 
-# %% ../nbs/26_when.ipynb #dddbe043
+# %% ../nbs/26_when.ipynb #4ea18ceb
 def mask_distance(
     a:Tensor, # [units], bool: which are kept
     b:Tensor # of the same units
@@ -168,7 +168,7 @@ def farthest(
     *before,now = kept[-patience:]
     return max(mask_distance(now, o) for o in before) if len(before)==patience-1 else math.inf
 
-# %% ../nbs/26_when.ipynb #a086b4d8
+# %% ../nbs/26_when.ipynb #fa57734e
 @patch
 def after_fit(self:EarlyBird):
     "Says so if the masks haven't stood still"
@@ -180,7 +180,7 @@ def after_fit(self:EarlyBird):
     warn(f'EarlyBird: the masks did not stand still ({why}; threshold={self.threshold:g}); '
          'its ticket has the last mask')
 
-# %% ../nbs/26_when.ipynb #c21694e7
+# %% ../nbs/26_when.ipynb #ae38dd85
 @patch(as_prop=True)
 def ticket(self:EarlyBird)->Ticket|None:
     "The mask that was found, or the last one, on the weights of the rewind point; None before there are both"
@@ -205,7 +205,7 @@ def table(self:EarlyBird)->pd.DataFrame: # columns: arm, seed, round, density, e
     "How far each mask was from the farthest of the `patience` before it and itself: the metric mask_distance"
     return as_table(self.rows() if self.drawings else [])
 
-# %% ../nbs/26_when.ipynb #03663857
+# %% ../nbs/26_when.ipynb #3c1fccad
 @patch(as_prop=True)
 def distances(self:EarlyBird)->pd.DataFrame: # [drawings, drawings], 0 to 1, by epoch, or by step with `every`
     "How far the masks of every two drawings are apart, as a share of the units"
@@ -213,7 +213,7 @@ def distances(self:EarlyBird)->pd.DataFrame: # [drawings, drawings], 0 to 1, by 
     at,kept = pd.Index([o[by] for o in self.drawings], name=by),[o['kept'] for o in self.drawings]
     return pd.DataFrame([[mask_distance(a, b) for b in kept] for a in kept], at, at.rename(f'other {by}'))
 
-# %% ../nbs/26_when.ipynb #e219bfa5
+# %% ../nbs/26_when.ipynb #3bbc4040
 def _heat_map(fig, ax, distances, squares=()): # [drawings, drawings]; (first drawing, how many)
     "Draws how far the masks of every two drawings are apart"
     image = ax.imshow(distances, cmap='Greens_r', vmin=0)
@@ -235,7 +235,7 @@ def plot_distances(self:EarlyBird,
     _heat_map(fig, fig.subplots(), self.distances, square)
     return fig
 
-# %% ../nbs/26_when.ipynb #5d962b04
+# %% ../nbs/26_when.ipynb #1c2a4ebd
 def early_bird(
     model:Callable|str, # function without arguments that makes a new network; or its name, as `model_by_name` takes it
     data, # as `lottery_curve` takes it
@@ -267,7 +267,7 @@ def early_bird(
     if len(at)<patience: raise ArgumentError('patience', patience, f'at most {len(at)}, the number of masks')
     return _flown(c, SimpleNamespace(sparsity=sparsity, threshold=threshold, patience=patience, at=at), progress)
 
-# %% ../nbs/26_when.ipynb #e3931103
+# %% ../nbs/26_when.ipynb #77b3c50e
 @torch.no_grad()
 def _drawn(sp, trained, first, sparsity): # tensors by name
     "The masks of a network as it is now, and was in the beginning; and which of their units are kept, [units], bool"
@@ -285,7 +285,7 @@ def _tell_lost(lost):
     for seed,which,step in lost:
         warn(f"seed {seed}, {which}: the loss isn't finite at step {step}: it's left out there")
 
-# %% ../nbs/26_when.ipynb #4d218011
+# %% ../nbs/26_when.ipynb #51791bef
 class _Birds:
     "Early-bird tickets of some seeds, and what they're compared with; `asked` has what `early_bird` was asked for"
     def __init__(self, curve, asked, tickets):
@@ -321,7 +321,7 @@ class _Birds:
             self.lost += [(s, arm, int(bad)) for s,bad in zip(seeds, run.bad) if bad<math.inf]
         return self
 
-# %% ../nbs/26_when.ipynb #4bd03879
+# %% ../nbs/26_when.ipynb #71fcf9a2
 def _costs(c, s, stop, density)->list: # of rows
     "What each arm of a seed costs, in steps, and where its early bird stopped"
     n,again = c.n_step,c.n_step-c.first # of the dense network; of one that begins with W_t
@@ -353,7 +353,7 @@ def _flown(c, asked, show)->pd.DataFrame:
     found.attrs = c.settings | vars(asked)
     return found
 
-# %% ../nbs/26_when.ipynb #b1d4148e
+# %% ../nbs/26_when.ipynb #6928d308
 _looks = dict(dense=('#555555','dense networks'), ticket=('#2e8b57','tickets'), random=('#7570b3','random masks'),
               early_bird=('#d95f02','early birds'), one_shot=('#1f78b4','one-shot masks'),
               lr_rewind=('#d95f02','learning rate rewound'), finetune=('#1f78b4','fine-tuned')) # of arms
@@ -395,7 +395,7 @@ def plot_early_bird(
     fig.supxlabel(f"means of {n} seed{'s'*(n>1)}; bars: 95 % intervals (Student's t)", fontsize=8, color='#555555')
     return fig
 
-# %% ../nbs/26_when.ipynb #c0bf3968
+# %% ../nbs/26_when.ipynb #c90b3140
 def steps_down(
     t:float # part of the run, 0 to 1
 )->float:
@@ -435,7 +435,7 @@ def retraining(
         raise ArgumentError('lengths', lengths, f'different numbers of the {c.n_step} steps, each at least one')
     return _retrained(c, arms, sorted(steps), progress)
 
-# %% ../nbs/26_when.ipynb #d0d61856
+# %% ../nbs/26_when.ipynb #af6cb4f7
 class _Retraining:
     "Networks of some seeds, pruned once to each sparsity, and trained again in each way and for each number of steps"
     def __init__(self, curve, arms, steps):
@@ -473,7 +473,7 @@ class _Retraining:
         self.lost += [(s, f'{arm}, {k} steps at {m.density:.3g} % density', int(bad))
                       for (s,_,m),bad in zip(pruned, again.bad) if bad<math.inf]
 
-# %% ../nbs/26_when.ipynb #9d194cd0
+# %% ../nbs/26_when.ipynb #05618213
 def _retrained(c, arms, steps, show)->pd.DataFrame:
     "All seeds"
     done,total = 0,len(c.seeds)*(c.n_step + len(c.prune)*len(arms)*sum(steps))
@@ -492,7 +492,7 @@ def _retrained(c, arms, steps, show)->pd.DataFrame:
     found.attrs = c.settings | dict(arms=arms, retrained=steps)
     return found
 
-# %% ../nbs/26_when.ipynb #6ed0352a
+# %% ../nbs/26_when.ipynb #7311f4d2
 def _lines(ax, rows, x, arms, scale): # `x`: a column of `rows`
     "Draws an arm's means at each value of `x` with their 95 % intervals as a band, and the dense networks' across"
     for arm in arms:
@@ -535,7 +535,7 @@ def plot_retraining(
     if 'retrained' not in df: raise ArgumentError('df', df, 'a table of retraining: it has no column retrained')
     return _panels(df, 'retrained', 'steps of retraining', metric, figsize, xscale='log')
 
-# %% ../nbs/26_when.ipynb #17b3a35b
+# %% ../nbs/26_when.ipynb #d96b92f3
 def rewind_grid(
     model:Callable|str, # function without arguments that makes a new network; or its name, as `model_by_name` takes it
     data, # as `lottery_curve` takes it
@@ -561,7 +561,7 @@ def rewind_grid(
     found.attrs = curves[0].settings | dict(rewind=sorted(steps))
     return found
 
-# %% ../nbs/26_when.ipynb #db19e78b
+# %% ../nbs/26_when.ipynb #2f9571b1
 def plot_rewind_grid(
     df:pd.DataFrame, # from `rewind_grid`
     metric:str|None=None, # one of its metrics; None: 'accuracy' if it's there, else 'valid_loss'
