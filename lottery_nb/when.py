@@ -27,7 +27,7 @@ from .criteria import Criterion, criteria as all_criteria, large_final, needs
 from .granularity import check_granularity
 from .curves import Curve
 from .evidence import mean_interval
-from .masks import Masks, copies_of, copy_model, named_tensors, unwrap
+from .masks import Masks, copies_of, copy_model, named_tensors, set_tensors_, unwrap
 from .methods import Method, methods
 from .sparsifier import Sparsifier, check_reach, check_sparsity
 from .stacked import Stack, as_many_as_fit
@@ -260,7 +260,7 @@ def early_bird(
                  expected='percent, more than 0 and less than 100')
     check_whole('rounds', rounds, 1)
     prune = [100-100*(1-sparsity/100)**(r/rounds) for r in range(1, rounds)] + [sparsity]
-    c = Curve(model, data, seeds, prune=prune, arms=['ticket'], keep='tickets', **kwargs)
+    c = _curve(model, data, seeds, prune=prune, arms=['ticket'], keep='tickets', **kwargs)
     check_number('threshold', threshold, most=1, above=0, expected='a share, above 0 and up to 1')
     check_whole('patience', patience, 2)
     at = list(range(every := c.n_iter if every is None else check_whole('every', every, 1), c.n_step+1, every))
@@ -268,15 +268,28 @@ def early_bird(
     return _flown(c, SimpleNamespace(sparsity=sparsity, threshold=threshold, patience=patience, at=at), progress)
 
 # %% ../nbs/26_when.ipynb #94c36392
-@torch.no_grad()
-def _drawn(sp, trained, first, sparsity): # tensors by name
-    "The masks of a network as it is now, and was in the beginning; and which of their units are kept, [units], bool"
-    for k in sp.layers: sp.weight(k).copy_(trained[k])
-    sp.remembered = {need: {k: first[k] for k in sp.layers} for need in sp.remembered}
-    masks = sp.draw(sparsity)
-    return masks,torch.cat([sp.units.kept(k, masks) for k in sp.units.names])
+def _curve(*args, **kwargs):
+    "What is asked for, as a curve, which checks it"
+    c = Curve(*args, **kwargs)
+    if c.when=='init': raise ArgumentError('when', 'init', "'trained': these masks are of networks that are trained")
+    return c
 
-def _new_sparsifier(c): return Sparsifier(copy_model(c.net), 'weight', c.method, c.criteria, c.layers, c.allow_collapse)
+def _new_sparsifier(c):
+    reads = any(needs[k].gather for k in c.sp.criterion.needs)
+    data = dict(data=c.next_batches(0, 0, 0), loss=c.loss) if reads else {}
+    net = copy_model(c.net).to(c.device)
+    return Sparsifier(net, c.granularity, c.method, c.criteria, c.layers, c.allow_collapse, **data)
+
+@torch.no_grad()
+def _drawn(c, sp, seed, now, step, sparsity): # `now`: the seed's dense network after so many steps, name -> tensor
+    "Its masks, and which of their units are kept, [units], bool; a criterion that reads data reads the next batches"
+    set_tensors_(sp.model, now)
+    first = c.first_ticket(seed).state
+    sp.remembered = {need: {k: first[k].to(sp.weight(k)) for k in sp.layers} for need in sp.remembered}
+    if sp.data is not None: sp.data = c.next_batches(seed, 0, step)
+    masks = sp.draw(sparsity)
+    kept = torch.cat([sp.units.kept(k, masks) for k in sp.units.names])
+    return Masks({k: m.cpu() for k,m in masks.items()}),kept.cpu()
 
 def _order(seeds, r): return [seed_of(s, 'order', r) for s in seeds] # that of `lottery_curve`'s round
 
@@ -294,8 +307,8 @@ class _Birds:
 
     def look(self, s, nets): # its tensors at each drawing
         "The masks, and which of them stood still first"
-        c,o,first = self.curve,self.asked,self.curve.first_ticket(s).state
-        masks,kept = zip(*[_drawn(self.sp, net, first, o.sparsity) for net in nets])
+        c,o = self.curve,self.asked
+        masks,kept = zip(*[_drawn(c, self.sp, s, net, step, o.sparsity) for net,step in zip(nets, o.at)])
         still = [i for i,step in enumerate(o.at) if step>=c.first and farthest(kept[:i+1], o.patience)<o.threshold]
         if not still: self.restless.append(s)
         at = dict(arm='dense', seed=s, round=0, density=100.)
@@ -312,7 +325,7 @@ class _Birds:
             masks,still = self.look(s, [run.kept[step][i] for step in self.asked.at])
             W_t,searched = run.kept[c.first][i],self.tickets[s,c.rounds]
             drawn = [Ticket(m, W_t, meta=searched.meta, full={k: W_t[k] for k in m}) for m in (masks[still], masks[-1])]
-            for arm,t in zip(begun, [*drawn, all_arms['random'].begin(searched, s)]): begun[arm].append(t)
+            for arm,t in zip(begun, [*drawn, all_arms['random'].begin(searched, s, c.model)]): begun[arm].append(t)
             self.rows += _costs(c, s, self.asked.at[still], searched.density)
         for arm,nets in begun.items():
             run = Stack(c, nets).train(_order(seeds, c.rounds), c.first)
@@ -354,9 +367,13 @@ def _flown(c, asked, show)->pd.DataFrame:
     return found
 
 # %% ../nbs/26_when.ipynb #37c499f6
-_looks = dict(dense=('#555555','dense networks'), ticket=('#2e8b57','tickets'), random=('#7570b3','random masks'),
-              early_bird=('#d95f02','early birds'), one_shot=('#1f78b4','one-shot masks'),
-              lr_rewind=('#d95f02','learning rate rewound'), finetune=('#1f78b4','fine-tuned')) # of arms
+_colours = dict(dense='#555555', ticket='#2e8b57', random='#7570b3', early_bird='#d95f02', one_shot='#1f78b4',
+                lr_rewind='#d95f02', finetune='#1f78b4')
+_labels = dict(early_bird='early birds', one_shot='one-shot masks') # of what isn't in the registry
+
+def _look(arm, **labels): # of its line; arm -> another label
+    label = {**_labels, **labels}.get(arm) or (all_arms[arm].label if arm in all_arms else arm)
+    return dict(color=_colours.get(arm, '#a6761d'), label=label)
 
 def _in_the_end(df, metric, *by): # the rows that count, and the factor and the text of their axis
     metric = check_choice('metric', metric or ('accuracy' if 'accuracy' in set(df.metric) else 'valid_loss'),
@@ -387,8 +404,7 @@ def plot_early_bird(
     cost = df[df.metric=='cost'].groupby('arm').value
     for arm,values in rows.groupby('arm', sort=False).value:
         (x,wide),(y,high) = mean_interval(cost.get_group(arm)),mean_interval(scale*values)
-        color,label = _looks[arm]
-        right.errorbar(x, y, high, wide, fmt='o', ms=5, capsize=3, color=color, label=label)
+        right.errorbar(x, y, high, wide, fmt='o', ms=5, capsize=3, **_look(arm))
     right.set(xlabel='steps in all', ylabel=told, xlim=(0, None))
     right.spines[['top','right']].set_visible(False)
     right.legend(fontsize=8, frameon=False)
@@ -428,7 +444,7 @@ def retraining(
     rising = [check_sparsity('sparsities', o) for o in listify(sparsities)]
     if not rising or any(b<=a for a,b in zip([0,*rising], rising)):
         raise ArgumentError('sparsities', sparsities, 'percentages that rise, from more than 0')
-    c = Curve(model, data, seeds, prune=rising, arms=[], lr_schedule=lr_schedule, **kwargs)
+    c = _curve(model, data, seeds, prune=rising, arms=[], lr_schedule=lr_schedule, **kwargs)
     lengths = [check_number('lengths', o, most=100, above=0, expected='percent, more than 0 to 100')
                for o in listify(lengths)]
     steps = [round(c.n_step*o/100) for o in lengths]
@@ -445,8 +461,8 @@ class _Retraining:
 
     def prune(self, s, trained)->list: # (seed, round, masks); `trained`: name -> tensor
         "The masks of a seed at each sparsity"
-        first = self.curve.first_ticket(s).state
-        return [(s, r, _drawn(self.sp, trained, first, o)[0]) for r,o in enumerate(self.curve.prune, 1)]
+        c = self.curve
+        return [(s, r, _drawn(c, self.sp, s, trained, c.n_step, o)[0]) for r,o in enumerate(c.prune, 1)]
 
     def train(self, seeds, tell): # `tell` is called with how many networks have made how many steps
         "Trains the dense networks, prunes them, and trains them again in all ways"
@@ -467,11 +483,11 @@ class _Retraining:
 
     def note(self, again, arm, k, pruned):
         "Adds what was measured of networks that were trained again. Their steps are counted from W_0"
-        c,more = self.curve,0 if arm=='ticket' else k
-        for o in again.rows(c, arm, range(len(pruned)), 0, [m.density for *_,m in pruned]):
-            (s,r,_),step = pruned[o['seed']],o['step']+more
-            self.rows.append(dict(o, seed=s, round=r, step=step, epoch=max(step-1, 0)//c.n_iter, retrained=k))
-        self.lost += [(s, f'{arm}, {k} steps at {m.density:.3g} % density', int(bad))
+        before,density = 0 if arm=='ticket' else k,[m.density for *_,m in pruned]
+        for o in again.rows(self.curve, arm, range(len(pruned)), 0, density, before):
+            s,r,_ = pruned[o['seed']]
+            self.rows.append(dict(o, seed=s, round=r, retrained=k))
+        self.lost += [(s, f'{arm}, {k} steps at {m.density:.3g} % density', int(bad)+before)
                       for (s,_,m),bad in zip(pruned, again.bad) if bad<math.inf]
 
 # %% ../nbs/26_when.ipynb #982e77ac
@@ -497,16 +513,16 @@ def _retrained(c, arms, steps, show)->pd.DataFrame:
 def _lines(ax, rows, x, arms, scale, names): # `x`: a column of `rows`; arm -> another label
     "Draws an arm's means at each value of `x` with their 95 % intervals as a band, and the dense networks' across"
     for arm in arms:
-        color,label = _looks.get(arm, ('#a6761d', arm))
-        label = names.get(arm, label)
+        look = _look(arm, **names)
+        color = look['color']
         at = rows[rows.arm==arm].groupby(x).value
         mean,half = np.array([mean_interval(scale*o) for _,o in at]).T
         places = [*at.groups]
         if arm=='dense':
-            ax.axhline(mean[0], color=color, lw=1.2, ls='--', label=label)
+            ax.axhline(mean[0], lw=1.2, ls='--', **look)
             if math.isfinite(half[0]): ax.axhspan(mean[0]-half[0], mean[0]+half[0], color=color, alpha=.12, lw=0)
             continue
-        ax.plot(places, mean, marker='o', ms=3.5, lw=1.5, color=color, label=label)
+        ax.plot(places, mean, marker='o', ms=3.5, lw=1.5, **look)
         ax.fill_between(places, mean-half, mean+half, color=color, alpha=.15, lw=0)
     ax.spines[['top','right']].set_visible(False)
 

@@ -322,6 +322,22 @@ def test_rewound_weights_are_lottery_curves_tickets():
     assert len(summarise(df)) and len(plot_retraining(df).axes)==1
     assert set(summarise(df[df.retrained==30]).arm)=={'dense','ticket'}
 
+def conv():
+    return nn.Sequential(nn.Conv2d(1,8,3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8,12,3), nn.ReLU(), nn.Dropout(.2),
+                         nn.Flatten(), nn.Linear(192,10))
+
+@pytest.mark.parametrize('how', [dict(granularity='filter', layers=nn.Conv2d), dict(criteria='wanda'),
+    dict(criteria='taylor', method='local'), dict(criteria='movement', warmup=5), dict(opt='sgd', lr=.05)], ids=str)
+def test_what_a_curve_varies_can_be_varied(how):
+    how = HOW | dict(n_step=24, eval_every=12) | how
+    df = early_bird(conv, DATA, 2, 50, 2, .9, 2, 6, rewind='3it', **how)
+    assert set(df.arm)=={'dense','ticket','early_bird','one_shot','random'} and set(df[df.metric=='stop'].value)=={12}
+    again = retraining(conv, DATA, [50], [25], 2, **how)
+    assert set(again.arm)=={'dense','ticket','lr_rewind','finetune'}
+    for o in (df, again):
+        density = o[(o.arm!='dense') & (o['round']==o['round'].max())].density
+        assert density.between(48, 62).all() and np.isfinite(o.value).all()
+
 def test_a_grid_of_rewind_points_is_a_curve_for_each():
     df = rewind_grid(small, DATA, [1,0,'30it'], 2, [50,80], **HOW)
     assert list(df.rewind.unique())==[0,23,30]
@@ -362,6 +378,8 @@ def test_a_replicate_that_is_not_finite_is_named_and_left_out(run):
     (lambda: retraining(small, DATA, [50], [20,20.1], **HOW), 'lengths=.*different numbers'),
     (lambda: retraining(small, DATA, [50], [120], **HOW), 'lengths=120'),
     (lambda: retraining(small, DATA, [50], arms='reinit', **HOW), "arms='reinit'"),
+    (lambda: early_bird(small, DATA, every=5, when='init', **HOW), "when='init'"),
+    (lambda: retraining(small, DATA, [50], when='init', **HOW), "when='init'"),
     (lambda: rewind_grid(small, DATA, ['60it'], **HOW), "rewind='60it'"),
     (lambda: rewind_grid(small, DATA, [0,'0it'], **HOW), 'at=.*different steps'),
     (lambda: rewind_grid(small, DATA, ['lr'], **HOW), "rewind='lr'")])
