@@ -386,9 +386,10 @@ def _in_the_end(df, metric, *by): # the rows that count, and the factor and the 
 # %% ../nbs/26_when.ipynb #f0f7f134
 def plot_early_bird(
     df:pd.DataFrame, # from `early_bird`
+    metric:str|None=None, # one of its metrics; None: 'accuracy' if it's there, else 'valid_loss'
     figsize=(9,3.6) # inches
 )->Figure:
-    "Draws the mean distances of masks over the dense training, and accuracy over cost with 95 % intervals"
+    "Draws the mean distances of masks over the dense training, and how well arms do over cost, with 95 % intervals"
     pairs = df[df.metric.str.startswith('distance_')]
     if pairs.empty: raise ArgumentError('df', df, 'a table of early_bird: it has no distances')
     pairs = pairs.assign(other=pairs.metric.str.removeprefix('distance_').astype(int))
@@ -399,7 +400,7 @@ def plot_early_bird(
     stop = np.interp(df[df.metric=='stop'].value.mean(), far.index, range(len(far)))
     for line in (left.axvline, left.axhline): line(stop, color='#d95f02', lw=1.5, ls='--')
     left.set_title('dashed: where early birds stop, on average', fontsize=9)
-    rows,scale,told = _in_the_end(df, None)
+    rows,scale,told = _in_the_end(df, metric)
     rows = rows[rows['round'].isin([0, rows['round'].max()])]
     cost = df[df.metric=='cost'].groupby('arm').value
     for arm,values in rows.groupby('arm', sort=False).value:

@@ -338,6 +338,17 @@ def test_what_a_curve_varies_can_be_varied(how):
         density = o[(o.arm!='dense') & (o['round']==o['round'].max())].density
         assert density.between(48, 62).all() and np.isfinite(o.value).all()
 
+def test_a_test_part_is_measured_and_drawn():
+    data = (X,Y),(VX[:180],VY[:180]),(VX[180:],VY[180:])
+    runs = {plot_early_bird: early_bird(small, data, 2, 70, 2, .9, 2, 20, **HOW),
+            plot_retraining: retraining(small, data, [70], [20], 2, **HOW),
+            plot_rewind_grid: rewind_grid(small, data, [0], 2, [70], **HOW)}
+    for plot,df in runs.items():
+        assert {'test_accuracy','test_loss'}<=set(df.metric)
+        labels = [ax.get_ylabel() for ax in plot(df, 'test_accuracy').axes]
+        assert 'test accuracy, percent' in labels
+    with pytest.raises(ValueError, match="metric='acc'"): plot_retraining(runs[plot_retraining], 'acc')
+
 def test_a_grid_of_rewind_points_is_a_curve_for_each():
     df = rewind_grid(small, DATA, [1,0,'30it'], 2, [50,80], **HOW)
     assert list(df.rewind.unique())==[0,23,30]
