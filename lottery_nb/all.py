@@ -19,10 +19,12 @@ from .callback import *
 from .calibration import *
 from .arms import *
 from .find import *
+from .stacked import *
 from .curves import *
 from .evidence import *
 from .experiment import *
 from .sensitivity import *
+from .when import *
 from .channels import *
 from .measure import *
 from .shrink import *

@@ -696,12 +696,20 @@ def make_masks(self:Sparsifier,
     round_to:int|None=None # keep a multiple of so many units in every layer
 )->Masks:
     "Does what `sparsify` does, without a check or a warning about its arguments"
-    self.look_again()
     asked = self.percent(sparsity)
-    with self.gathering(): self.put_on(self._masks_at(sparsity, round_to))
+    self.put_on(self.draw(sparsity, round_to))
     self.asked = asked
     self._remember_previous()
     return self.masks
+
+@patch
+def draw(self:Sparsifier,
+    sparsity:float|Mapping, # percent, or percent by layer, checked already
+    round_to:int|None=None # keep a multiple of so many units in every layer
+)->Masks:
+    "The masks that `sparsify` would make now. The model stays as it is, and so do the masks that it has"
+    self.look_again()
+    with self.gathering(): return self._masks_at(sparsity, round_to)
 
 @patch
 @torch.no_grad()
