@@ -7,7 +7,7 @@ __all__ = ['ways_at_start', 'ways_that_miss', 'snip', 'flow_gradients', 'grasp',
            'AtInit', 'check_ways', 'check_compression', 'collapse', 'kept_rows', 'empty_layers', 'plot_collapse',
            'MissingTheMark', 'missing_the_mark', 'verdicts', 'plot_missing']
 
-# %% ../nbs/20_at_init.ipynb #b9af1b4e
+# %% ../nbs/20_at_init.ipynb #043e4e44
 import inspect, itertools, math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
@@ -27,7 +27,7 @@ from .sparsifier import Sparsifier
 from .stacked import Recipe, Stack, as_many_as_fit, check_seeds
 from .ticket import Ticket
 
-# %% ../nbs/20_at_init.ipynb #247eb346
+# %% ../nbs/20_at_init.ipynb #adb2cb9d
 need('data_grad')(mean_gradients)
 
 @criterion(needs='data_grad')
@@ -37,7 +37,7 @@ def snip(w:WeightView, *, n_iter:int=1)->Tensor:
     `n_iter`: in how many steps it prunes. The paper takes one"""
     return (w.data_grad*w.final).abs()
 
-# %% ../nbs/20_at_init.ipynb #2424b67e
+# %% ../nbs/20_at_init.ipynb #4337005f
 @need('grad_flow')
 def flow_gradients(
     cal:Calibration, # what to look at
@@ -60,7 +60,7 @@ def grasp(w:WeightView, *, temperature:float=200., n_iter:int=1)->Tensor:
     `temperature`: what the network's outputs are divided by. `n_iter`: in how many steps it prunes; the paper: one"""
     return w.final*w.grad_flow
 
-# %% ../nbs/20_at_init.ipynb #373e3ca7
+# %% ../nbs/20_at_init.ipynb #1ab3aba3
 @need('flow')
 def synaptic_flow(
     cal:Calibration # what to look at
@@ -80,7 +80,7 @@ def synflow(w:WeightView, *, n_iter:int=100)->Tensor:
     `n_iter`: in how many steps it prunes. The paper takes 100, each of which keeps the same part of what is left"""
     return (w.final*w.flow).abs()
 
-# %% ../nbs/20_at_init.ipynb #eba3ec65
+# %% ../nbs/20_at_init.ipynb #a7a583b1
 def digits_deep()->nn.Sequential:
     """A network of six layers for the digits, 64-100-100-100-100-100-10: 47,400 weights that can be pruned.
 
@@ -93,7 +93,7 @@ def digits_deep()->nn.Sequential:
         nn.init.zeros_(o.bias)
     return nn.Sequential(nn.Flatten(), *layers)
 
-# %% ../nbs/20_at_init.ipynb #b83da78c
+# %% ../nbs/20_at_init.ipynb #8519f436
 @dataclass(eq=False, repr=False)
 class AtInit(Recipe):
     """Untrained networks of many seeds, pruned in several ways at several compressions, each from the whole network.
@@ -114,7 +114,7 @@ AtInit.__init__ = known_keywords(AtInit.__init__)
 AtInit.__delwrap__ = Recipe # where the others are described
 ways_at_start = dict(random='random', magnitude='large_final', snip='snip', grasp='grasp', synflow='synflow')
 
-# %% ../nbs/20_at_init.ipynb #0a936470
+# %% ../nbs/20_at_init.ipynb #d4caee23
 def check_ways(
     criteria, # names or `Criterion`s, one or several; or name of your own -> one of these, or (criterion, method)
     method='global' # of those that have none of their own
@@ -134,7 +134,7 @@ def check_compression(
     if not found or found!=sorted(set(found)): raise ArgumentError('compression', compression, 'numbers that rise')
     return [100-100/10**o for o in found]
 
-# %% ../nbs/20_at_init.ipynb #26b95ce4
+# %% ../nbs/20_at_init.ipynb #ca21f6ed
 @patch
 def check(self:AtInit):
     "Replaces names and numbers by what they mean. Raises `ArgumentError` for those that can't be right"
@@ -144,9 +144,9 @@ def check(self:AtInit):
     check_whole('batch_seeds', self.batch_seeds, 1)
 
 @patch
-def meet(self:AtInit):
-    "Looks at networks and data together, and makes the masks of the first seed. Raises `ArgumentError` if they can't be"
-    super(AtInit, self).meet()
+def try_out(self:AtInit):
+    "Tries networks and criteria: makes the masks of the first seed. Raises `ArgumentError` if they can't be made"
+    super(AtInit, self).try_out()
     self.unpruned,seed = Sparsifier(self.net, layers=self.layers).masks,self.seeds[0]
     self.first_masks = {k: {seed: self.masks_of(self.network(seed), way, seed)} for k,way in self.ways.items()}
 
@@ -156,7 +156,7 @@ def settings(self:AtInit)->dict:
     given = {k: v for k,v in super(AtInit, self).settings.items() if k!='progress'}
     return given | json_safe(dict(criteria={k: list(map(repr, o)) for k,o in self.ways.items()}))
 
-# %% ../nbs/20_at_init.ipynb #b158204d
+# %% ../nbs/20_at_init.ipynb #46630dea
 @patch
 def masks_of(self:AtInit,
     net:nn.Module, # one of the networks, trained or not; it stays as it is
@@ -186,7 +186,7 @@ def begin(self:AtInit,
     for k in ('criteria','compression','seeds','batch_seeds'): ticket.meta.pop(k)
     return ticket
 
-# %% ../nbs/20_at_init.ipynb #112aa3ec
+# %% ../nbs/20_at_init.ipynb #6256bce9
 class _Arms:
     "Trains arms, the seeds of each side by side, and collects the rows of the table"
     def __init__(self,
@@ -217,7 +217,7 @@ class _Arms:
             else: warn(f"seed {s}, {name}, round {r}: the loss isn't finite at step {bad:g}: it's left out from there on")
         return ends
 
-# %% ../nbs/20_at_init.ipynb #5de0c6a5
+# %% ../nbs/20_at_init.ipynb #34bd5fb8
 def collapse(*args, **kwargs)->pd.DataFrame: # an arm a criterion, a round a compression; 'kept in …' a layer: weights
     """Prunes untrained networks in several ways at several compressions, and trains them.
 
@@ -242,7 +242,7 @@ def collapse(*args, **kwargs)->pd.DataFrame: # an arm a criterion, a round a com
 collapse.__signature__ = inspect.signature(AtInit).replace(return_annotation=pd.DataFrame)
 collapse.__delwrap__ = AtInit # where its parameters are described
 
-# %% ../nbs/20_at_init.ipynb #c5ee95b0
+# %% ../nbs/20_at_init.ipynb #800eb990
 def kept_rows(
     arm:str, # name of the arm
     seed:int, # of the replicate
@@ -264,7 +264,7 @@ def empty_layers(
     found = found.reset_index()
     return found.assign(compression=(2-np.log10(found.density)).round(2))
 
-# %% ../nbs/20_at_init.ipynb #e3444b30
+# %% ../nbs/20_at_init.ipynb #0f14d39e
 _colours = '#555555','#a6761d','#7570b3','#d95f02','#1f78b4','#2e8b57','#e7298a','#66a61e'
 
 def plot_collapse(
@@ -302,7 +302,7 @@ def _draw_empty(ax, empty, arms):
     ax.set_xticklabels([f'{o:g}' for o in powers])
     ax.set_title('seeds with an empty layer, and which', fontsize=9)
 
-# %% ../nbs/20_at_init.ipynb #2aaa435c
+# %% ../nbs/20_at_init.ipynb #baac32c5
 @dataclass(eq=False, repr=False)
 class MissingTheMark(AtInit):
     "The same, with masks from after training beside those from the start"
@@ -322,7 +322,7 @@ def check(self:MissingTheMark):
     super(MissingTheMark, self).check()
     self.after = check_ways({'after training': self.trained}, self.method)
 
-# %% ../nbs/20_at_init.ipynb #4f4fb296
+# %% ../nbs/20_at_init.ipynb #2cec2c88
 @patch
 def arms_of(self:MissingTheMark,
     name:str, # of the way to prune
@@ -364,7 +364,7 @@ def missing_the_mark(*args, **kwargs)->pd.DataFrame: # `criterion`, and `table_c
 missing_the_mark.__signature__ = inspect.signature(MissingTheMark).replace(return_annotation=pd.DataFrame)
 missing_the_mark.__delwrap__ = MissingTheMark
 
-# %% ../nbs/20_at_init.ipynb #1e4eb793
+# %% ../nbs/20_at_init.ipynb #085faa09
 def verdicts(
     df:pd.DataFrame, # from `missing_the_mark`
     metric:str|None=None # as `summarise` takes it
