@@ -14,10 +14,11 @@ import torch
 from fastcore.basics import listify, patch
 from torch import nn
 from .core import (ArgumentError, ArgumentTypeError, Rule, check_choice, check_flag, check_whole, make_rule,
-                             seed_of, seeded)
+                             seed_of, seeded, shape_differences)
 from .criteria import random_scores
 from .granularity import all_granularities
-from .masks import Masks, copy_model, named_tensors, shape_differences, unwrap
+from .masks import Masks, copy_model, named_tensors, unwrap
+from .methods import Method
 from .sparsifier import Sparsifier, find_layers
 from .ticket import Ticket
 
@@ -278,10 +279,11 @@ def transfer(
     keeps another number of weights. Source: Morcos et al. 2019"""
     if not isinstance(name, str): raise ArgumentTypeError('name', name, 'a text')
     if name in arms: raise ArgumentError('name', name, f"one that no arm has: {', '.join(arms)} are taken")
-    listed = {} if isinstance(tickets, Mapping) else {i: t for i,t in enumerate(listify(tickets))}
-    for at,t in (listed or tickets).items():
+    listed = not isinstance(tickets, Mapping)
+    theirs = dict(enumerate(listify(tickets)) if listed else tickets)
+    for at,t in theirs.items():
         if not isinstance(t, Ticket): raise ArgumentTypeError(f'tickets[{at!r}]', t, 'a Ticket')
-    theirs = {(t.meta.get('seed'), t.meta.get('round')): t for t in listed.values()} if listed else dict(tickets)
+    if listed: theirs = {(t.meta.get('seed'), t.meta.get('round')): t for t in theirs.values()}
     def elsewhere(ticket, seed, model):
         at,n = (seed, ticket.meta.get('round')),ticket.masks.n_kept
         if at not in theirs: raise ArgumentError(name, at, f'a seed and round of its tickets: {[*theirs][:9]}')
@@ -298,12 +300,12 @@ def random_ticket(
     sparsity:float, # percent of the prunable weights, 0 to 100
     seed:int=0, # whole number of at least 0
     granularity:str='weight', # which weights go together
-    method:str='global', # `local`: every layer loses the same share; `global`: chance decides over all layers together
+    method:Method|str='global', # how the amount is spread: `global`: by chance alone; `local`: the same share; …
     layers=None, # types, names, a function (name, module) -> bool, or several of these; None: 'default'
     example=None, # a batch as the model takes it, or a tuple of them; for what `channels` adds: `group`, and followers
     floor:float|None=None # percent of each layer's units that always stay, as in `Sparsifier`
 )->Ticket: # on the CPU, not trained
-    "Random masks on the weights of `model`"
+    "Random masks on the weights of `model`. Raises `ArgumentError` as `Sparsifier` and its `sparsify` do"
     find_layers(model, layers)
     net = copy_model(unwrap(model)).cpu()
     sp = Sparsifier(net, granularity, method, random_scores(seed=seed), layers, example=example, floor=floor)

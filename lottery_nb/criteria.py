@@ -129,13 +129,14 @@ def scores(self:Criterion,
 @patch
 def try_on(self:Criterion,
     weights:dict, # name -> tensor; at least one
-    layers:dict|None=None # name -> the layer that multiplies with it
+    layers:dict # name -> the layer that multiplies with it
 ):
     "Scores a copy of the smallest weight, as if that were all it needs: a mistake in the function raises now"
     name,w = min(weights.items(), key=lambda o: o[1].numel())
     w = w.detach().clone()
-    layer,_ = (layers or {}).get(name),self.n_iter
-    with seeded('try'): self.scores(WeightView(name, w, layer=layer, **dict.fromkeys(self.needs, w)))
+    view = WeightView(name, w, layer=layers[name], **dict.fromkeys(self.needs, w))
+    with seeded('try'): self.scores(view)
+    self.n_iter # raises if it's no whole number
 
 # %% ../nbs/03_criteria.ipynb #17d3744f
 criteria:dict[str,Criterion] = {} # every criterion by name

@@ -118,7 +118,7 @@ def sparsity_of_round(
     "The sparsity that round `r` comes to"
     def of(names, rate):
         n = sum(map(sp.units.n_weights, names))
-        return 100*n_pruned(n, rate, r)/max(n, 1)
+        return 100*n_pruned(n, rate, r)/n
     if not isinstance(prune, Mapping): return of(sp.units.names, prune)
     found = {k: of([k], rate) for k,rate in named_amounts(prune, sp.units.names).items()}
     return found | ({'total': of(sp.units.names, prune['total'])} if 'total' in prune else {})

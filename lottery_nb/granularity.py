@@ -309,6 +309,16 @@ def kept(self:Units,
     m = mask.reshape(self.shape)
     return (m.any(self.dims) if self.dims else m).flatten()
 
+# %% ../nbs/04_granularity.ipynb #7e20b5d2
+@patch
+def places(self:Units,
+    device=None # where the numbers are made; None: where PyTorch makes new tensors
+)->Tensor: # [n, size], whole numbers
+    "The places in the flattened weight that each unit has"
+    others = [i for i in range(len(self.shape)) if i not in self.dims]
+    every = torch.arange(self.n*self.size, device=device).view(self.shape)
+    return every.permute(*others, *self.dims).reshape(self.n, self.size)
+
 # %% ../nbs/04_granularity.ipynb #70a24967
 def filters_of(
     layer # a conv or linear layer, or its weight
@@ -396,8 +406,7 @@ class LayerUnits:
 # %% ../nbs/04_granularity.ipynb #d1c82082
 def _best_of_each(slices, keys):
     "Which single weights are the best of their slice, [n], bool"
-    order = [i for i in range(len(slices.shape)) if i not in slices.dims] + [*slices.dims]
-    places = torch.arange(len(keys), device=keys.device).view(slices.shape).permute(order).reshape(slices.n, -1)
+    places = slices.places(keys.device)
     best = keys[places].argmax(1, keepdim=True)
     return torch.zeros_like(keys, dtype=torch.bool).index_fill_(0, places.gather(1, best).flatten(), True)
 

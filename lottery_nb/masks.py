@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['Masks', 'unwrap', 'int_dtype', 'keep_bits', 'zero_pruned_', 'zero_once_', 'rest_bits', 'hold_pruned_', 'check_weight',
-           'parameter_name', 'named_tensors', 'overwrite_', 'copy_model', 'shared_names', 'copies_of', 'buffer_names',
-           'growing_buffers', 'tensor_differences', 'set_tensors_']
+           'parameter_name', 'named_tensors', 'names_meant', 'overwrite_', 'copy_model', 'shared_names', 'copies_of',
+           'buffer_names', 'growing_buffers', 'tensor_differences', 'set_tensors_']
 
 # %% ../nbs/02_masks.ipynb #354aefb5
-import copy, hashlib
+import copy, difflib, hashlib
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 import numpy as np, pandas as pd, torch
 import matplotlib.pyplot as plt
 from fastcore.basics import listify, patch
@@ -318,6 +319,22 @@ def named_tensors(
     "Every parameter and every buffer of `model`, by name"
     model = unwrap(model)
     return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+
+# %% ../nbs/02_masks.ipynb #9d41c0a2
+def names_meant(
+    argument:str, # what the name was given for, for the error
+    name:str, # of a parameter, of a layer or a module with all that's in it, or a pattern with * ? []
+    names:Iterable, # of all parameters that there are
+    expected:str # what it takes, in words, for the error
+)->list: # of the `names`, at least one
+    "The parameters that a name means. Raises `ArgumentError`, with the names nearest to it, if there's none"
+    def means(o):
+        inside = o==name or o.startswith((f'{name}.', f'{name}['))
+        return inside or any(fnmatchcase(o, name+end) for end in ('','.*','[[]*'))
+    if found := [o for o in names if means(o)]: return found
+    layers = list(dict.fromkeys(o.rpartition('.')[0] or o for o in names))
+    near = difflib.get_close_matches(name, [*layers, *names], 3) or layers[:3]
+    raise ArgumentError(argument, name, f'{expected}: {", ".join(near)}, …')
 
 # %% ../nbs/02_masks.ipynb #fb5ded33
 @torch.no_grad()

@@ -8,10 +8,9 @@ __all__ = ['methods', 'Method', 'method', 'local', 'global_', 'proportional', 'w
            'check_amounts', 'named_amounts']
 
 # %% ../nbs/04b_methods.ipynb #39d16541
-import difflib, math
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from fractions import Fraction
 from functools import partial
 import numpy as np, torch
@@ -21,7 +20,7 @@ from torch import nn, Tensor
 from .core import (ArgumentError, ArgumentTypeError, Rule, check_flag, check_percent, make_rule,
                              shape_differences)
 from .granularity import filters_of, layout_type, named_axes
-from .masks import Masks
+from .masks import Masks, names_meant
 
 # %% ../nbs/04b_methods.ipynb #58c53eef
 @dataclass(frozen=True, eq=False, repr=False)
@@ -153,7 +152,7 @@ def beside(
     own = proportional(mine, own, {k: 100*n[k] for k in own})
     others = proportional(total-sum(own.values()), {k: Fraction(shares[k])*n[k] for k in rest},
                           {k: 100*v for k,v in rest.items()})
-    return {k: float(o/n[k]) if n[k] else 0. for k,o in {**own, **others}.items()}
+    return {k: float(o/n[k]) for k,o in {**own, **others}.items()}
 
 # %% ../nbs/04b_methods.ipynb #b8a69fe6
 def _is_linear(w): return layout_type(w.layer) is nn.Linear
@@ -206,12 +205,11 @@ def lamp(scores, layer):
 # %% ../nbs/04b_methods.ipynb #4f12e159
 @method(ranks=True)
 def per_output(scores, layer):
-    "The place of a weight in its row, the best is 1: every output keeps the same share (Sun et al. 2024, section 3)"
+    "The place of a weight in its row, the best is 1: every output keeps the same share (Sun et al. 2023, section 3)"
     rows = None if layer is None else filters_of(layer)
     if rows is None or len(scores)!=math.prod(rows.shape):
         raise ArgumentError('method', per_output, "another one with this granularity: it's for single weights")
-    order = [i for i in range(len(rows.shape)) if i not in rows.dims] + [*rows.dims]
-    places = torch.arange(len(scores), device=scores.device).view(rows.shape).permute(order).reshape(rows.n, -1)
+    places = rows.places(scores.device)
     rank = (scores[places].argsort(dim=1, stable=True).argsort(1).double()+1)/places.shape[1]
     return torch.zeros_like(scores, dtype=torch.double).index_copy_(0, places.flatten(), rank.flatten())
 
@@ -244,30 +242,22 @@ def check_amounts(
     name:str, # the argument's name, for the error
     amounts:Mapping, # name or pattern of a layer -> percent; `total` -> percent of all together
     total:float|None=None # the same as a key `total`
-)->dict: # the same with floats, `total` last
+)->dict: # the same with floats
     "Amounts by layer as a dict. Raises `ArgumentError` unless they're percentages by name"
     found = {k: check_percent(f'{name}[{k!r}]', v) for k,v in amounts.items()}
     if total is not None: found['total'] = check_percent('total', total)
     if not found.keys()-{'total'}: raise ArgumentError(name, amounts, "at least one layer, such as {'fc': 20}")
     if odd := [k for k in found if not isinstance(k, str)]: raise ArgumentTypeError(name, odd[0], 'names of layers')
-    return {k: found[k] for k in sorted(found, key=lambda k: k=='total')}
+    return found
 
 # %% ../nbs/04b_methods.ipynb #6110a056
-def _fits(pattern, name):
-    "Does a name, or a pattern with * ? [], mean this parameter, or the layer or module that it's in?"
-    inside = pattern==name or any(name.startswith(pattern+o) for o in '.[')
-    return inside or any(fnmatchcase(name, pattern+o) for o in ('','.*','[[]*'))
-
 def named_amounts(
     amounts:Mapping, # as `check_amounts` gives them
     names:list # of all weights
 )->dict: # name -> percent, of those that are named
-    "The amount of each weight that's named. Raises `ArgumentError` for a name that none has"
-    keys = [k for k in amounts if k!='total']
-    for k in keys:
-        if any(_fits(k, o) for o in names): continue
-        layers = list(dict.fromkeys(o.rpartition('.')[0] or o for o in names))
-        near = difflib.get_close_matches(k, [*layers, *names], 3) or layers[:3]
-        raise ArgumentError('sparsity', k, f'a layer that is pruned, or a pattern of some: {", ".join(near)}, …')
-    found = {o: next((amounts[k] for k in keys if _fits(k, o)), None) for o in names}
-    return {k: v for k,v in found.items() if v is not None}
+    "The amount of each weight that's named, by the first that fits. Raises `ArgumentError` for a name that none has"
+    found = {}
+    for k in [k for k in amounts if k!='total']:
+        meant = names_meant('sparsity', k, names, 'a layer that is pruned, or a pattern of some')
+        found = dict.fromkeys(meant, amounts[k]) | found
+    return found

@@ -138,5 +138,5 @@ def allocate(self:Sensitivity,
     for _ in range(100):
         middle = (low+high)/2
         low,high = (middle,high) if sum(pruned(middle).values())<want else (low,middle)
-    found = whole_shares(want, pruned(high), {k: max(math.ceil(v*most/100), 0) for k,v in n.items()})
+    found = whole_shares(want, pruned(high), {k: math.ceil(v*most/100) for k,v in n.items()})
     return {k: 100*found[k]/n[k] for k in self.names}

@@ -261,40 +261,38 @@ def _histogram(keys, sizes, prefix, shift):
 
 # %% ../nbs/05_sparsifier.ipynb #b4377029
 def _threshold(keys, sizes, budget):
-    "The key at which the `budget` of weights runs out, and what is left of it there; None if it never does"
+    "The key at which the `budget` of weights runs out, or the highest that there can be; and what is left of it there"
     prefix,left = None,budget
     for shift in range(torch.iinfo(keys[0].dtype).bits-16, -1, -16):
         total = _histogram(keys, sizes, prefix, shift).cumsum(0)
         digit = int(torch.searchsorted(total, left, right=True))
-        if digit==len(total): return None, left
+        if digit==len(total): return torch.iinfo(keys[0].dtype).max, left
         if digit: left -= int(total[digit-1])
         prefix = digit-(1<<15) if prefix is None else (prefix<<16) | digit
     return prefix, left
 
 # %% ../nbs/05_sparsifier.ipynb #687b911a
 def keep_highest(
-    keys:list, # flat integer tensors, an entry a unit: the higher, the more important; the highest of all stay
+    keys:list, # flat integer tensors, an entry a unit: the lowest go, the highest that their type can hold never does
     sizes:list, # how many weights a unit of each layer has
     budget:int # how many weights may go
 )->list: # a flat bool tensor a layer, True = kept
     "The units that stay when the lowest go, each that still fits into the budget; ties by position"
-    kept,left = [torch.ones_like(k, dtype=torch.bool) for k in keys],budget
-    at = [_may_go(k, o) if len(k) and k.max()==torch.iinfo(k.dtype).max else slice(None) for k,o in zip(keys, kept)]
+    kept,at,left = [torch.ones_like(k, dtype=torch.bool) for k in keys],[slice(None)]*len(keys),budget
     while fit := [i for i,size in enumerate(sizes) if size<=left and len(keys[i][at[i]])]:
         line,left = _threshold([keys[i][at[i]] for i in fit], [sizes[i] for i in fit], left)
+        at_end = line==torch.iinfo(keys[0].dtype).max
         for i in fit:
             k = keys[i][at[i]]
-            goes = torch.ones_like(k, dtype=torch.bool) if line is None else k<line
-            if line is not None and left>=sizes[i]:
+            goes = k<line
+            if left>=sizes[i] and not at_end:
                 tied = (k==line).nonzero()[:left//sizes[i],0]
                 goes[tied] = True
                 left -= len(tied)*sizes[i]
             kept[i][at[i]] = ~goes
-        if not left: break
-        for i in fit: at[i] = _may_go(keys[i], kept[i])
+        if at_end or not left: break
+        for i in fit: at[i] = kept[i].nonzero()[:,0]
     return kept
-
-def _may_go(keys, kept): return (kept & (keys<torch.iinfo(keys.dtype).max)).nonzero()[:,0]
 
 # %% ../nbs/05_sparsifier.ipynb #c184cfe7
 pruned_places = ('zero', 'init')
@@ -587,7 +585,6 @@ def _ranking(self:Sparsifier, names, budget):
         if o is not None: _bound_(k, o, torch.maximum if falls else torch.minimum)
         if self.zeros is not None: _bound_(k, self.units.kept(name, self.zeros), torch.minimum)
         if (stay := self.units.spared(name, k)) is not None: _bound_(k, stay, torch.maximum)
-        if n := self.n_floor(name): _bound_(k, keep_highest([k], [1], len(k)-n)[0], torch.maximum)
     return keys
 
 # %% ../nbs/05_sparsifier.ipynb #0c36dd87
@@ -596,40 +593,51 @@ def _kept(self:Sparsifier, name):
     "The units that are kept so far, flat; None before the first masks"
     return self.units.kept(name, self._masks) if self.has_pruned else None
 
+# %% ../nbs/05_sparsifier.ipynb #f34f9755
+@patch
+def n_stays(self:Sparsifier,
+    name:str # one of `units.names`
+)->int:
+    "How many of its units stay whatever they score: its floor, or the last one. Those that are gone don't count"
+    may_empty = self.allow_collapse or self.granularity=='layer'
+    least = max(math.ceil(self.units.n(name)*self.floor/100), self.units.least(name), 0 if may_empty else 1)
+    return min(least, self._n_left(name))
+
+@patch
+def _n_left(self:Sparsifier, name):
+    "How many units of a name are kept so far"
+    kept = self._kept(name)
+    return self.units.n(name) if kept is None else int(kept.count_nonzero())
+
 # %% ../nbs/05_sparsifier.ipynb #50a4dc78
 @patch
 def select(self:Sparsifier,
     names:list, # some of `units.names`
     budget:int # how many of their weights go
 )->list: # for each name [n], bool
-    "The units that stay: exact, and with no layer left empty"
-    sizes,total = [self.units.size(k) for k in names],sum(self.units.n_weights(k) for k in names)
-    sparsity = 100*budget/max(1, self.units.total(names))
-    can_go = total - sum(self.units.least(k)*size for k,size in zip(names, sizes))
-    keys = self._ranking(names, budget)
-    may_empty = self.allow_collapse or self.granularity=='layer'
-    before = [self._kept(k) for k in names]
-    guarded = [] if may_empty else [i for i,o in enumerate(before) if o is None or o.any()]
+    "The units that stay: exact, and of each name as many as have to"
+    keys,sizes,stay = self._ranking(names, budget),[self.units.size(k) for k in names],list(map(self.n_stays, names))
+    low = [] # those that would keep too few: their best are put last, and the others ranked again
     while True:
-        kept = keep_highest(keys, sizes, min(budget, can_go))
-        empty = [i for i in guarded if not kept[i].count_nonzero()]
-        if not empty: break
-        for i in empty:
-            guarded.remove(i)
-            can_go -= sizes[i]
-            best = len(keys[i])-1-keys[i].flip(0).argmax() # of equal ones the last, as ever
-            keys[i][best] = torch.iinfo(keys[i].dtype).max
-            self._warn_collapse(names[i], sparsity)
-    left = budget - sum((len(o)-int(o.count_nonzero()))*size for o,size in zip(kept, sizes))
-    if self.method.ranks or left>=min(sizes): self._warn_floor(dict(zip(names, kept)), sparsity)
+        kept = keep_highest(keys, sizes, budget)
+        short = [i for i,o in enumerate(kept) if o.count_nonzero()<stay[i]]
+        if not short: break
+        for i in short: _bound_(keys[i], keep_highest([keys[i]], [1], len(keys[i])-stay[i])[0], torch.maximum)
+        low += [names[i] for i in short]
+    self._warn_low(low, 100*budget/self.units.total(names))
     return kept
 
 # %% ../nbs/05_sparsifier.ipynb #badbdbe3
 @patch
-def _warn_collapse(self:Sparsifier, name, sparsity):
-    "Warns, once for every layer, that it would have been emptied"
-    self._warn_once(name, f'layer collapse: at {sparsity:.4g} % sparsity {name} would lose all its weights, so the '
-                    f'best {self.granularity} of it is kept', 'allow_collapse=True lets it go')
+def _warn_low(self:Sparsifier, names, sparsity):
+    "Warns, once, of layers that keep more than their scores or shares would have it: their floor, or their best unit"
+    low = [k for k in self.units.names if k in names and self.n_stays(k)>self.units.least(k)] # the rest: `_warn_missed`
+    told,listed = f'at {sparsity:.4g} % sparsity',', '.join(low[:3]) + f' and {len(low)-3} more'*(len(low)>3)
+    if self.floor and low: self._warn_once('floor', f'floor: {told} {listed} keep no more than the {self.floor:g} % of '
+                                           'their units that always stay', 'floor=0 lets them go')
+    for k in [] if self.floor else low:
+        self._warn_once(k, f'layer collapse: {told} {k} would lose all its weights, so the best {self.granularity} of '
+                        'it is kept', 'allow_collapse=True lets it go')
 
 @patch
 def _warn_once(self:Sparsifier, of, told, instead):
@@ -638,29 +646,12 @@ def _warn_once(self:Sparsifier, of, told, instead):
     other = "method='local' takes the same share of every layer, "*self.method.ranks
     warn(f'{told} ({other}{instead})')
 
-# %% ../nbs/05_sparsifier.ipynb #f34f9755
-@patch
-def n_floor(self:Sparsifier,
-    name:str # one of `units.names`
-)->int:
-    "How many of its units stay whatever they score; those that are gone already don't count"
-    n,kept = self.units.n(name),self._kept(name)
-    return min(math.ceil(n*self.floor/100), n if kept is None else int(kept.count_nonzero()))
-
-@patch
-def _warn_floor(self:Sparsifier, kept, sparsity):
-    "Warns, once, that layers are at their floor"
-    low = [k for k,o in kept.items() if 0<self.n_floor(k)==int(o.count_nonzero())<len(o)]
-    names = ', '.join(low[:3]) + f' and {len(low)-3} more'*(len(low)>3)
-    if low: self._warn_once('floor', f'floor: at {sparsity:.4g} % sparsity {names} keep no more than the '
-                            f'{self.floor:g} % of their units that always stay', 'floor=0 lets them go')
-
 # %% ../nbs/05_sparsifier.ipynb #75a99a2e
 @patch
 def _round_up(self:Sparsifier, name, kept, round_to):
     "Keeps more units, the best of those that would go, up to a multiple of `round_to`; what was gone stays gone"
-    before,n = self._kept(name),int(kept.count_nonzero())
-    most = len(kept) if before is None else max(n, int(before.count_nonzero()))
+    n = int(kept.count_nonzero())
+    most = max(n, self._n_left(name))
     keys, = self._ranking([name], self.units.n_weights(name))
     _bound_(keys, kept, torch.maximum) # they may have been chosen by later scores
     return keep_highest([keys], [1], len(kept) - min(-(-n//round_to)*round_to, most))[0]
@@ -739,18 +730,18 @@ def budgets(self:Sparsifier,
     sparsity:float|Mapping # percent, or percent by layer, checked already
 )->list: # of (names of what competes with one another, how many of their weights go)
     "How an amount is spread, to the weight. Raises `ArgumentError` for amounts by layer that can't be"
-    names,total = self.units.names,self.units.total
+    u,names,total = self.units,self.units.names,self.units.total
     if not isinstance(sparsity, Mapping): return self._spread(names, count_of(sparsity, total(names)))
     named = named_amounts(sparsity, names)
     own = {k: count_of(v, total([k])) for k,v in named.items()}
     rest = [k for k in names if k not in own]
     found = [([k], n) for k,n in own.items()]
-    if 'total' not in sparsity: return found + [([k], self._n_gone(k)) for k in rest]
+    if 'total' not in sparsity: return found + [([k], (u.n(k)-self._n_left(k))*u.size(k)) for k in rest]
     left,most = count_of(sparsity['total'], total(names))-sum(own.values()),math.floor(total(rest))
     if not -len(own)<=left<=most+len(own): # each of them is rounded
         a,b = (100*(sum(own.values())+n)/total(names) for n in (0, most))
         raise ArgumentError('total', sparsity['total'], f'{a:.4g} to {b:.4g} percent beside what the layers have')
-    return found + self._spread(rest, min(max(left, 0), most))
+    return found + (self._spread(rest, min(max(left, 0), most)) if rest else [])
 
 @patch
 def percent(self:Sparsifier,
@@ -794,39 +785,28 @@ def budget_after(self:Sparsifier,
 
 # %% ../nbs/05_sparsifier.ipynb #bdff623c
 @patch
-def _n_gone(self:Sparsifier, name):
-    "How many weights of a name are pruned so far"
-    kept = self._kept(name)
-    return 0 if kept is None else (len(kept)-int(kept.count_nonzero()))*self.units.size(name)
-
-@patch
 def _spread(self:Sparsifier, names, budget):
     "What the method makes of a budget: one ranking, or a share of it for each layer, which only grows with the budget"
-    if self.method.ranks or not names: return [(names, budget)]
-    n = {k: self.units.n_weights(k) for k in names}
-    left = {k: n[k]-self._n_gone(k) for k in names}
+    if self.method.ranks: return [(names, budget)]
+    n,size = ({k: fn(k) for k in names} for fn in (self.units.n_weights, self.units.size))
+    left = {k: self._n_left(k)*size[k] for k in names}
     keep = max(0, sum(n.values())-budget)
-    shares = self.method.shares({k: self.units.layer_of(k) for k in names}, 100*keep/max(1, sum(n.values())))
+    shares = self.method.shares({k: self.units.layer_of(k) for k in names}, 100*keep/sum(n.values()))
     wishes = {k: Fraction(shares[k])*n[k] for k in names}
     if keep>sum(left.values()): # some come back, and none goes
         lacks = {k: max(0, v-left[k]) for k,v in proportional(keep, wishes, n).items()}
         more = whole_shares(keep-sum(left.values()), lacks, {k: n[k]-left[k] for k in names})
         return [([k], n[k]-left[k]-more[k]) for k in names]
+    stay = {k: self.n_stays(k)*size[k] for k in names}
     own = {} # of those that would keep too little: what has to stay, taken from the others
     while True:
         rest = {k: v for k,v in wishes.items() if k not in own}
         kept = whole_shares(max(0, keep-sum(own.values())), rest, left) | own
-        low = {k: o for k in rest if kept[k]<=(o := min(left[k], self._n_stays(k)))-self.units.size(k)}
-        if not low: return [([k], n[k]-kept[k]) for k in names]
-        for k in low:
-            if not (kept[k] or self.units.least(k)): self._warn_collapse(k, 100*budget/self.units.total(names))
+        low = {k: stay[k] for k in rest if kept[k]<=stay[k]-size[k]}
+        if not low: break
         own |= low
-
-@patch
-def _n_stays(self:Sparsifier, name):
-    "How many weights of a name have to stay"
-    may_empty = self.allow_collapse or self.granularity=='layer'
-    return max(self.units.least(name), 0 if may_empty else 1)*self.units.size(name)
+    self._warn_low(own, 100*budget/self.units.total(names))
+    return [([k], n[k]-kept[k]) for k in names]
 
 # %% ../nbs/05_sparsifier.ipynb #563572d2
 @patch

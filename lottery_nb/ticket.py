@@ -6,9 +6,8 @@
 __all__ = ['Ticket', 'same_bits']
 
 # %% ../nbs/06_ticket.ipynb #cc2658bf
-import difflib, html, json, math
+import html, json, math
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastcore.basics import listify, patch
@@ -17,8 +16,8 @@ from safetensors.torch import load as from_bytes, save as to_bytes
 from torch import nn, Tensor
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_flag, check_path, json_safe,
                              shape_differences, versions, warn, write_atomically)
-from .masks import (Masks, check_weight, copies_of, growing_buffers, int_dtype, named_tensors, set_tensors_,
-                              shared_names, tensor_differences, zero_once_)
+from .masks import (Masks, check_weight, copies_of, growing_buffers, int_dtype, named_tensors, names_meant,
+                              set_tensors_, shared_names, tensor_differences, zero_once_)
 from .sparsifier import Sparsifier
 from .ticketfile import TicketError, digest_of, read_file, ticket_format, ticket_text
 
@@ -256,16 +255,11 @@ def _best_way(model, counts): # way -> masks, tensors that fit
 
 # %% ../nbs/06_ticket.ipynb #a5d9567b
 def _meant_by(but, names):
-    "Those of the names that `but` means: parameters, or all in a layer. Raises `ArgumentError` if it means none"
-    def parts(name): return [name[:i] for i in range(1, len(name)+1) if name[i:i+1] in ('', '.')]
-    known,out = dict.fromkeys(part for k in names for part in parts(k)),set()
+    "Those of the names that `but` means. Raises `ArgumentError` if one of it means none"
+    out = set()
     for o in listify(but):
         if not isinstance(o, str): raise ArgumentTypeError('but', o, 'names of layers or parameters, or patterns')
-        found = {k for k in names if any(fnmatchcase(part, o) for part in parts(k))}
-        if not found:
-            near = difflib.get_close_matches(o, known, 3) or list(known)[:3]
-            raise ArgumentError('but', o, f"something in the ticket or the model: {', '.join(near)}, …")
-        out |= found
+        out.update(names_meant('but', o, names, 'something in the ticket or the model'))
     return out
 
 # %% ../nbs/06_ticket.ipynb #d6c1a2cb

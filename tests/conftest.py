@@ -5,6 +5,7 @@ from hypothesis import HealthCheck, settings
 from lottery_nb.arms import arms
 from lottery_nb.criteria import criteria, needs
 from lottery_nb.granularity import granularities
+from lottery_nb.methods import methods
 from lottery_nb.schedules import schedules
 from lottery_nb.stacked import augmentations
 
@@ -24,7 +25,7 @@ def pytest_collection_modifyitems(items):
 def apart():
     "Each test begins with the same random numbers, and what it registers is forgotten"
     torch.manual_seed(0)
-    registries = arms, augmentations, criteria, needs, granularities, schedules
+    registries = arms, augmentations, criteria, needs, granularities, methods, schedules
     before = [{k: dict(v) if isinstance(v, dict) else v for k,v in o.items()} for o in registries]
     yield
     for o,was in zip(registries, before):

@@ -129,6 +129,13 @@ def test_a_schedule_that_falls_and_one_that_rises_again():
     sp = Sparsifier(conv_net(), 'weight', 'erk')
     for s in (90, 40, 70, 0): assert sum(gone(sp.sparsify(s)).values())==count_of(s, sp.masks.n_weights)
 
+@pytest.mark.parametrize('name', ['erk','er','smart_ratio','lamp','global'])
+def test_what_a_floor_holds_is_taken_from_the_others(name):
+    sp = Sparsifier(conv_net(), 'weight', name, floor=20)
+    with pytest.warns(UserWarning, match='floor: at 75 % sparsity .* keep no more than the 20'): masks = sp.sparsify(75)
+    assert masks.n_weights-masks.n_kept==count_of(75, masks.n_weights)
+    assert all(n>=math.ceil(.2*masks[k].numel()) for k,n in kept(masks).items())
+
 # --- Amounts by layer
 
 def test_amounts_are_exact_in_each_layer():
@@ -140,6 +147,11 @@ def test_amounts_are_exact_in_each_layer():
         masks = sp.sparsify({'7.weight': 20, '0': 0}, total=90)
         assert list(masks)==list(n) and gone(masks)['7.weight']==128 and gone(masks)['0.weight']==0
         assert sum(gone(masks).values())==count_of(90, sum(n.values())) and sp.asked==pytest.approx(90, abs=.01)
+
+@pytest.mark.parametrize('name', ours)
+def test_a_total_beside_amounts_of_all_layers_is_what_they_come_to(name):
+    masks = Sparsifier(conv_net(), 'weight', name).sparsify({'*': 50}, total=50)
+    assert gone(masks)=={k: m.numel()//2 for k,m in masks.items()}
 
 def test_what_is_not_named_stays_as_it_is():
     sp = Sparsifier(conv_net())
