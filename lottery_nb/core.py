@@ -78,7 +78,8 @@ def __reduce__(self:Rule):
     where = self.fn.__module__,self.fn.__qualname__.removesuffix('.fn')
     here = getattr(sys.modules.get(where[0]), where[1], None)
     has = {f.name: getattr(self, f.name) for f in fields(self)}
-    if where[0]=='__main__' or not isinstance(here, Rule) or here.fn is not self.fn: return type(self),tuple(has.values())
+    known = where[0]!='__main__' and isinstance(here, Rule) and here.fn is self.fn
+    if not known: return type(self),tuple(has.values())
     return _imported,(*where, {k: v for k,v in has.items() if k!='fn'})
 
 # %% ../nbs/00_core.ipynb #0960d3dd

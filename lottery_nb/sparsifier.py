@@ -719,10 +719,11 @@ def choose(self:Sparsifier,
     "The units that stay at this sparsity. In all steps but the last a copy is pruned, and scored anew"
     spread,n_iter = self.budgets(sparsity),self.criterion.n_iter
     sp = self if n_iter==1 else self.twin()
+    found = {}
     for i in range(1, n_iter+1):
-        if i>1: sp.move_to(found)
-        ways = [(names, self.budget_after(names, n, i/n_iter)) for names,n in spread]
-        found = {k: o for names,n in ways for k,o in zip(names, sp.select(names, n))}
+        if found: sp.move_to(found)
+        at_once = [(names, self.budget_after(names, n, i/n_iter)) for names,n in spread]
+        found = {k: o for names,n in at_once for k,o in zip(names, sp.select(names, n))}
     return {k: found[k] for k in self.units.names}
 
 @patch
@@ -753,7 +754,7 @@ def percent(self:Sparsifier,
 
 # %% ../nbs/05_sparsifier.ipynb #e569cbc0
 @patch
-def twin(self:Sparsifier)->'Sparsifier': # with a copy of the model, where weights that wait for their gradient have it too
+def twin(self:Sparsifier)->'Sparsifier': # with a copy of the model, gradients too
     "A sparsifier that can go ahead while this one and its model stay as they are. It reads the data once"
     memo,new = {},copy.copy(self)
     new.model = copy_model(unwrap(self.model), memo)

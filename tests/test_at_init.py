@@ -143,8 +143,8 @@ def test_in_a_callback_and_in_a_search(name):
     cb = SparsifyCallback(60, 'weight', 'global', name, one_shot, verbose=False)
     quiet(Learner(few_batches(), mlp(), F.cross_entropy)).fit(2, cbs=cb)
     assert cb.masks.sparsity==pytest.approx(60, abs=.01)
-    search = find_ticket(lambda: quiet(Learner(few_batches(), mlp(), F.cross_entropy)), lambda learn: learn.fit(1), rounds=2, prune=50,
-                         criteria=name)
+    def learner(): return quiet(Learner(few_batches(), mlp(), F.cross_entropy))
+    search = find_ticket(learner, lambda learn: learn.fit(1), rounds=2, prune=50, criteria=name)
     assert [t.masks.n_kept for t in search.tickets]==[50200, 25100, 12550]
 
 def test_without_data_there_is_an_error_that_says_what_is_missing():
