@@ -84,7 +84,9 @@ class Calibration:
         self.weights = {k: replace(w, layer=twin[w.layer], owner=twin.get(w.owner)) for k,w in sp.layers.items()}
         self.params = {k: w.whole.requires_grad_() for k,w in self.weights.items()} # name -> parameter of the copy
         device = next(iter(self.params.values())).device
-        self.batches = [to_device(b, device) for b in calibration_batches(sp.data, sp.n_batch)] # (inputs, targets)
+        read = sp.batches or calibration_batches(sp.data, sp.n_batch)
+        if sp.batches is not None: sp.batches = read
+        self.batches = [to_device(b, device) for b in read] # (inputs, targets)
 
 # %% ../nbs/09_calibration.ipynb #17be04df
 @patch

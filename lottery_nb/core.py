@@ -69,16 +69,18 @@ def make_rule(
     return cls(fn, **fields)
 
 # %% ../nbs/00_core.ipynb #5697745e
-def _imported(module, name, given):
-    "The rule `name` of a module, with these parameters"
-    return replace(getattr(import_module(module), name), given=given)
+def _imported(module, name, has):
+    "The rule `name` of a module, with these fields"
+    return replace(getattr(import_module(module), name), **has)
 
 @patch
 def __reduce__(self:Rule):
     where = self.fn.__module__,self.fn.__qualname__.removesuffix('.fn')
     here = getattr(sys.modules.get(where[0]), where[1], None)
-    if where[0]!='__main__' and isinstance(here, Rule) and here.fn is self.fn: return _imported,(*where, self.given)
-    return type(self),tuple(getattr(self, f.name) for f in fields(self))
+    has = {f.name: getattr(self, f.name) for f in fields(self)}
+    known = where[0]!='__main__' and isinstance(here, Rule) and here.fn is self.fn
+    if not known: return type(self),tuple(has.values())
+    return _imported,(*where, {k: v for k,v in has.items() if k!='fn'})
 
 # %% ../nbs/00_core.ipynb #0960d3dd
 class ArgumentError(ValueError):

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['needs', 'criteria', 'WeightView', 'Need', 'Criterion', 'criterion', 'large_final', 'squared_final', 'small_final',
-           'large_init', 'small_init', 'large_init_large_final', 'small_init_small_final', 'magnitude_increase',
-           'movement', 'movmag', 'updating_magnitude_increase', 'updating_movement', 'updating_movmag',
-           'large_final_same_sign', 'large_final_diff_sign', 'taylor', 'random_scores']
+           'inverted', 'large_init', 'small_init', 'large_init_large_final', 'small_init_small_final',
+           'magnitude_increase', 'movement', 'movmag', 'updating_magnitude_increase', 'updating_movement',
+           'updating_movmag', 'large_final_same_sign', 'large_final_diff_sign', 'taylor', 'random_scores']
 
 # %% ../nbs/03_criteria.ipynb #38945313
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import torch
 from fastcore.basics import listify, patch
 from torch import nn, Tensor
@@ -94,6 +94,16 @@ class Criterion(Rule):
     "A scoring function `fn(w)` with its parameters, and what of a weight has to be kept for it"
     needs: tuple = () # what it reads besides `final`: names out of `needs`
     of_units: bool = False # does it score units and not weights? Then `w` has an entry a unit, the mean of its weights
+    inverted: bool = False # are its scores turned round, so that the highest go?
+
+    @property
+    def n_iter(self)->int:
+        "In how many steps it prunes, each by new scores of what is left: its parameter `n_iter`; 1 if it has none"
+        return check_whole('n_iter', {**(self.fn.__kwdefaults__ or {}), **self.params}.get('n_iter', 1), 1)
+
+    def __eq__(self, other): return Rule.__eq__(self, other) is True and self.inverted==other.inverted
+    __hash__ = Rule.__hash__
+    def __repr__(self): return f'inverted({super().__repr__()})' if self.inverted else super().__repr__()
 
 # %% ../nbs/03_criteria.ipynb #6cbeb44d
 @patch
@@ -113,6 +123,7 @@ def scores(self:Criterion,
         shapes = f'the shape {list(w.shape)} for {w.name}, not {list(s.shape)}'
         raise ArgumentError('criterion', self, f'one that gives scores of {shapes}')
     s,owned = _exact(s.detach()),{t.untyped_storage().data_ptr() for t in given}
+    if self.inverted: return -s
     return s.clone() if s.untyped_storage().data_ptr() in owned else s
 
 @patch
@@ -123,7 +134,9 @@ def try_on(self:Criterion,
     "Scores a copy of the smallest weight, as if that were all it needs: a mistake in the function raises now"
     name,w = min(weights.items(), key=lambda o: o[1].numel())
     w = w.detach().clone()
-    with seeded('try'): self.scores(WeightView(name, w, layer=layers[name], **dict.fromkeys(self.needs, w)))
+    view = WeightView(name, w, layer=layers[name], **dict.fromkeys(self.needs, w))
+    with seeded('try'): self.scores(view)
+    self.n_iter # raises if it's no whole number
 
 # %% ../nbs/03_criteria.ipynb #17d3744f
 criteria:dict[str,Criterion] = {} # every criterion by name
@@ -160,6 +173,14 @@ def squared_final(w:WeightView)->Tensor:
 def small_final(w:WeightView)->Tensor:
     "−|w_f|: how small the weight is (Zhou et al. 2019, section 2)"
     return -w.final.abs()
+
+# %% ../nbs/03_criteria.ipynb #f7b68d0d
+def inverted(
+    criterion:Criterion|str # one, or its name
+)->Criterion: # not in the registry: give it to `criteria=` itself
+    "The same scores, but the highest go: a check of how much they matter (Frankle et al. 2021)"
+    found = check_choice('criterion', criterion, criteria, Criterion)
+    return replace(found, inverted=not found.inverted)
 
 # %% ../nbs/03_criteria.ipynb #73917ee1
 @criterion(needs='init')

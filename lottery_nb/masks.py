@@ -350,10 +350,11 @@ def overwrite_(
 
 # %% ../nbs/02_masks.ipynb #a1e0b201
 def copy_model(
-    model:nn.Module # wrappers are copied too; the model stays as it is
+    model:nn.Module, # wrappers are copied too; the model stays as it is
+    memo:dict|None=None # as `deepcopy` takes it, to copy what refers to the model afterwards; None: an empty one
 )->nn.Module:
     "A deep copy of `model`, also of one that keeps results of its last forward pass, such as fastai's AWD_LSTM"
-    memo = {}
+    memo = {} if memo is None else memo
     def cut_loose(o):
         if isinstance(o, Tensor) and not o.is_leaf: memo[id(o)] = o.detach().clone()
         if isinstance(o, (list,tuple,dict)):

@@ -364,6 +364,7 @@ def _remember(self:Sparsifier, data, loss, n_batch):
     self.rest,self._rest_bits = copies_of(named_tensors(self.model)) if self.pruned_to=='init' else None,{}
     kept = [k for k in self.criterion.needs if k in ('init','previous')]
     self.remembered,self.gathered = {k: self._clone_weights() for k in kept},{}
+    self.batches = None # a list: the batches once they are read, for all that is gathered from then on
     self.data,self.loss,self.n_batch = _readable(self.criterion, data, loss, n_batch),loss,n_batch
 
 @patch
@@ -654,6 +655,7 @@ def _round_up(self:Sparsifier, name, kept, round_to):
     n = int(kept.count_nonzero())
     most = max(n, self._n_left(name))
     keys, = self._ranking([name], self.units.n_weights(name))
+    _bound_(keys, kept, torch.maximum) # they may have been chosen by later scores
     return keep_highest([keys], [1], len(kept) - min(-(-n//round_to)*round_to, most))[0]
 
 # %% ../nbs/05_sparsifier.ipynb #4212fc9b
@@ -724,8 +726,14 @@ def _masks_at(self:Sparsifier, sparsity, round_to):
 def choose(self:Sparsifier,
     sparsity:float|Mapping # percent, or percent by layer, checked already
 )->dict: # for each of `units.names` [n], bool
-    "The units that stay at this sparsity"
-    found = {k: o for names,n in self.budgets(sparsity) for k,o in zip(names, self.select(names, n))}
+    "The units that stay at this sparsity. In all steps but the last a copy is pruned, and scored anew"
+    spread,n_iter = self.budgets(sparsity),self.criterion.n_iter
+    sp = self if n_iter==1 else self.twin()
+    found = {}
+    for i in range(1, n_iter+1):
+        if found: sp.move_to(found)
+        at_once = [(names, self.budget_after(names, n, i/n_iter)) for names,n in spread]
+        found = {k: o for names,n in at_once for k,o in zip(names, sp.select(names, n))}
     return {k: found[k] for k in self.units.names}
 
 @patch
@@ -753,6 +761,38 @@ def percent(self:Sparsifier,
     "The sparsity that an amount comes to"
     if not isinstance(sparsity, Mapping): return sparsity
     return 100*sum(n for _,n in self.budgets(sparsity))/self.units.total(self.units.names)
+
+# %% ../nbs/05_sparsifier.ipynb #e569cbc0
+@patch
+def twin(self:Sparsifier)->'Sparsifier': # with a copy of the model, gradients too
+    "A sparsifier that can go ahead while this one and its model stay as they are. It reads the data once"
+    memo,new = {},copy.copy(self)
+    new.model = copy_model(unwrap(self.model), memo)
+    new.units,new.batches = copy.deepcopy(self.units, memo),[]
+    new.layers,new.followers = new.units.layers,new.units.followers
+    new.places = new._find_places()
+    for k in self.layers: new.weight(k).grad = self.weight(k).grad
+    return new
+
+@patch
+def move_to(self:Sparsifier,
+    kept:dict # for each of `units.names` [n], bool
+):
+    "Puts the masks of these units on, and gathers what the criterion needs of the data then"
+    self.put_on(self.units.masks(kept))
+    self.gathered = self.gather()
+
+@patch
+def budget_after(self:Sparsifier,
+    names:list, # some of `units.names`
+    budget:int, # how many of their weights go in the end
+    part:float # how much of the way is gone then, more than 0 to 1
+)->int:
+    "How many go by then, if what is left shrinks by the same factor in all steps"
+    if part==1: return budget
+    n,masks = sum(map(self.units.n_weights, names)),self.masks
+    left = sum(int(self.units.kept(k, masks).count_nonzero())*self.units.size(k) for k in names)
+    return n - round(left*(max(0, n-budget)/max(1, left))**part)
 
 # %% ../nbs/05_sparsifier.ipynb #bdff623c
 @patch
