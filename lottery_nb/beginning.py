@@ -7,28 +7,27 @@ __all__ = ['default_perturbations', 'zhou_criteria', 'noise', 'shuffle_filters',
            'plot_perturbations', 'norm_parameters', 'signs_only_norm', 'pruned_to_init', 'in_turn', 'deconstruct',
            'plot_deconstruct']
 
-# %% ../nbs/25_beginning.ipynb #0187c7af
+# %% ../nbs/25_beginning.ipynb #b166ebfd
 from collections.abc import Callable
 from fractions import Fraction
 import numpy as np, pandas as pd, torch
 from fastcore.basics import listify
 from matplotlib.figure import Figure
 from torch import nn
-from .arms import Arm, arm, arms as all_arms, check_arms, fresh_weights, with_weights
+from .arms import Arm, arm, check_arms, fresh_weights, with_weights
 from .core import (ArgumentError, ArgumentTypeError, check_choice, check_flag, check_number, make_rule,
                              progress as progress_bar, seed_of, seeded)
-from .criteria import criteria as all_criteria
 from .curves import Curve
 from .evidence import mean_interval
 from .masks import unwrap
 from .ticket import Ticket
 
-# %% ../nbs/25_beginning.ipynb #f7c0cb2d
+# %% ../nbs/25_beginning.ipynb #070979f0
 def _numbers(*what): return torch.Generator().manual_seed(seed_of(*what)) # they depend on `what` alone
 
 def _kept(ticket, name, w): return ticket.masks[name].to(w.device)
 
-# %% ../nbs/25_beginning.ipynb #4fb5ef62
+# %% ../nbs/25_beginning.ipynb #e0c3a23d
 @arm(label='noisy weights')
 def noise(ticket, seed, model, *, std=.5):
     "m and W_t + std·σ·z, z normal, σ the standard deviation of a layer's fresh weights (Frankle, Schwab & Morcos 2020)"
@@ -39,7 +38,7 @@ def noise(ticket, seed, model, *, std=.5):
         return (w.double() + std*fresh[k].double().std(correction=0)*z*_kept(ticket, k, w)).to(w.dtype)
     return with_weights(ticket, blurred)
 
-# %% ../nbs/25_beginning.ipynb #1a30ff50
+# %% ../nbs/25_beginning.ipynb #fde19a01
 def _shuffled(w, kept, groups, g):
     "`w`, with its kept weights in another order within each group"
     out,at = w.flatten().clone(),kept.flatten().nonzero().flatten()
@@ -57,7 +56,7 @@ def _shuffle(ticket, seed, name, group_of, signs):
         return _shuffled(w, _kept(ticket, k, w), groups, _numbers(name, seed, k))
     return with_weights(ticket, shuffled)
 
-# %% ../nbs/25_beginning.ipynb #b6494fbf
+# %% ../nbs/25_beginning.ipynb #ec8f4ffd
 @arm(label='weights shuffled within filters')
 def shuffle_filters(ticket, seed, model, *, signs=False):
     "m and W_t in another order within each row of kept weights (Frankle, Schwab & Morcos 2020)"
@@ -69,7 +68,7 @@ def shuffle_layers(ticket, seed, model, *, signs=False):
     "m and W_t in another order within each layer's kept weights (Zhou et al. 2019; Frankle, Schwab & Morcos 2020)"
     return _shuffle(ticket, seed, 'layers', lambda w: torch.zeros_like(w, dtype=torch.int64), signs)
 
-# %% ../nbs/25_beginning.ipynb #95a08a89
+# %% ../nbs/25_beginning.ipynb #8cc23dd8
 @arm(label='flipped signs')
 def sign_flips(ticket, seed, model, *, share=.1):
     "m and W_t, of which a share of each layer's kept weights has the opposite sign"
@@ -81,10 +80,10 @@ def sign_flips(ticket, seed, model, *, share=.1):
         return out.view(w.shape)
     return with_weights(ticket, flipped)
 
-# %% ../nbs/25_beginning.ipynb #853f9c2b
+# %% ../nbs/25_beginning.ipynb #89f55540
 default_perturbations = (noise(std=.5), noise(std=1.), shuffle_filters, shuffle_layers, sign_flips(share=.1))
 
-# %% ../nbs/25_beginning.ipynb #d9c44fbe
+# %% ../nbs/25_beginning.ipynb #13cce2c3
 def _try_arms(curve):
     "Raises `ArgumentError` for an arm that can't begin with such a network"
     first = curve.first_ticket(curve.seeds[0])
@@ -105,12 +104,12 @@ def _run_all(curves, progress, column):
     df.attrs = alike | {column: list(curves)}
     return df
 
-# %% ../nbs/25_beginning.ipynb #43f6058e
+# %% ../nbs/25_beginning.ipynb #6fcc3eeb
 class _LastRound(Curve):
     "A curve whose other arms are trained in the last round alone"
     def runs_of(self, r): return [(o,first) for o,first in super().runs_of(r) if r==self.rounds or o.name=='ticket']
 
-# %% ../nbs/25_beginning.ipynb #6c7506f5
+# %% ../nbs/25_beginning.ipynb #234c5a17
 def perturbations(
     model:Callable|str, # function without arguments that makes a new network, or its name, as `lottery_curve` takes it
     data, # as `lottery_curve` takes it
@@ -138,7 +137,7 @@ def perturbations(
     df = _run_all(curves, progress, 'at')
     return df[df['round'].isin([0, made[0].rounds])].reset_index(drop=True)
 
-# %% ../nbs/25_beginning.ipynb #99401f66
+# %% ../nbs/25_beginning.ipynb #cd82a9a7
 def _ends(df, column, metric):
     "The metric, and its values at the end of every run. Raises `ArgumentError` unless it's a table with that column"
     if missing := [o for o in (column,'arm','metric') if o not in getattr(df, 'columns', ())]:
@@ -163,7 +162,7 @@ def _finish(fig, df):
     fig.supxlabel(f"{n} seed{'s'*(n>1)}; lines: {lines}", fontsize=8, color='#555555')
     return fig
 
-# %% ../nbs/25_beginning.ipynb #915a2ef8
+# %% ../nbs/25_beginning.ipynb #8eda9c19
 _colours = ['#d95f02','#7570b3','#1f78b4','#e7298a','#a6761d','#66a61e','#e6ab02','#17becf']
 
 def plot_perturbations(
@@ -186,7 +185,7 @@ def plot_perturbations(
     ax.legend(fontsize=8, frameon=False, loc='center left', bbox_to_anchor=(1,.5))
     return _finish(fig, ends)
 
-# %% ../nbs/25_beginning.ipynb #1d30650e
+# %% ../nbs/25_beginning.ipynb #cc514a1b
 def norm_parameters(
     model:nn.Module # any network
 )->set: # their names
@@ -194,7 +193,7 @@ def norm_parameters(
     return {f'{n}.{k}'.removeprefix('.') for n,m in unwrap(model).named_modules() if 'norm' in type(m).__name__.lower()
             for k,_ in m.named_parameters(recurse=False)}
 
-# %% ../nbs/25_beginning.ipynb #ca3cde7c
+# %% ../nbs/25_beginning.ipynb #3424e3e4
 @arm(label='signs and norms alone', fresh=True)
 def signs_only_norm(ticket, seed, model, *, norms='ticket'):
     "m, sign(w_t)·|w| of every parameter, w fresh, and the norms' parameters of the ticket or fresh (Oh et al. 2025)"
@@ -211,13 +210,13 @@ def signs_only_norm(ticket, seed, model, *, norms='ticket'):
     rest = {k: begin(k, t) for k,t in ticket.state.items() if k not in ticket.masks}
     return Ticket(new.masks, new.state | rest, meta=new.meta, full=new.full)
 
-# %% ../nbs/25_beginning.ipynb #4d690c07
+# %% ../nbs/25_beginning.ipynb #f84625cd
 @arm(label='tickets whose pruned weights stay')
 def pruned_to_init(ticket, seed, model):
     "m and W_t; pruned weights stay at W_t instead of 0 (Zhou et al. 2019)"
     return Ticket(ticket.masks, ticket.state, meta=dict(pruned_to='init'), full=ticket.full)
 
-# %% ../nbs/25_beginning.ipynb #fd3ea594
+# %% ../nbs/25_beginning.ipynb #afc639c8
 def in_turn(
     *arms # names or `Arm`s, at least one: the first is applied first
 )->Arm: # not in the registry: give it to `arms=` itself
@@ -230,10 +229,10 @@ def in_turn(
     several.__name__ = '+'.join(map(repr, parts))
     return make_rule(several, Arm, label=', '.join(o.label for o in parts), fresh=any(o.fresh for o in parts))
 
-# %% ../nbs/25_beginning.ipynb #510fc681
+# %% ../nbs/25_beginning.ipynb #7b253772
 zhou_criteria = ('large_final','magnitude_increase','movement','large_init','small_final','random')
 
-# %% ../nbs/25_beginning.ipynb #f8bc3834
+# %% ../nbs/25_beginning.ipynb #f85c3cc9
 def deconstruct(
     model:Callable|str, # function without arguments that makes a new network, or its name, as `lottery_curve` takes it
     data, # as `lottery_curve` takes it
@@ -263,7 +262,7 @@ def deconstruct(
         curves[repr(curve.sp.criterion)] = curve
     return _run_all(curves, progress, 'criteria')
 
-# %% ../nbs/25_beginning.ipynb #321c5f54
+# %% ../nbs/25_beginning.ipynb #5624e547
 def plot_deconstruct(
     df:pd.DataFrame, # of `deconstruct`
     metric:str|None=None, # one of its metrics; None: 'accuracy' if it's there
@@ -282,10 +281,10 @@ def plot_deconstruct(
     for ax,criteria in zip(axs, names):
         rows = ends[ends.criteria==criteria]
         dense = rows[rows.arm=='dense']
-        for arm,o in rows[rows.arm!='dense'].groupby('arm', sort=False):
+        for action,o in rows[rows.arm!='dense'].groupby('arm', sort=False):
             at = {100.: dense.value} | {g.density.mean(): g.value for _,g in o.groupby('round')}
-            held = arm.startswith(stay)
-            name = arm.removeprefix(stay).removeprefix('+') or 'ticket'
+            held = action.startswith(stay)
+            name = action.removeprefix(stay).removeprefix('+') or 'ticket'
             label = name + ', pruned weights stay'*held
             style = dict(color=colours[name], ls='--' if held else '-', marker='.')
             _line(ax, list(at), at.values(), metric, label=label, **style)

@@ -220,7 +220,9 @@ class _Stack:
     def __init__(self, curve, tickets):
         def stacked(parts): return {k: torch.stack([o[k] for o in parts]).to(curve.device) for k in parts[0]}
         self.curve,self.net,self.n = curve,curve.net,len(tickets)
-        self.tensors,masks = stacked([t.state for t in tickets]),stacked([t.masks for t in tickets])
+        begun,masks = [t.with_pruned(t.state) for t in tickets],stacked([t.masks for t in tickets])
+        self.tensors,stays = stacked(begun),any(t.pruned_to=='init' for t in tickets)
+        self.stay = {k: self.tensors[k].masked_fill(m, 0) for k,m in masks.items() if stays and not m.all()}
         self.params = {k: self.tensors[k].requires_grad_() for k,p in self.net.named_parameters() if p.requires_grad}
         self.bits = {k: keep_bits(m, self.tensors[k]) for k,m in masks.items() if not m.all()}
         how = dict(lr=curve.lr, weight_decay=curve.wd, fused=curve.device.type in ('cpu','cuda'))
@@ -244,6 +246,7 @@ class _Stack:
         losses = self.backward(x, y)
         self.opt.step()
         for k,bits in self.bits.items(): zero_pruned_(self.tensors[k], bits)
+        for k,w in self.stay.items(): self.tensors[k].data += w
         return losses
 
     def each(self, tensors):
