@@ -7,7 +7,7 @@ __all__ = ['default_perturbations', 'zhou_criteria', 'noise', 'shuffle_filters',
            'plot_perturbations', 'norm_parameters', 'signs_only_norm', 'pruned_to_init', 'in_turn', 'deconstruct',
            'plot_deconstruct']
 
-# %% ../nbs/25_beginning.ipynb #385d26e0
+# %% ../nbs/25_beginning.ipynb #4d1cef5d
 from collections.abc import Callable
 from fractions import Fraction
 import numpy as np, pandas as pd, torch
@@ -22,12 +22,12 @@ from .evidence import mean_interval
 from .masks import unwrap
 from .ticket import Ticket
 
-# %% ../nbs/25_beginning.ipynb #9f3e3c7f
+# %% ../nbs/25_beginning.ipynb #036eb849
 def _numbers(*what): return torch.Generator().manual_seed(seed_of(*what)) # they depend on `what` alone
 
 def _kept(ticket, name, w): return ticket.masks[name].to(w.device)
 
-# %% ../nbs/25_beginning.ipynb #920fa86c
+# %% ../nbs/25_beginning.ipynb #3db0ac06
 @arm(label='noisy weights')
 def noise(ticket, seed, model, *, std=.5):
     "m and W_t + std·σ·z, z normal, σ the standard deviation of a layer's fresh weights (Frankle, Schwab & Morcos 2020)"
@@ -38,7 +38,7 @@ def noise(ticket, seed, model, *, std=.5):
         return (w.double() + std*fresh[k].double().std(correction=0)*z*_kept(ticket, k, w)).to(w.dtype)
     return with_weights(ticket, blurred)
 
-# %% ../nbs/25_beginning.ipynb #20b6dcad
+# %% ../nbs/25_beginning.ipynb #02f8078f
 def _shuffled(w, kept, groups, g):
     "`w`, with its kept weights in another order within each group"
     out,at = w.flatten().clone(),kept.flatten().nonzero().flatten()
@@ -56,7 +56,7 @@ def _shuffle(ticket, seed, name, group_of, signs):
         return _shuffled(w, _kept(ticket, k, w), groups, _numbers(name, seed, k))
     return with_weights(ticket, shuffled)
 
-# %% ../nbs/25_beginning.ipynb #35a145b0
+# %% ../nbs/25_beginning.ipynb #6c057c98
 @arm(label='weights shuffled within filters')
 def shuffle_filters(ticket, seed, model, *, signs=False):
     "m and W_t in another order within each row of kept weights (Frankle, Schwab & Morcos 2020)"
@@ -68,7 +68,7 @@ def shuffle_layers(ticket, seed, model, *, signs=False):
     "m and W_t in another order within each layer's kept weights (Zhou et al. 2019; Frankle, Schwab & Morcos 2020)"
     return _shuffle(ticket, seed, 'layers', lambda w: torch.zeros_like(w, dtype=torch.int64), signs)
 
-# %% ../nbs/25_beginning.ipynb #a07583ac
+# %% ../nbs/25_beginning.ipynb #3896186b
 @arm(label='flipped signs')
 def sign_flips(ticket, seed, model, *, share=.1):
     "m and W_t, of which a share of each layer's kept weights has the opposite sign"
@@ -80,14 +80,15 @@ def sign_flips(ticket, seed, model, *, share=.1):
         return out.view(w.shape)
     return with_weights(ticket, flipped)
 
-# %% ../nbs/25_beginning.ipynb #2cea6d6b
+# %% ../nbs/25_beginning.ipynb #2f6a3591
 default_perturbations = (noise(std=.5), noise(std=1.), shuffle_filters, shuffle_layers, sign_flips(share=.1))
 
-# %% ../nbs/25_beginning.ipynb #5970f26d
+# %% ../nbs/25_beginning.ipynb #b3b818aa
 def _try_arms(curve):
     "Raises `ArgumentError` for an arm that can't begin with such a network"
     first = curve.first_ticket(curve.seeds[0])
-    for o in curve.arms: o.begin(first, curve.seeds[0], curve.model)
+    trial = Ticket(first.masks, first.state, first.state, first.meta, first.full)
+    for o in curve.arms: o.begin(trial, curve.seeds[0], curve.model)
 
 def _run_all(curves, progress, column):
     "The tables of several curves (value -> `Curve`), one below the other; `column` says which"
@@ -104,12 +105,14 @@ def _run_all(curves, progress, column):
     df.attrs = alike | {column: list(curves)}
     return df
 
-# %% ../nbs/25_beginning.ipynb #7840336d
+# %% ../nbs/25_beginning.ipynb #d0381dea
 class _LastRound(Curve):
-    "A curve whose other arms are trained in the last round alone"
-    def runs_of(self, r): return [(o,first) for o,first in super().runs_of(r) if r==self.rounds or o.name=='ticket']
+    "A curve whose arms are trained in the last round alone, but for those that make the next masks"
+    def runs_of(self, r):
+        return [(o,first) for o,first in super().runs_of(r)
+                if r==self.rounds or o.name=='ticket' or o.begins=='trained']
 
-# %% ../nbs/25_beginning.ipynb #e3daade4
+# %% ../nbs/25_beginning.ipynb #2ffcf48a
 def perturbations(
     model:Callable|str, # function without arguments that makes a new network, or its name, as `lottery_curve` takes it
     data, # as `lottery_curve` takes it
@@ -137,7 +140,7 @@ def perturbations(
     df = _run_all(curves, progress, 'at')
     return df[df['round'].isin([0, made[0].rounds])].reset_index(drop=True)
 
-# %% ../nbs/25_beginning.ipynb #78f8b194
+# %% ../nbs/25_beginning.ipynb #7a328069
 def _ends(df, column, metric):
     "The metric, and its values at the end of every run. Raises `ArgumentError` unless it's a table with that column"
     if missing := [o for o in (column,'arm','metric') if o not in getattr(df, 'columns', ())]:
@@ -145,7 +148,7 @@ def _ends(df, column, metric):
     there = list(dict.fromkeys(df.metric))
     if metric is None: metric = 'accuracy' if 'accuracy' in there else there[0]
     check_choice('metric', metric, there)
-    return metric, df[(df.metric==metric) & (df.step==df.step.max())]
+    return metric, df[(df.metric==metric) & (df.step==df.groupby([column,'arm','round']).step.transform('max'))]
 
 def _line(ax, x, groups, metric, **style):
     "Means of groups of values at `x`, and their 95 % intervals as a band"
@@ -162,7 +165,7 @@ def _finish(fig, df):
     fig.supxlabel(f"{n} seed{'s'*(n>1)}; lines: {lines}", fontsize=8, color='#555555')
     return fig
 
-# %% ../nbs/25_beginning.ipynb #f7b2ed9d
+# %% ../nbs/25_beginning.ipynb #d788f82f
 _colours = ['#d95f02','#7570b3','#1f78b4','#e7298a','#a6761d','#66a61e','#e6ab02','#17becf']
 
 def plot_perturbations(
@@ -185,7 +188,7 @@ def plot_perturbations(
     ax.legend(fontsize=8, frameon=False, loc='center left', bbox_to_anchor=(1,.5))
     return _finish(fig, ends)
 
-# %% ../nbs/25_beginning.ipynb #711f539a
+# %% ../nbs/25_beginning.ipynb #7c694bb5
 def norm_parameters(
     model:nn.Module # any network
 )->set: # their names
@@ -193,8 +196,8 @@ def norm_parameters(
     return {f'{n}.{k}'.removeprefix('.') for n,m in unwrap(model).named_modules() if 'norm' in type(m).__name__.lower()
             for k,_ in m.named_parameters(recurse=False)}
 
-# %% ../nbs/25_beginning.ipynb #9db033c7
-@arm(label='signs and norms alone', fresh=True)
+# %% ../nbs/25_beginning.ipynb #5d351a2c
+@arm(label='signs and norms alone', begins='fresh')
 def signs_only_norm(ticket, seed, model, *, norms='ticket'):
     "m, sign(w_t)·|w| of every parameter, w fresh, and the norms' parameters of the ticket or fresh (Oh et al. 2025)"
     check_choice('norms', norms, ['ticket','fresh'])
@@ -210,13 +213,13 @@ def signs_only_norm(ticket, seed, model, *, norms='ticket'):
     rest = {k: begin(k, t) for k,t in ticket.state.items() if k not in ticket.masks}
     return Ticket(new.masks, new.state | rest, meta=new.meta, full=new.full)
 
-# %% ../nbs/25_beginning.ipynb #17d49891
+# %% ../nbs/25_beginning.ipynb #5ce2bb9f
 @arm(label='tickets whose pruned weights stay')
 def pruned_to_init(ticket, seed, model):
     "m and W_t; pruned weights stay at W_t instead of 0 (Zhou et al. 2019)"
     return Ticket(ticket.masks, ticket.state, meta=dict(pruned_to='init'), full=ticket.full)
 
-# %% ../nbs/25_beginning.ipynb #a90fea76
+# %% ../nbs/25_beginning.ipynb #3a133586
 def in_turn(
     *arms # names or `Arm`s, at least one: the first is applied first
 )->Arm: # not in the registry: give it to `arms=` itself
@@ -227,12 +230,14 @@ def in_turn(
         for o in parts: ticket = o.begin(ticket, seed, model)
         return ticket
     several.__name__ = '+'.join(map(repr, parts))
-    return make_rule(several, Arm, label=', '.join(o.label for o in parts), fresh=any(o.fresh for o in parts))
+    begins = next((o for o in ('trained','fresh') if o in [part.begins for part in parts]), 'W_t')
+    how = dict(begins=begins, last_lr=any(o.last_lr for o in parts))
+    return make_rule(several, Arm, label=', '.join(o.label for o in parts), **how)
 
-# %% ../nbs/25_beginning.ipynb #42c777ca
+# %% ../nbs/25_beginning.ipynb #19e3ea65
 zhou_criteria = ('large_final','magnitude_increase','movement','large_init','small_final','random')
 
-# %% ../nbs/25_beginning.ipynb #828a2920
+# %% ../nbs/25_beginning.ipynb #3fb1ebab
 def deconstruct(
     model:Callable|str, # function without arguments that makes a new network, or its name, as `lottery_curve` takes it
     data, # as `lottery_curve` takes it
@@ -262,7 +267,7 @@ def deconstruct(
         curves[repr(curve.sp.criterion)] = curve
     return _run_all(curves, progress, 'criteria')
 
-# %% ../nbs/25_beginning.ipynb #fc9c85b6
+# %% ../nbs/25_beginning.ipynb #d5ce73fd
 def plot_deconstruct(
     df:pd.DataFrame, # of `deconstruct`
     metric:str|None=None, # one of its metrics; None: 'accuracy' if it's there

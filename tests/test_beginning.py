@@ -169,23 +169,23 @@ def test_in_turn():
     o = in_turn('constant', shuffle_layers, 'ticket')
     a = arms['shuffle_layers'].begin(arms['constant'].begin(found[3,1], 5), 5)
     assert repr(o)=='constant+shuffle_layers+ticket' and not differing(o.begin(found[3,1], 5).state, a.state)
-    assert not o.fresh and in_turn('reinit', 'shuffle').fresh
+    assert o.begins=='W_t' and in_turn('shuffle', 'reinit').begins=='fresh' and in_turn('finetune', 'signs').last_lr
     with pytest.raises(ArgumentError, match='at least one arm'): in_turn()
     with pytest.raises(ArgumentError, match="arms='sings'"): in_turn('sings')
 
 # --- At each rewind point
 
 def test_perturbations_are_curves_from_each_point():
-    given = [noise(std=.5), 'shuffle_layers', 'reinit']
+    given = [noise(std=.5), 'shuffle_layers', 'reinit', 'finetune']
     df = perturbations(small, DATA, ['0it', '5it'], given, **how)
     assert list(df)==['at', *table_columns] and list(dict.fromkeys(df['at']))==[0, 5]
-    assert list(dict.fromkeys(df.arm))==['dense', 'ticket', 'noise(std=0.5)', 'shuffle_layers', 'reinit']
+    assert list(dict.fromkeys(df.arm))==['dense', 'ticket', 'noise(std=0.5)', 'shuffle_layers', 'reinit', 'finetune']
     for at in (0, 5):
         whole = lottery_curve(small, DATA, arms=['ticket', *given], rewind=f'{at}it', **how)
         expected = whole[whole['round']!=1].reset_index(drop=True)
         found = df[df['at']==at].drop(columns='at').reset_index(drop=True)
         pd.testing.assert_frame_equal(found, expected)
-        assert len(summarise(df[df['at']==at]).finding)==5
+        assert len(summarise(df[df['at']==at]).finding)==6
         assert found[found.arm=='shuffle_layers'].step.min()==at and found[found.arm=='reinit'].step.min()==0
     with pytest.raises(ArgumentError, match="at differ; take one"): summarise(df)
     assert df.attrs['at']==[0, 5] and df.attrs['n_step']==12 and 'rewind' not in df.attrs
