@@ -25,6 +25,7 @@ from .evidence import *
 from .experiment import *
 from .sensitivity import *
 from .at_init import *
+from .beginning import *
 from .when import *
 from .channels import *
 from .measure import *

@@ -270,7 +270,9 @@ class Stack:
     ):
         def stacked(parts): return {k: torch.stack([o[k] for o in parts]).to(recipe.device) for k in parts[0]}
         self.recipe,self.net,self.n = recipe,recipe.net,len(tickets)
-        self.tensors,masks = stacked([t.state for t in tickets]),stacked([t.masks for t in tickets])
+        begun,masks = [t.with_pruned(t.state) for t in tickets],stacked([t.masks for t in tickets])
+        self.tensors,stay = stacked(begun),any(t.pruned_to=='init' for t in tickets)
+        self.stays = {k: self.tensors[k].masked_fill(m, 0) for k,m in masks.items() if stay} # pruned weights at init
         self.params = {k: self.tensors[k].requires_grad_() for k,p in self.net.named_parameters() if p.requires_grad}
         self.bits = {k: keep_bits(m, self.tensors[k]) for k,m in masks.items() if not m.all()}
         how = dict(lr=recipe.lr, weight_decay=recipe.wd, fused=recipe.device.type in ('cpu','cuda'))
@@ -311,11 +313,12 @@ def step(self:Stack,
     lr:float, # learning rate
     *dropout # keys and step, as in a call
 )->Tensor: # [networks]
-    "One step of the optimizer, for each network; pruned weights stay 0. Gives the losses before it"
+    "One step of the optimizer, for each network; pruned weights stay where they are. Gives the losses before it"
     for group in self.opt.param_groups: group['lr'] = lr
     losses = self.backward(x, y, *dropout)
     self.opt.step()
     for k,bits in self.bits.items(): zero_pruned_(self.tensors[k], bits)
+    for k,w in self.stays.items(): self.tensors[k].data.add_(w)
     return losses
 
 @patch
