@@ -21,6 +21,7 @@ from .arms import *
 from .find import *
 from .curves import *
 from .evidence import *
+from .papers import *
 from .experiment import *
 from .sensitivity import *
 from .channels import *
