@@ -35,7 +35,8 @@ def test_every_paper_in_a_docstring_is_known():
     by = r"(?:[A-Z][\w-]+, )*[A-Z][\w-]+(?: & [A-Z][\w-]+| et al\.)? (?:19|20)\d\d\b"
     known = {o for p in papers.values() for o in p.names}
     said = {(where, o) for where,doc in docstrings() for o in re.findall(by, doc)}
-    assert len(said)>20 and not {o for o in said if o[1] not in known}
+    posts = {'Wellons 2018'} # no papers
+    assert len(said)>20 and not {o for o in said if o[1] not in known|posts}
 
 def test_names_of_papers_are_their_own():
     names = [o for p in papers.values() for o in p.names]
