@@ -695,6 +695,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'lottery_nb.find._OneGradient': ('find.html#_onegradient', 'lottery_nb/find.py'),
                                  'lottery_nb.find._OneGradient.before_step': ('find.html#_onegradient.before_step', 'lottery_nb/find.py'),
                                  'lottery_nb.find._changes': ('find.html#_changes', 'lottery_nb/find.py'),
+                                 'lottery_nb.find._choosing': ('find.html#_choosing', 'lottery_nb/find.py'),
                                  'lottery_nb.find._density_axis': ('find.html#_density_axis', 'lottery_nb/find.py'),
                                  'lottery_nb.find._goodness': ('find.html#_goodness', 'lottery_nb/find.py'),
                                  'lottery_nb.find._id_of': ('find.html#_id_of', 'lottery_nb/find.py'),

@@ -471,14 +471,17 @@ def rounds(self:Search)->pd.DataFrame: # index: round; columns as `summary` has 
 
 # %% ../nbs/11_find.ipynb #a04cdf70
 def _goodness(df, metric, lower_is_better):
-    "The metric of every round, such that more is better. Raises `ArgumentError` if it isn't one to choose by"
+    "The metric of every round, such that more is better"
     measured = list(df)[3:]
-    if metric.startswith('test_'):
-        raise ArgumentError('metric', metric, 'one of the validation part: what chooses has nothing left to report')
     if metric not in measured:
         raise ArgumentError('metric', metric, f"one that was measured: {', '.join(measured) or 'none was'}")
     if lower_is_better is None: lower_is_better = better_when_lower(metric)
     return -df[metric] if lower_is_better else df[metric]
+
+def _choosing(search, metric, lower_is_better):
+    "The same of a metric that one may choose by"
+    if not metric.startswith('test_'): return _goodness(search.rounds(), metric, lower_is_better)
+    raise ArgumentError('metric', metric, 'one of the validation part: what chooses has nothing left to report')
 
 # %% ../nbs/11_find.ipynb #1ee1285c
 @patch
@@ -487,7 +490,7 @@ def best(self:Search,
     lower_is_better:bool|None=None # None: for those with loss or error in their name
 )->Ticket:
     "The ticket whose stored weights have the best metric, the dense one among them; of equally good ones the sparsest"
-    good = _goodness(self.rounds(), metric, lower_is_better)
+    good = _choosing(self, metric, lower_is_better)
     if good.isna().all(): raise ArgumentError('metric', metric, 'one that is a number in some round')
     return min((self.tickets[r] for r in good.index[good==good.max()]), key=lambda t: t.density)
 
@@ -500,7 +503,7 @@ def matching(self:Search,
 )->Ticket|None: # None if there's none but the dense one
     "The sparsest ticket whose stored weights aren't worse than the dense ones by more than the tolerance"
     check_number('tolerance', tolerance, 0)
-    good = _goodness(self.rounds(), metric, lower_is_better)
+    good = _choosing(self, metric, lower_is_better)
     enough = good.index[good.iloc[0]-good <= tolerance*1.0001] # .98-.97 is a little more than .01
     return min((self.tickets[r] for r in enough if r), key=lambda t: t.density, default=None)
 
@@ -539,7 +542,7 @@ def plot(self:Search,
 ):
     "Draws a metric of each run's stored weights against the density. Gives the axes"
     df,new,runs = self.rounds(),ax is None,self.summary()
-    check_choice('metric', metric, list(df)[3:])
+    _goodness(df, metric, None) # or an error
     if new: ax = plt.subplots(figsize=(6,3), layout='constrained')[1]
     for arm in self.arms:
         label = all_arms[arm].label if arm in all_arms else arm
