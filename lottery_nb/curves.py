@@ -51,14 +51,15 @@ def lottery_curve(*args, **kwargs)->pd.DataFrame: # `table_columns`; 'valid_loss
     """Trains, prunes and trains again, for many seeds and arms, and gives all that was measured.
 
     All arms of a round have the same batches. One that begins with W_t is trained from the rewind point on, one with
-    fresh weights from step 0 on. Every replicate is what it is alone (`seeds=[k]`), up to rounding. On the CPU the same
-    call gives the same bits, with as many threads and `batch_seeds`.
+    fresh weights from step 0 on, and one that rewinds no weights for as long as the first. Every replicate is what it
+    is alone (`seeds=[k]`), up to rounding. On the CPU the same call gives the same bits, with as many threads and
+    `batch_seeds`.
 
     A replicate whose loss becomes NaN or infinite is named in a warning and left out from that step on: a dense network
     or a ticket with all that would have come of it, any other arm in this round. Raises `ArgumentError`, before any
     training, for arguments that can't be right and for networks that can't be stacked.
 
-    Source: Frankle & Carbin 2019, sections 1 and 2"""
+    Source: Frankle & Carbin 2019, sections 1 and 2; arms that rewind no weights: Renda et al. 2020"""
     return Curve(*args, **kwargs).run()
 
 lottery_curve.__signature__ = inspect.signature(Curve).replace(return_annotation=pd.DataFrame)
