@@ -22,6 +22,7 @@ from .find import *
 from .stacked import *
 from .curves import *
 from .evidence import *
+from .papers import *
 from .experiment import *
 from .sensitivity import *
 from .at_init import *

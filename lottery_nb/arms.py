@@ -123,7 +123,7 @@ def _all_weights(ticket):
 # %% ../nbs/10_arms.ipynb #11e20b8f
 @arm(label='dense networks')
 def dense(ticket, seed, model):
-    "W_t, nothing pruned"
+    "W_t, nothing pruned (Frankle & Carbin 2019)"
     everywhere = Masks({k: torch.ones_like(m) for k,m in ticket.masks.items()})
     return Ticket(everywhere, _all_weights(ticket), full=ticket.full)
 
@@ -228,7 +228,7 @@ def shuffle(ticket, seed, model):
 # %% ../nbs/10_arms.ipynb #0f21ddb6
 @arm(label='random masks')
 def random(ticket, seed, model):
-    "W_t at other places: the network keeps as many weights, in any layer"
+    "W_t at other places: the network keeps as many weights, in any layer (ours)"
     return _elsewhere(ticket, seed, model, random_masks, _random_units)
 
 # %% ../nbs/10_arms.ipynb #0f8f3d9b

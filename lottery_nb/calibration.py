@@ -267,7 +267,7 @@ def input_norms(
 # %% ../nbs/09_calibration.ipynb #e96bbb89
 @criterion(needs='inputs')
 def wanda(w:WeightView)->Tensor:
-    "|w_f| · ‖x‖₂: its magnitude times the norm of what it's multiplied with (Sun et al. 2023, section 3)"
+    "|w_f| · ‖x‖₂: its magnitude times the norm of what it's multiplied with (Sun et al. 2024, section 3)"
     return w.final.abs() * w.inputs
 
 # %% ../nbs/09_calibration.ipynb #1fa4e607

@@ -19,7 +19,7 @@ from fastai.learner import Recorder
 from fastcore.basics import patch, store_attr
 from torch import nn, Tensor
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_flag, check_percent,
-                             check_whole, json_safe, known_keywords, seeded, versions, warn)
+                             check_whole, json_safe, known_keywords, machine, seeded, versions, warn)
 from .criteria import Criterion, criteria as all_criteria, needs
 from .granularity import check_granularity
 from .masks import Masks, copies_of, named_tensors, unwrap
@@ -341,9 +341,10 @@ def data_origin(
     dls # `DataLoaders`
 )->dict: # `data`: the loader's class, how many items; `seeds`: PyTorch's, that of the data; None for what isn't known
     "What is known of the data and the seeds, as JSON can hold it"
-    sets,seed = [getattr(dl, 'dataset', None) for dl in (dls.train, dls.valid)],getattr(dls.train, 'seed', None)
-    n_train,n_valid = [len(o) if hasattr(o, '__len__') else None for o in sets]
-    return dict(data=dict(loader=type(dls.train).__name__, n_train=n_train, n_valid=n_valid),
+    parts = dict(n_train=dls.train, n_valid=dls.valid) | {'n_test': dl for dl in getattr(dls, 'loaders', [])[2:3]}
+    sets,seed = {k: getattr(dl, 'dataset', None) for k,dl in parts.items()},getattr(dls.train, 'seed', None)
+    sizes = {k: len(o) if hasattr(o, '__len__') else None for k,o in sets.items()}
+    return dict(data=dict(loader=type(dls.train).__name__, **sizes),
                 seeds=dict(torch=torch.initial_seed(), data=seed if isinstance(seed, int) else None))
 
 # %% ../nbs/08_callback.ipynb #1818e811
@@ -450,7 +451,8 @@ def measured(self:SparsifyCallback)->dict: # name -> number; None for NaN and in
 @patch(as_prop=True)
 def table(self:SparsifyCallback)->pd.DataFrame:
     "Every number measured, as in `as_table`: round 0 is `dense`, unless it began sparse, then `ticket`"
-    return as_table(self.measurements)
+    made = dict(versions=versions(), machine=machine(), function='lottery_nb.callback.SparsifyCallback')
+    return as_table(self.measurements, self.settings() | made)
 
 # %% ../nbs/08_callback.ipynb #1600a35a
 @patch
@@ -484,7 +486,8 @@ def rows_of(
 
 # %% ../nbs/08_callback.ipynb #a1e0bb36
 def measured_now(
-    learn # a `Learner`; its records stay as they are
+    learn, # a `Learner`; its records stay as they are
+    ds_idx:int=1 # which part of its data: 1 is validation, 2 the third one
 )->dict: # name -> number; None for NaN and infinity
     "What validation says of the weights as they are now; nothing without a Recorder"
     if not hasattr(learn, 'recorder'): return {}
@@ -492,7 +495,7 @@ def measured_now(
     own,before = learn.recorder,getattr(learn, 'final_record', None)
     recorder = Recorder(False, own.train_metrics, own.valid_metrics)
     away = [cb for cb in learn.cbs if cb is own or hasattr(cb, '_only_train_loop') or isinstance(cb, ProgressCallback)]
-    with learn.removed_cbs(away), seeded('measure'): values = learn.validate(cbs=[recorder, looks])
+    with learn.removed_cbs(away), seeded('measure'): values = learn.validate(ds_idx, cbs=[recorder, looks])
     learn.final_record = before
     names = recorder.metric_names[len(recorder.metric_names)-len(values):]
     return {k: v for k,v in zip(names, map(json_safe, values)) if isinstance(v, int|float|None)}

@@ -539,7 +539,7 @@ def _joined(groups):
 
 # %% ../nbs/30_channels.ipynb #4e28ce8e
 class ChannelUnits(LayerUnits):
-    "Channels of the whole network, those together that can only go together; a group is named after its first layer"
+    "Channels of the whole network, together where they can only go together (Fang et al. 2023)"
     floor,only = 10.,prunable_types # percent; layers
 
     def __init__(self, model, layers, granularity, example=None):
@@ -632,7 +632,7 @@ def _cuttable(groups, layers):
 
 # %% ../nbs/30_channels.ipynb #5e7b7822
 class FilterUnits(LayerUnits):
-    "The filters of each layer; with an example they take their biases and norms along"
+    "The filters of each layer; with an example they take their biases and norms along (Li et al. 2017)"
     def __init__(self, model, layers, granularity, example=None):
         super().__init__(model, layers, granularity)
         if example is not None: self.followers = {k: o for k,o in followers(model, example).items() if k in layers}

@@ -653,10 +653,11 @@ def demo_summary(
 ): # columns: those of `summarise`
     "A row for every arm, early and at the end, dense, in a round in the middle and in the last"
     last,n = int(df.step.max()),df['round'].max()
+    df = df[df['round'].isin([0, (n+1)//2, n])] # what isn't shown is no comparison
     looks = [ours('evidence').summarise(df, 'accuracy', o).assign(step=o) for o in sorted({min(early, last), last})]
     rows = import_module('pandas').concat(looks, ignore_index=True)
     rows['finding'] = [f'After {o.step} steps, {o.finding}.' for o in rows.itertuples()]
-    return rows[rows['round'].isin([0, (n+1)//2, n])]
+    return rows
 
 # %% ../nbs/41_cli.ipynb #0c11a717
 def print_demo(
@@ -671,7 +672,7 @@ def print_demo(
     print(f"Accuracy on held-out digits, percent: mean ± half of its 95 % interval by Student, {n} seed{'s'*(n>1)}")
     print_table(shown.assign(**means))
     print(*summary[summary.arm!='dense'].sort_values(['step','round'], kind='stable').finding, sep='\n')
-    print('\nEach interval holds by itself, and speaks of other seeds, not of other images.')
+    print('\nAt each step the intervals of the findings hold together; they speak of other seeds, not of other images.')
 
 # %% ../nbs/41_cli.ipynb #0c11a718
 @app.command(**example('demo --seeds 3 --rounds 4'))

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['fasterai_words', 'table_columns', 'Rule', 'make_rule', 'ArgumentError', 'ArgumentTypeError', 'check_percent',
            'check_number', 'check_whole', 'check_choice', 'check_flag', 'check_path', 'warn', 'shape_differences',
-           'known_keywords', 'RewindPoint', 'rewind_point', 'as_table', 'check_alike', 'overlap_table', 'source_of',
-           'seed_of', 'get_random_state', 'set_random_state', 'seeded', 'write_atomically', 'json_safe', 'versions',
-           'progress', 'threads', 'hooked']
+           'known_keywords', 'RewindPoint', 'rewind_point', 'as_table', 'better_when_lower', 'check_alike',
+           'overlap_table', 'source_of', 'seed_of', 'get_random_state', 'set_random_state', 'seeded',
+           'write_atomically', 'json_safe', 'versions', 'machine', 'progress', 'threads', 'hooked']
 
 # %% ../nbs/00_core.ipynb #dde0546f
 import ast, difflib, errno, hashlib, inspect, math, numbers, os, platform, random, re, sys, warnings
@@ -270,15 +270,26 @@ def rewind_point(
 table_columns = ['arm','seed','round','density','epoch','step','metric','value']
 
 def as_table(
-    rows:Iterable # dicts with the keys of `table_columns`, a dict a measurement
-)->pd.DataFrame:
+    rows:Iterable, # dicts with the keys of `table_columns`, a dict a measurement
+    attrs:Mapping|None=None # how they were made: settings, versions, machine; as JSON can hold it
+)->pd.DataFrame: # with these `attrs`, which pandas hands on to what you select from it
     """The long table of measurements, a row a number.
 
     `arm`: how the network was got; `seed`; `round`, 0 is dense; `density`: percent of the prunable weights
     that are kept; `step`: how many the network had been trained for since its first weights W_0, so a ticket of
-    W_t begins at t; `epoch`: the one that step was in, from 0; `metric`, `value`"""
+    W_t begins at t; `epoch`: the one that step was in, from 0; `metric`, `value`. The metrics `test_loss`,
+    `test_accuracy`, … are of a test part, on which nothing is chosen; all others are of the other parts"""
     df = pd.DataFrame(list(rows), columns=table_columns)
-    return df.astype(dict(seed='int64', round='int64', density=float, epoch='int64', step='int64', value=float))
+    df = df.astype(dict(seed='int64', round='int64', density=float, epoch='int64', step='int64', value=float))
+    df.attrs = dict(attrs or {})
+    return df
+
+# %% ../nbs/00_core.ipynb #51486ce3
+def better_when_lower(
+    metric:str # its name
+)->bool:
+    "Is less of a metric better? So it is if its name has loss or error in it"
+    return 'loss' in metric or 'error' in metric
 
 # %% ../nbs/00_core.ipynb #c15636eb
 def check_alike(
@@ -416,6 +427,14 @@ def json_safe(
 def versions()->dict:
     "The versions of Python and of the packages that decide about bits"
     return {'python': platform.python_version(), **{o: version(o) for o in ('lottery_nb','torch','fastai')}}
+
+def machine()->dict:
+    "The processor's name, how many cores there are, and the system"
+    info = Path('/proc/cpuinfo')
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [o.partition(':')[2].strip() for o in lines if o.startswith('model name')]
+    cpu = names[0] if names else platform.processor() or platform.machine()
+    return dict(cpu=cpu, cores=os.cpu_count(), system=platform.platform())
 
 # %% ../nbs/00_core.ipynb #aabf1b0e
 @contextmanager

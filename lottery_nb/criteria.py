@@ -215,7 +215,7 @@ def magnitude_increase(w:WeightView)->Tensor:
 # %% ../nbs/03_criteria.ipynb #126cfa74
 @criterion(needs='init')
 def movement(w:WeightView)->Tensor:
-    "|w_f − w_i|: how far the weight moved (Zhou et al. 2019, section 2); not the movement pruning of Sanh et al. 2020"
+    "|w_f − w_i|: how far the weight moved (Zhou et al. 2019, section 2); not Sanh's movement pruning"
     return (w.final - w.init).abs()
 
 # %% ../nbs/03_criteria.ipynb #fb03a98b
@@ -258,13 +258,15 @@ def large_final_diff_sign(w:WeightView)->Tensor:
 @criterion(needs='grad')
 def taylor(w:WeightView)->Tensor:
     """|gradient · w_f|: how much the loss would change without the weight, to first order
-    (Molchanov et al. 2017, section 2.2; 2019, section 3)"""
+    (Molchanov et al. 2017, section 2.2; Molchanov et al. 2019, section 3)"""
     return (w.grad * w.final).abs()
 
 # %% ../nbs/03_criteria.ipynb #36b4f1ae
 @criterion(of_units=True)
 def random_scores(w:WeightView, *, seed:int=0)->Tensor:
-    "A random number from 0 to 1 a unit, the same for the same `seed` and name everywhere; called 'random' as well"
+    """A random number from 0 to 1 a unit, the same for the same `seed` and name everywhere (folklore).
+
+    It's called 'random' as well"""
     seed = check_whole('seed', seed)
     g = torch.Generator().manual_seed(zlib.crc32(f'{seed} {w.name}'.encode()))
     return torch.rand(w.shape, generator=g).to(w.device)

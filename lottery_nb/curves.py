@@ -12,8 +12,8 @@ from dataclasses import KW_ONLY, dataclass
 import pandas as pd, torch
 from fastcore.basics import noop, patch
 from .arms import arms as all_arms, check_arms, check_transfers
-from .core import (ArgumentError, as_table, check_choice, check_whole, known_keywords, progress, rewind_point,
-                             seed_of, warn)
+from .core import (ArgumentError, as_table, check_choice, check_whole, known_keywords, machine, progress,
+                             rewind_point, seed_of, warn)
 from .criteria import Criterion, criteria as all_criteria, large_final, needs
 from .find import check_prune, check_rounds, next_masks, sparsity_of_round
 from .granularity import check_granularity
@@ -241,6 +241,6 @@ def run(self:Curve): # the table; with keep='tickets' the table and the tickets
     names = ['dense', *map(repr, self.arms)]
     def place(o): return names.index(o['arm']), self.seeds.index(o['seed']), o['round'], o['metric'], o['step']
     rows = sorted((o for b in done for o in b.rows if o['arm'] in names), key=place)
-    df = as_table(rows)
-    df.attrs = self.settings
+    function = f'{lottery_curve.__module__}.{lottery_curve.__name__}'
+    df = as_table(rows, self.settings | dict(machine=machine(), function=function))
     return (df, {k: t for b in done for k,t in b.tickets.items()}) if self.keep else df

@@ -9,12 +9,12 @@ __all__ = ['imagenette_classes', 'digits_dls', 'digits_mlp', 'imagenette_path', 
 # %% ../nbs/01_data.ipynb #6f2929e3
 import difflib, random
 from pathlib import Path
-import torch
+import numpy as np, torch
 from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.core import DataLoaders, Datasets, TfmdDL
 from fastai.data.external import URLs, fastai_cfg, untar_data
 from fastai.data.load import fa_collate
-from fastai.data.transforms import Categorize, GrandparentSplitter, ItemGetter, Normalize, get_image_files
+from fastai.data.transforms import Categorize, ItemGetter, Normalize, get_image_files
 from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastai.torch_core import TensorImageBW
@@ -98,7 +98,8 @@ def imagenette_dls(
     bs:int=64, # images in a batch, at least 1; the last, smaller batch of a training epoch is left out
     path:str|Path|None=None, # a folder as `photo_files` takes it; None: Imagenette, 160 pixels
     seed:int|None=None, # order and crops of the training images; None: from the global random numbers
-    num_workers:int|None=None # processes that read photos, 0: none but this one; None: as many as cores, at most 16
+    num_workers:int|None=None, # processes that read photos, 0: none but this one; None: as many as cores, at most 16
+    test:float=0. # percent of all photos, 0 to 50, that go from training to a third part, `dls[2]`; of each class alike
 )->DataLoaders: # images `TensorImage` [bs, 3, size, size], normalized, labels `TensorCategory` [bs]
     """Imagenette, or your own photos.
 
@@ -107,21 +108,35 @@ def imagenette_dls(
     for name,value in dict(seed=seed, num_workers=num_workers).items():
         if value is not None: check_whole(name, value)
     train,valid = photo_files(imagenette_path() if path is None else path)
+    train,held_out = _held_out(train, test, len(train+valid))
     check_number('bs', bs, 1, len(train), f'at most {len(train)}, the number of training images')
     by_folder = sorted(train, key=lambda f: f.parent.name)
     classes = list(dict.fromkeys(_class_of(f) for f in by_folder))
     block = DataBlock(blocks=(ImageBlock, CategoryBlock(vocab=classes, sort=False)), get_y=_class_of,
-                      splitter=GrandparentSplitter(valid_name='val'),
+                      splitter=lambda files: _in_a_row(*map(len, (train, valid, held_out))),
                       item_tfms=[RandomResizedCrop(size, min_scale=.35), FlipItem(.5)],
                       batch_tfms=Normalize.from_stats(*imagenet_stats))
     order = dict(dl_type=TfmdDL) if seed is None else dict(dl_type=SeededDL, seed=seed)
-    return block.dataloaders(train + valid, bs=bs, num_workers=num_workers, **order)
+    return block.dataloaders(train + valid + held_out, bs=bs, num_workers=num_workers, **order)
 
 # %% ../nbs/01_data.ipynb #f2a74de4
 def _class_of(file):
     "The class of an image file: the name of its folder, in words if we know them"
     folder = Path(file).parent.name
     return imagenette_classes.get(folder, folder)
+
+# %% ../nbs/01_data.ipynb #e1b8b293
+def _held_out(files, test, n_all):
+    "The `files` without `test` percent of all photos, and these: of each class alike, always the same ones"
+    n = round(check_number('test', test, 0, 50)/100*n_all)
+    if not n: return files,[]
+    try: return train_test_split(files, test_size=n, stratify=[_class_of(f) for f in files], random_state=0)
+    except ValueError as e: raise ArgumentError('test', test, f'a percentage that leaves photos of each class; {e}') from e
+
+def _in_a_row(*sizes):
+    "The indices of parts that come one after the other; those without any are left out"
+    ends = np.cumsum(sizes)
+    return [list(range(end-n, end)) for n,end in zip(sizes, ends) if n]
 
 # %% ../nbs/01_data.ipynb #3c31bea2
 def learner_by_name(
@@ -131,10 +146,11 @@ def learner_by_name(
     seed:int=0, # whole number of at least 0: order and crops of the training images
     size:int|None=None, # of photos: pixels, height and width; None: 128
     lr:float|None=None, # learning rate, above 0; None: 0.003 for the digits, 0.001 for photos
-    num_workers:int|None=None # processes that read photos, 0: none but this one; None: as many as cores, at most 16
+    num_workers:int|None=None, # processes that read photos, 0: none but this one; None: as many as cores, at most 16
+    test:float=0. # percent of all images that go from training to a third part, as in `digits_dls`
 )->Learner: # with the metric accuracy; weights from the global random numbers
     "A learner in words. Raises `ArgumentError` for those that can't be right"
-    dls = dls_by_name(data, bs, seed, size, num_workers)
+    dls = dls_by_name(data, bs, seed, size, num_workers, test)
     lr = (3e-3 if data=='digits' else 1e-3) if lr is None else check_number('lr', lr, above=0)
     return Learner(dls, model_by_name(arch, dls), metrics=accuracy, lr=lr)
 
@@ -144,7 +160,8 @@ def dls_by_name(
     bs:int=64, # images in a batch, at least 1
     seed:int=0, # whole number of at least 0: order and crops of the training images
     size:int|None=None, # of photos: pixels, height and width; None: 128. The digits take nothing but None
-    num_workers:int|None=None # processes that read photos, 0: none but this one; None: as many as cores, at most 16
+    num_workers:int|None=None, # processes that read photos, 0: none but this one; None: as many as cores, at most 16
+    test:float=0. # percent of all images that go from training to a third part, as in `digits_dls`
 )->DataLoaders: # images `[bs, channels, height, width]` and labels `[bs]`
     "The data of that name. Raises `ArgumentError` for words that can't be right, `FileNotFoundError` without photos"
     expected = 'digits, imagenette, or the path of a folder that is there'
@@ -152,10 +169,10 @@ def dls_by_name(
     if num_workers is not None: check_whole('num_workers', num_workers)
     if data=='digits':
         if size is not None: raise ArgumentError('size', size, 'None, as the digits stay 8 by 8 pixels')
-        return digits_dls(bs, seed)
+        return digits_dls(bs, seed, test)
     if data!='imagenette' and not (data!='' and Path(data).is_dir()): raise ArgumentError('data', str(data), expected)
     path = None if data=='imagenette' else data
-    dls = imagenette_dls(128 if size is None else size, bs, path, check_whole('seed', seed), num_workers)
+    dls = imagenette_dls(128 if size is None else size, bs, path, check_whole('seed', seed), num_workers, test)
     if dls.c<2: raise ArgumentError('data', str(data), f'at least two classes, but there is only {dls.vocab[0]}')
     return dls
 

@@ -27,9 +27,10 @@ import lottery_nb.calibration # noqa: F401, so that its criteria are known by na
 from .arms import Arm, arms as all_arms, check_arms, check_transfers
 from .callback import (HoldMasks, SparsifyCallback, TrainingCallback, data_origin, first_batch, measured_now,
                                  recorded, rows_of, weights_digest)
-from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_flag, check_number,
-                             check_path, check_whole, json_safe, known_keywords, progress as progress_bar,
-                             rewind_point, seed_of, seeded, shape_differences, source_of, versions, write_atomically)
+from .core import (ArgumentError, ArgumentTypeError, as_table, better_when_lower, check_choice, check_flag,
+                             check_number, check_path, check_whole, json_safe, known_keywords, machine,
+                             progress as progress_bar, rewind_point, seed_of, seeded, shape_differences, source_of,
+                             versions, write_atomically)
 from .criteria import Criterion, criteria as all_criteria, large_final, needs
 from .methods import Method, methods, named_amounts
 from .masks import Masks, copies_of, copy_model, named_tensors, set_tensors_, unwrap
@@ -262,7 +263,7 @@ def begin(self:SearchPlan, search, learn, r)->Ticket: # not trained
     meta = dict(arm='ticket' if r else 'dense', seed=self.seed, round=r, sparsity=masks.sparsity,
                 prune=self.prune[:r] if isinstance(self.prune, list) else self.prune, rewind=self.point.rewind,
                 **self.how, data=origin['data'],
-                seeds=dict(search=self.seed, data=origin['seeds']['data']), versions=versions(),
+                seeds=dict(search=self.seed, data=origin['seeds']['data']), versions=versions(), machine=machine(),
                 shapes={k: list(t.shape) for k,t in w.items()}, search=_id_of(search.settings, r))
     meta |= dict(criteria=repr(sp.criterion), layers=list(masks))
     if sp.followers: meta['followers'] = sp.followers
@@ -344,6 +345,13 @@ def digest(self:SearchPlan, learn)->str:
     "The mark of the learner's weights as they are now"
     return weights_digest(learn.model)
 
+# %% ../nbs/11_find.ipynb #b94a1749
+@patch
+def tested(self:SearchPlan, learn)->dict: # name -> number
+    "What the test part says of the weights as they are now; nothing if the data have none"
+    if len(getattr(learn.dls, 'loaders', []))<3: return {}
+    return {f"test_{k.removeprefix('valid_')}": v for k,v in measured_now(learn, 2).items()}
+
 # %% ../nbs/11_find.ipynb #138de174
 @patch
 def weights(self:SearchPlan, learn, what)->dict: # name -> tensor, on the CPU
@@ -382,6 +390,7 @@ def train(self:SearchPlan, search, r, arm=None, tell=noop)->Ticket:
     if follow.rewinds and follow.weights is None: self.check_reaches(follow.trained())
     if r: sp.apply() # a callback may have put back weights of its own
     rows = follow.rows_of(self.digest(learn), partial(self.measured_again, learn))
+    rows += [{**rows[-1], 'metric': k, 'value': v} for k,v in self.tested(learn).items()]
     if r and arm is None: rows = [*search.tickets[r-1].meta['table'], *rows]
     trained,meta = self.weights(learn, 'trained weights'),begun.meta
     if follow.trained_for: meta = {**meta, 'trained_for': follow.trained_for}
@@ -414,7 +423,7 @@ def try_out(self:SearchPlan)->dict: # everything that the result depends on, as 
     check_transfers(self.arms, [self.seed], self.rounds)
     for arm in [o for o in self.arms if o.theirs is None]: arm.begin(trial, self.seed, lambda: self.learner().model)
     functions = dict(learner=source_of(self.learner), fit=source_of(self.fit), version=self.version)
-    apart = ('arm','round','sparsity','seeds','search','versions','followers')
+    apart = ('arm','round','sparsity','seeds','search','versions','machine','followers')
     told = {k: v for k,v in trial.meta.items() if k not in apart}
     return json_safe({**functions, **told, 'prune': _meant(self.prune, sp.units.names),
                       'criteria': source_of(self.criterion), 'method': source_of(self.method)})
@@ -437,7 +446,9 @@ class Search:
         "Every number measured, as `as_table` has it"
         last = [*self.tickets[-1:], *self.runs()[len(self.tickets):]] # a ticket's own table has the rounds before it
         rows = [row for t in last for row in t.meta['table']]
-        return as_table(sorted(rows, key=lambda o: o['round']))
+        made = {k: t.meta.get(k) for t in self.tickets[:1] for k in ('versions','machine')}
+        attrs = {**self.settings, **made, 'function': 'lottery_nb.find.find_ticket'}
+        return as_table(sorted(rows, key=lambda o: o['round']), attrs)
 
     def before(self, r)->dict: # name -> tensor
         "The weights that round `r` of the search goes back to, before its masks"
@@ -483,8 +494,13 @@ def _goodness(df, metric, lower_is_better):
     measured = list(df)[3:]
     if metric not in measured:
         raise ArgumentError('metric', metric, f"one that was measured: {', '.join(measured) or 'none was'}")
-    if lower_is_better is None: lower_is_better = 'loss' in metric or 'error' in metric
+    if lower_is_better is None: lower_is_better = better_when_lower(metric)
     return -df[metric] if lower_is_better else df[metric]
+
+def _choosing(search, metric, lower_is_better):
+    "The same of a metric that one may choose by"
+    if not metric.startswith('test_'): return _goodness(search.rounds(), metric, lower_is_better)
+    raise ArgumentError('metric', metric, 'one of the validation part: what chooses has nothing left to report')
 
 # %% ../nbs/11_find.ipynb #1ee1285c
 @patch
@@ -493,7 +509,7 @@ def best(self:Search,
     lower_is_better:bool|None=None # None: for those with loss or error in their name
 )->Ticket:
     "The ticket whose stored weights have the best metric, the dense one among them; of equally good ones the sparsest"
-    good = _goodness(self.rounds(), metric, lower_is_better)
+    good = _choosing(self, metric, lower_is_better)
     if good.isna().all(): raise ArgumentError('metric', metric, 'one that is a number in some round')
     return min((self.tickets[r] for r in good.index[good==good.max()]), key=lambda t: t.density)
 
@@ -506,9 +522,26 @@ def matching(self:Search,
 )->Ticket|None: # None if there's none but the dense one
     "The sparsest ticket whose stored weights aren't worse than the dense ones by more than the tolerance"
     check_number('tolerance', tolerance, 0)
-    good = _goodness(self.rounds(), metric, lower_is_better)
+    good = _choosing(self, metric, lower_is_better)
     enough = good.index[good.iloc[0]-good <= tolerance*1.0001] # .98-.97 is a little more than .01
     return min((self.tickets[r] for r in enough if r), key=lambda t: t.density, default=None)
+
+# %% ../nbs/11_find.ipynb #9b222bf2
+@patch
+def report(self:Search,
+    metric:str='accuracy', # a metric of the validation part
+    tolerance:float=0, # as `matching` takes it
+    lower_is_better:bool|None=None # None: for those with loss or error in their name
+)->pd.DataFrame: # index: dense, best, matching if there's one; round, density, chosen, reported, chosen_on, reported_on
+    "What `best` and `matching` choose by a metric on the validation part, and what the test part says of it"
+    named = dict(dense=self.tickets[0], best=self.best(metric, lower_is_better),
+                 matching=self.matching(metric, tolerance, lower_is_better))
+    df,twin = self.rounds(),f"test_{metric.removeprefix('valid_')}"
+    told = twin if twin in df else metric
+    rows = {name: t.meta['round'] for name,t in named.items() if t is not None}
+    parts = dict(chosen_on='valid', reported_on='test' if told==twin else 'valid')
+    return pd.DataFrame([dict(round=r, density=df.density[r], chosen=df[metric][r], reported=df[told][r], **parts)
+                         for r in rows.values()], index=list(rows))
 
 # %% ../nbs/11_find.ipynb #6acc19ff
 def _density_axis(ax, density):

@@ -64,7 +64,7 @@ def n_of_m(
 
 # %% ../nbs/33_n_of_m.ipynb #c65c377e
 class NofMUnits(LayerUnits):
-    "Single weights, of which n of every m in a row along the inputs stay"
+    "Single weights, of which n of every m in a row along the inputs stay (Mishra et al. 2021)"
     def __init__(self, model, layers, granularity, example=None):
         self.quota = n_of_m(granularity)
         for k,w in layers.items():

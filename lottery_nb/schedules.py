@@ -74,7 +74,7 @@ def schedule(
 # %% ../nbs/07_schedules.ipynb #9c2acfe3
 @schedule
 def one_shot(start, end, pos):
-    "Everything at once, when the phase begins"
+    "Everything at once, when the phase begins (folklore)"
     return end
 
 # %% ../nbs/07_schedules.ipynb #d1eff9d5
@@ -82,7 +82,7 @@ def one_shot(start, end, pos):
 def iterative(start, end, pos, *,
     n_steps:int=3 # rounds, at least 1
 ):
-    "`n_steps` equal steps, the first of them at once"
+    "`n_steps` equal steps, the first of them at once (fasterai)"
     return _between(start, end, _rounds_begun(pos, n_steps)/n_steps)
 
 # %% ../nbs/07_schedules.ipynb #ae5235b9
@@ -108,13 +108,13 @@ def geometric(start, end, pos, *,
 # %% ../nbs/07_schedules.ipynb #719840b9
 @schedule
 def linear(start, end, pos):
-    "In a straight line"
+    "In a straight line (folklore)"
     return _between(start, end, pos)
 
 # %% ../nbs/07_schedules.ipynb #3107c8eb
 @schedule
 def cosine(start, end, pos):
-    "Along half a cosine: slow, fast, slow"
+    "Along half a cosine: slow, fast, slow (fasterai)"
     return _between(start, end, (1-math.cos(math.pi*pos))/2)
 
 # %% ../nbs/07_schedules.ipynb #886240a1

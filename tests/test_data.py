@@ -195,6 +195,25 @@ def test_photos_same_seed_same_crops(photos, workers):
     assert not same(expected[0], list(imagenette_dls(16, 4, photos, seed=10, num_workers=0).train))
     assert same(list(reference.valid), list(dls.valid))
 
+@pytest.mark.parametrize('seed', [None, 3])
+def test_a_test_part_of_photos_comes_from_training(photos, seed):
+    whole,three = (imagenette_dls(16, 4, photos, seed=seed, num_workers=0, test=o) for o in (0, 25))
+    assert len(whole.loaders)==2 and [len(o.dataset) for o in three.loaders]==[13,5,6]
+    def files(dl): return [str(o) for o in dl.items]
+    assert files(three.valid)==files(whole.valid) and sorted(files(three.train)+files(three[2]))==files(whole.train)
+    assert [sum(name in o for o in files(three[2])) for name in ('n03445777','n01440764')]==[3,3]
+    assert files(three[2])==files(imagenette_dls(16, 4, photos, seed=5, num_workers=0, test=25)[2])
+    images = [torch.cat([x for x,_ in three[2]]) for _ in range(2)]
+    assert torch.equal(*images) # no random crops
+    for wrong in (-1, 51, '5'):
+        with pytest.raises(ValueError, match='test='): imagenette_dls(16, 4, photos, num_workers=0, test=wrong)
+    with pytest.raises(ValueError, match='leaves photos of each class'):
+        imagenette_dls(16, 4, photos, num_workers=0, test=4)
+
+def test_a_part_of_the_data_by_name():
+    assert [len(o.dataset) for o in dls_by_name('digits', test=10).loaders]==[1257,360,180]
+    assert len(learner_by_name(test=10).dls.loaders)==3
+
 def test_photos_without_a_seed_are_fastais(photos):
     assert type(imagenette_dls(16, 4, photos, num_workers=0).train) is TfmdDL
 

@@ -1,8 +1,10 @@
 "What is said of a table: intervals, differences seed by seed, findings and figures, whatever made the table"
 import numpy as np, pandas as pd, pytest
+from scipy import stats
 from lottery_nb.arms import arm
 from lottery_nb.core import as_table
-from lottery_nb.evidence import early_stop, plot_curve, plot_learning, summarise
+from lottery_nb.evidence import (early_stop, equivalent, mean_interval, plot_curve, plot_differences, plot_learning,
+                                 summarise)
 
 def by_hand(values, metrics=('accuracy','valid_loss')):
     "arm, round -> value of each seed, at two steps"
@@ -17,16 +19,24 @@ def test_summary_is_paired_and_says_what_can_be_shown():
     assert list(t.index)==['dense','ticket','reinit','random']
     assert t.loc['reinit','difference']==pytest.approx(np.mean([.03,.035,.025]))
     assert t.loc['ticket','difference']==pytest.approx(np.mean([.01,.015,.01]))
-    half = 4.302652729911275*np.std([.03,.035,.025], ddof=1)/3**.5
+    p = 1-.05/3/2 # three intervals together
+    of_t = (2*p-1)*(2/(4*p*(1-p)))**.5 # the quantile with 2 degrees of freedom
+    half = of_t*np.std([.03,.035,.025], ddof=1)/3**.5
     assert t.loc['reinit','difference_interval']==pytest.approx(half)
-    assert t.loc['reinit','finding']=='at 80 % density tickets beat fresh weights by 3.0 ± 1.2 points, 3 seeds'
+    assert t.loc['dense','interval']==pytest.approx(4.302652729911275*.02/3**.5) # for itself
+    says = 'at 80 % density tickets beat fresh weights by 3.0 ± 2.2 points, 3 seeds, 3 comparisons'
+    assert t.loc['reinit','finding']==says and t.loc['reinit','shown'] and set(t.comparisons)=={3}
+    says = 'by 1.2 ± 1.3 points, 3 seeds, 3 comparisons (by Holm, p = 0.04; the interval holds 0)'
+    assert t.loc['ticket','finding'].endswith(says) and t.loc['ticket','shown']
     assert '3 seeds cannot show a difference between tickets and random masks (' in t.loc['random','finding']
     assert not t.loc['random','shown']
     assert pd.isna(t.loc['dense','versus'])
     assert t.loc['dense','finding'].startswith('at 100 % density dense networks: 92.0 ± 5.0 %')
     assert set(summarise(df, step=0).step)=={0} and set(summarise(df, 'early_stop')['mean'])=={0.}
     assert set(summarise(df, step='early_stop').step)=={0}
-    assert 'have a lower valid loss than fresh weights' in summarise(df, 'valid_loss', 0).finding[2]
+    few = df[df.arm.isin(['ticket','reinit'])]
+    assert summarise(few, 'valid_loss', 0).finding[1]==('at 80 % density tickets have a lower valid loss than '
+                                                        'fresh weights by 0.030 ± 0.012, 3 seeds, 1 comparison')
 
 def test_one_seed_and_equal_ones_claim_nothing():
     one = summarise(by_hand({('dense',0): [.9], ('ticket',1): [.95]}))
@@ -110,6 +120,146 @@ def test_what_is_not_in_the_table():
         with pytest.raises(ValueError, match='valid_loss|expected one of accuracy$'): summarise(df, **wrong)
     with pytest.raises(ValueError, match="step='end': expected one of early_stop"): summarise(df, step='end')
     with pytest.raises(ValueError, match='metric=12'): plot_curve(df, ('accuracy',12))
+
+# --- Many comparisons
+
+def noise(seed, arms=3, rounds=4, seeds=5, shift=0.):
+    "Made-up accuracies; tickets are better by `shift` times the number of the other arm"
+    g,names = np.random.default_rng(seed),['ticket',*(f'other{i}' for i in range(arms))]
+    return by_hand({(a,r): .9+.01*g.standard_normal(seeds)-shift*i for i,a in enumerate(names)
+                    for r in range(1, rounds+1)}, ['accuracy'])
+
+def by_holm(p):
+    "The correction as Holm 1979 writes it"
+    m,worst,found = len(p),0.,{}
+    for k,i in enumerate(np.argsort(p)):
+        worst = max(worst, min(1., (m-k)*p[i]))
+        found[i] = worst
+    return [found[i] for i in range(m)]
+
+@pytest.mark.parametrize('seed', range(10))
+def test_what_is_shown_is_what_holm_leaves(seed):
+    t = summarise(noise(seed, shift=.006)).dropna(subset='p')
+    assert len(t)==12 and set(t.comparisons)=={12} and t.p_holm.tolist()==pytest.approx(by_holm(t.p.tolist()))
+    assert t.shown.tolist()==(t.p_holm<.05).tolist()
+    wide = t.difference_interval/t.difference.abs()
+    assert t.shown[wide<1].all() and all(('the interval holds 0' in o) == (s and w>1)
+                                         for o,s,w in zip(t.finding, t.shown, wide))
+    assert all(o.endswith('12 comparisons)') or ', 12 comparisons' in o for o in t.finding)
+
+def test_the_t_test_is_that_of_scipy():
+    df = noise(0)
+    t = summarise(df).set_index(['arm','round'])
+    a,b = (df[(df.arm==o) & (df['round']==2) & (df.step==10)].value for o in ('ticket','other1'))
+    assert t.loc[('other1',2),'p']==pytest.approx(stats.ttest_rel(a, b).pvalue)
+    m,half = mean_interval(a.to_numpy()-b.to_numpy(), 12)
+    low,high = stats.ttest_rel(a, b).confidence_interval(1-.05/12)
+    assert (m-half,m+half)==pytest.approx((low,high))
+
+def test_fewer_questions_are_corrected_less():
+    df = noise(1, shift=.01)
+    all_,one = summarise(df),summarise(df[df['round']==2])
+    wide,narrow = all_[all_['round']==2].reset_index(drop=True),one
+    assert (wide.p.dropna()==narrow.p.dropna()).all() and (wide.p_holm.dropna()>=narrow.p_holm.dropna()).all()
+    assert (wide.difference_interval.dropna()>narrow.difference_interval.dropna()).all()
+    assert set(narrow.comparisons)=={3}
+
+def test_what_cannot_be_tested_is_no_comparison():
+    df = by_hand({('dense',0): [.9,.91,.92], ('ticket',1): [.91,.935,.95], ('reinit',1): [.91,.935,.95],
+                  ('random',1): [.95]})
+    t = summarise(df).set_index('arm')
+    assert set(t.comparisons)=={1} and t.p.notna().tolist()==[False,True,False,False]
+    assert t.loc['ticket','p']==t.loc['ticket','p_holm']
+
+def test_intervals_hold_together():
+    g = np.random.default_rng(3)
+    looks = np.array([[abs(m)<=h for m,h in (mean_interval(o, 10) for o in g.normal(size=(10,4)))] for _ in range(400)])
+    assert looks.all(1).mean()>.93
+    for wrong in (dict(together=0), dict(together=1.5), dict(level=0), dict(level=100)):
+        with pytest.raises(ValueError, match=next(iter(wrong))): mean_interval([1,2], **wrong)
+
+# --- Equivalence
+
+def test_equivalence_is_two_one_sided_tests():
+    df = by_hand({('dense',0): [.90,.92,.94,.93], ('ticket',1): [.901,.921,.943,.931],
+                  ('reinit',1): [.88,.90,.925,.98]})
+    t = equivalent(df, .005).set_index('arm')
+    assert list(t.index)==['ticket','reinit'] and set(t.comparisons)=={2}
+    d = np.array([.001,.001,.003,.001])
+    p = max(stats.ttest_1samp(d, m, alternative=o).pvalue for m,o in ((-.005,'greater'), (.005,'less')))
+    assert t.loc['ticket','p_match']==pytest.approx(2*p) and t.loc['ticket','match']
+    half = stats.t.ppf(1-.05/2, 3)*stats.sem(d)
+    assert t.loc['ticket','interval']==pytest.approx(half)
+    assert t.loc['ticket','finding']==('at 80 % density tickets match dense networks within 0.5 points, 4 seeds '
+                                       '(+0.15 ± 0.16 points, a 90 % interval, 2 comparisons)')
+    assert not t.loc['reinit','match']
+    assert '4 seeds cannot show that tickets match fresh weights' in t.loc['reinit','finding']
+
+def test_a_match_that_only_holm_sees_says_so():
+    df = by_hand({('dense',0): [.90,.92,.94,.93], ('ticket',1): [.901,.921,.943,.931],
+                  ('reinit',1): [.88,.90,.925,.94]})
+    found = equivalent(df, .005).set_index('arm').loc['reinit']
+    assert found.no_worse and not found.match and found.difference-found.interval<-.005
+    assert found.finding.endswith('(+1.3 ± 2.3 points, a 90 % interval, 2 comparisons; '
+                                  f'by Holm, p = {found.p_no_worse:.2g}, while the interval goes on)')
+
+@pytest.mark.parametrize('margin', [.002,.005,.01,.02])
+def test_a_match_is_an_interval_within_the_margin(margin):
+    df = noise(5, arms=1, rounds=1, seeds=8)
+    one = equivalent(df, margin).iloc[0]
+    assert one.match==bool(abs(one.difference)+one.interval<margin)
+    assert one.no_worse==bool(one.difference-one.interval>-margin) and (one.no_worse or not one.match)
+
+def test_what_is_worse_depends_on_the_metric():
+    values = {('ticket',1): [.90,.91,.92,.93], ('reinit',1): [.8,.812,.819,.83]}
+    for metric,better in dict(accuracy=True, valid_loss=False, error_rate=False).items():
+        found = equivalent(by_hand(values, [metric]), .005, metric, 10).iloc[0]
+        assert not found.match and found.no_worse==(better or metric=='valid_loss') # by_hand turns the loss around
+    found = equivalent(by_hand(values, ['accuracy']), .005).finding[0]
+    assert 'tickets are no worse than fresh weights by more than 0.5 points, 4 seeds (' in found
+
+def test_equivalence_of_nothing():
+    df = by_hand({('dense',0): [.9], ('ticket',1): [.95]})
+    with pytest.raises(ValueError, match='two seeds in common'): equivalent(df, .01)
+    with pytest.raises(ValueError, match='two seeds in common'): plot_differences(df)
+    for margin in (0, -.1, np.nan):
+        with pytest.raises(ValueError, match='margin'): equivalent(df, margin)
+    with pytest.raises(TypeError, match='margin'): equivalent(df, '0.5')
+
+# --- Parts of the data, and where it comes from
+
+def test_steps_are_chosen_on_one_part_and_reported_on_another():
+    df = by_hand({('dense',0): [.9,.91], ('ticket',1): [.92,.94]}, ['accuracy','valid_loss','test_accuracy'])
+    df.loc[df.metric=='test_accuracy','value'] -= df.step/1000
+    t = summarise(df, step='early_stop').set_index('arm')
+    assert set(t.chosen_on)=={'valid'} and set(t.reported_on)=={'test'}
+    assert t.loc['ticket','mean']==pytest.approx(.93) and set(t.step)=={0} # of equal losses the first
+    last = summarise(df)
+    assert last.chosen_on.isna().all() and set(last.reported_on)=={'test'}
+    assert last['mean'].tolist()==pytest.approx([.895,.92])
+    assert set(summarise(df, 'accuracy', 'early_stop').reported_on)=={'valid'}
+    assert set(equivalent(df, .5, step='early_stop').reported_on)=={'test'}
+    assert plot_learning(df, 1).axes[0].get_ylabel()=='validation accuracy, percent'
+    assert plot_curve(df).axes[-1].get_ylabel()=='test accuracy, percent'
+
+def test_what_is_known_of_a_table_goes_along():
+    df = by_hand({('dense',0): [.9,.91], ('ticket',1): [.92,.94]})
+    df.attrs = dict(criteria='large_final', versions=dict(torch='2.8'))
+    both = pd.concat([df, df.assign(arm='other '+df.arm)])
+    for o in (summarise(df), equivalent(df, .1), early_stop(df), summarise(both)):
+        assert o.attrs==df.attrs
+
+def test_the_figure_of_differences_is_that_of_the_summary():
+    df = noise(2, arms=2, seeds=8, shift=.012)
+    ax,t = plot_differences(df).axes[0],summarise(df).dropna(subset='difference')
+    for i,name in enumerate(['other0','other1']):
+        line,marks = ax.lines[1+2*i:3+2*i] # after that of 0
+        rows = t[t.arm==name].sort_values('density', ascending=False)
+        np.testing.assert_allclose(line.get_ydata(), 100*rows.difference)
+        np.testing.assert_allclose(marks.get_ydata(), 100*rows.difference[rows.shown])
+        band = ax.collections[i].get_paths()[0].vertices[:,1]
+        assert band.max()==pytest.approx(100*(rows.difference+rows.difference_interval).max())
+    assert t.shown.any() and not t.shown.all()
 
 def test_early_stop_is_the_first_of_the_lowest():
     df = by_hand({('dense',0): [.9]})

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, strategies as st
 from torch import nn
-from lottery_nb.core import ArgumentError
+from lottery_nb.core import ArgumentError, machine, versions
 from lottery_nb.curves import lottery_curve
 from lottery_nb.data import digits_mlp
 from lottery_nb.experiment import Experiment, ExperimentError, find_by_name, table_from_text, table_to_text
@@ -192,6 +192,28 @@ def test_cells_have_random_numbers_of_their_own(tmp_path):
     torch.manual_seed(3)
     assert after==torch.rand(1)
 
+def test_a_table_says_how_it_was_made(tmp_path):
+    def f(x, y=2, seed=0):
+        df = draw(x, seed)
+        df.attrs = dict(y=y, x=x, rate=np.float32(.5), nan=math.nan)
+        return df
+    exp = asked(tmp_path/'a.db', f, dict(x=[1,2]), seeds=2, version='b')
+    exp.run(progress=False)
+    mine = dict(function='f', version='b', settings=dict(y=2))
+    assert exp.results().attrs==dict(y=2, rate=.5, nan=None, versions=versions(), machine=machine(), experiment=mine)
+    assert exp.results().query('x==1').attrs==exp.results().attrs
+    with sqlite3.connect(tmp_path/'a.db') as db: # as if another machine had done one of them
+        other = dict(machine(), cpu='another')
+        db.execute('update cells set machine=? where key=?', (json.dumps(other), exp.cells[1].key))
+    assert exp.results().attrs['machine']==[machine(), other] and exp.results().attrs['versions']==versions()
+    with sqlite3.connect(tmp_path/'a.db') as db: db.execute("update cells set attrs='{'")
+    with pytest.raises(ExperimentError, match='is damaged'): exp.results()
+
+def test_a_search_says_how_it_was_made():
+    df = find_by_name(n_epoch=1, rounds=1, prune=50, progress=False).table
+    assert df.attrs['machine']==machine() and df.attrs['versions']==versions()
+    assert df.attrs['criteria']=='large_final' and json.loads(json.dumps(df.attrs))==df.attrs
+
 # ---- files
 
 def test_files_that_are_none_of_ours(tmp_path):
@@ -200,7 +222,7 @@ def test_files_that_are_none_of_ours(tmp_path):
     asked(tmp_path/'old.db').run(progress=False)
     with sqlite3.connect(tmp_path/'old.db') as db: db.execute('pragma user_version=2')
     data = (tmp_path/'other.db').read_bytes()
-    says = dict(text='file is not a database', old="'user_version': 3.*'user_version': 2", other="'application_id': 0")
+    says = dict(text='file is not a database', old="'user_version': 4.*'user_version': 2", other="'application_id': 0")
     for name,says in says.items():
         exp = asked(tmp_path/f'{name}.db')
         for ask in (exp.run, exp.status, exp.results):

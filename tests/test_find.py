@@ -36,6 +36,9 @@ train, valid = items(32, 0), items(16, 1)
 
 def dls(): return DataLoaders(DataLoader(train, bs=8, shuffle=True), DataLoader(valid, bs=8))
 
+test = items(24, 2)
+def dls_with_test(): return DataLoaders(*[DataLoader(o, bs=8, shuffle=o is train) for o in (train, valid, test)])
+
 class Noisy(ConvNet):
     "What it computes in training depends on PyTorch's random numbers too"
     def forward(self, x): return super().forward(nn.functional.dropout(x, .2, self.training))
@@ -804,3 +807,37 @@ def test_distances_of_other_things():
     with pytest.raises(TypeError, match='other=5: expected a Search'): one.distances(5)
     with pytest.raises(ArgumentError, match="measure='f1': expected one of iou, hamming"):
         one.plot_distances(measure='f1')
+
+# --- The test part
+
+def test_a_test_part_is_measured_and_never_chosen_on():
+    plain = search(arms='reinit')
+    tested = search(lambda: of(Noisy(), dls_with_test), arms='reinit')
+    ours = tested.table.metric.str.startswith('test_')
+    pd.testing.assert_frame_equal(tested.table[~ours].reset_index(drop=True), plain.table)
+    assert ours.sum()==2*len(tested.runs()) and {*tested.summary()}-{*plain.summary()}=={'test_loss','test_accuracy'}
+    for t in tested.runs():
+        learn = of(Noisy(), dls_with_test)
+        t.trained_into(learn.model)
+        with learn.no_bar(), learn.no_logging(): says = list(learn.validate(2))
+        assert tested.summary().loc[t.meta['arm'], t.meta['round']][['test_loss','test_accuracy']].tolist()==says
+    assert tested.best() is tested.tickets[plain.best().meta['round']]
+    with pytest.raises(ArgumentError, match='one of the validation part'): tested.best('test_accuracy')
+    with pytest.raises(ArgumentError, match='one of the validation part'): tested.matching('test_loss')
+
+def test_the_report_says_which_part_chose_and_which_reports():
+    tested = search(lambda: of(Noisy(), dls_with_test))
+    r,rounds = tested.report('valid_loss', tolerance=9),tested.rounds()
+    assert list(r.index)==['dense','best','matching'] and r['round'].tolist()[::2]==[0,3]
+    assert r.chosen.tolist()==rounds.valid_loss[r['round']].tolist() and r.chosen.min()==rounds.valid_loss.min()
+    assert r.reported.tolist()==rounds.test_loss[r['round']].tolist()
+    assert set(r.chosen_on)=={'valid'} and set(r.reported_on)=={'test'}
+    alone = search().report()
+    assert set(alone.reported_on)=={'valid'} and alone.reported.equals(alone.chosen)
+
+def test_a_search_with_a_test_part_goes_on(tmp_path):
+    def learner(): return of(Noisy(), dls_with_test)
+    whole = search(learner)
+    search(learner, rounds=1, dir=tmp_path/'a')
+    assert not different(search(learner, dir=tmp_path/'a'), whole)
+    with pytest.raises(SearchError, match='data'): search(dir=tmp_path/'a')
