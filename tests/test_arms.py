@@ -97,7 +97,7 @@ def nets_of_units():
     return [(mlp, 'row', None), (mlp, 'column', ['1']), (ConvNet, 'filter', nn.Conv2d), (ConvNet, 'kernel', nn.Conv2d),
             (lambda: nn.MultiheadAttention(4, 2), 'row', None)]
 
-@pytest.mark.parametrize('model, granularity, layers', nets_of_units(), ids=str)
+@pytest.mark.parametrize('model, granularity, layers', nets_of_units())
 def test_whole_units_move(model, granularity, layers):
     "By unit: none is cut, as many stay in each layer or, as near as units allow, in the network"
     ticket = random_ticket(model(), 60, 3, granularity, layers=layers)

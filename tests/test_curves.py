@@ -264,8 +264,7 @@ def test_criteria_that_look_at_data(name):
         sp.put_on(before.masks)
         assert sp.sparsify(tickets[seed,r].sparsity)==tickets[seed,r].masks
 
-@pytest.mark.parametrize('model, granularity', [(mlp64,'row'), (mlp64,'column'), (conv64,'filter'), (conv64,'kernel')],
-                         ids=str)
+@pytest.mark.parametrize('model, granularity', [(mlp64,'row'), (mlp64,'column'), (conv64,'filter'), (conv64,'kernel')])
 def test_whole_units_are_pruned_and_move(model, granularity):
     df,tickets = curve(model, granularity=granularity, arms=['ticket','reinit','shuffle','random'], keep='tickets')
     for (seed,r),t in tickets.items():

@@ -229,7 +229,7 @@ def test_as_many_as_fit():
     (dict(warmup=21), 'warmup=21: expected at most 20'), (dict(warmup=.1), 'warmup='),
     (dict(augment='rotate'), "augment='rotate': expected one of shift, flip"),
     (dict(data=[(x.flatten(1), y) for x,y in DATA], augment='shift'), r'takes inputs of \[20, 64\]'),
-], ids=str)
+])
 def test_bad_input_is_named(how, told):
     with pytest.raises(ValueError, match=told): recipe(**how)
 
