@@ -7,7 +7,7 @@ __all__ = ['default_perturbations', 'zhou_criteria', 'noise', 'shuffle_filters',
            'plot_perturbations', 'norm_parameters', 'signs_only_norm', 'in_turn', 'pruned_to_init', 'deconstruct',
            'plot_deconstruct']
 
-# %% ../nbs/25_beginning.ipynb #1641a1fc
+# %% ../nbs/25_beginning.ipynb #9c601d16
 from collections.abc import Callable
 from fractions import Fraction
 import numpy as np, pandas as pd, torch
@@ -22,12 +22,12 @@ from .evidence import mean_interval
 from .masks import unwrap
 from .ticket import Ticket
 
-# %% ../nbs/25_beginning.ipynb #eadd6ecf
+# %% ../nbs/25_beginning.ipynb #305dc7a7
 def _numbers(*what): return torch.Generator().manual_seed(seed_of(*what)) # they depend on `what` alone
 
 def _kept(ticket, name, w): return ticket.masks[name].to(w.device)
 
-# %% ../nbs/25_beginning.ipynb #6c823b8e
+# %% ../nbs/25_beginning.ipynb #4b8f6fcf
 @arm(label='noisy weights')
 def noise(ticket, seed, model, *, std=.5):
     "m and W_t + std·σ·z, z normal, σ the standard deviation of a layer's fresh weights (Frankle, Schwab & Morcos 2020)"
@@ -38,7 +38,7 @@ def noise(ticket, seed, model, *, std=.5):
         return (w.double() + std*fresh[k].double().std(correction=0)*z*_kept(ticket, k, w)).to(w.dtype)
     return with_weights(ticket, blurred)
 
-# %% ../nbs/25_beginning.ipynb #9e7fe698
+# %% ../nbs/25_beginning.ipynb #dec3557b
 def _shuffled(w, kept, groups, g):
     "`w`, with its kept weights in another order within each group"
     out,at = w.flatten().clone(),kept.flatten().nonzero().flatten()
@@ -56,7 +56,7 @@ def _shuffle(ticket, seed, name, group_of, signs):
         return _shuffled(w, _kept(ticket, k, w), groups, _numbers(name, seed, k))
     return with_weights(ticket, shuffled)
 
-# %% ../nbs/25_beginning.ipynb #2c036132
+# %% ../nbs/25_beginning.ipynb #142bac04
 @arm(label='weights shuffled within filters')
 def shuffle_filters(ticket, seed, model, *, signs=False):
     "m and W_t in another order within each row of kept weights (Frankle, Schwab & Morcos 2020)"
@@ -68,7 +68,7 @@ def shuffle_layers(ticket, seed, model, *, signs=False):
     "m and W_t in another order within each layer's kept weights (Zhou et al. 2019; Frankle, Schwab & Morcos 2020)"
     return _shuffle(ticket, seed, 'layers', lambda w: torch.zeros_like(w, dtype=torch.int64), signs)
 
-# %% ../nbs/25_beginning.ipynb #ab525db3
+# %% ../nbs/25_beginning.ipynb #7a66aa93
 @arm(label='flipped signs')
 def sign_flips(ticket, seed, model, *, share=.1):
     "m and W_t, of which a share of each layer's kept weights has the opposite sign"
@@ -80,10 +80,10 @@ def sign_flips(ticket, seed, model, *, share=.1):
         return out.view(w.shape)
     return with_weights(ticket, flipped)
 
-# %% ../nbs/25_beginning.ipynb #87afb0ed
+# %% ../nbs/25_beginning.ipynb #cae272ae
 default_perturbations = (noise(std=.5), noise(std=1.), shuffle_filters, shuffle_layers, sign_flips(share=.1))
 
-# %% ../nbs/25_beginning.ipynb #da11f948
+# %% ../nbs/25_beginning.ipynb #c0f204be
 def _try_arms(curve):
     "Raises `ArgumentError` for an arm that can't begin with such a network"
     first = curve.first_ticket(curve.seeds[0])
@@ -105,14 +105,14 @@ def _run_all(curves, progress, column):
     df.attrs = alike | {column: list(curves)}
     return df
 
-# %% ../nbs/25_beginning.ipynb #e3f8d135
+# %% ../nbs/25_beginning.ipynb #942d2332
 class _LastRound(Curve):
     "A curve whose arms are trained in the last round alone, but for those that make the next masks"
     def runs_of(self, r):
         return [(o,first) for o,first in super().runs_of(r)
                 if r==self.rounds or o.name=='ticket' or o.begins=='trained']
 
-# %% ../nbs/25_beginning.ipynb #19d19144
+# %% ../nbs/25_beginning.ipynb #65129ef8
 def perturbations(
     model:Callable|str, # function without arguments that makes a new network, or its name, as `lottery_curve` takes it
     data, # as `lottery_curve` takes it
@@ -140,7 +140,7 @@ def perturbations(
     df = _run_all(curves, progress, 'at')
     return df[df['round'].isin([0, made[0].rounds])].reset_index(drop=True)
 
-# %% ../nbs/25_beginning.ipynb #f4b387d8
+# %% ../nbs/25_beginning.ipynb #33f202aa
 def _ends(df, column, metric):
     "The metric, and its values at the end of every run. Raises `ArgumentError` unless it's a table with that column"
     if missing := [o for o in (column,'arm','metric') if o not in getattr(df, 'columns', ())]:
@@ -152,12 +152,14 @@ def _ends(df, column, metric):
 
 def _line(ax, x, groups, metric, **style):
     "Means of groups of values at `x`, and their 95 % intervals as a band"
-    scale = 100 if metric=='accuracy' else 1
+    scale = 100 if 'accuracy' in metric else 1
     mean,half = scale*np.array([mean_interval(o) for o in groups]).T
     ax.plot(x, mean, lw=1.5, **style)
     ax.fill_between(x, mean-half, mean+half, color=style['color'], alpha=.13, lw=0)
 
-def _named(metric): return 'held-out accuracy, percent' if metric=='accuracy' else metric.replace('_', ' ')
+def _named(metric):
+    if metric=='accuracy': return 'held-out accuracy, percent'
+    return metric.replace('_', ' ') + ', percent'*('accuracy' in metric)
 
 def _finish(fig, df):
     n,lines = df.seed.nunique(),"means; bands: 95 % intervals (Student's t)"
@@ -165,7 +167,7 @@ def _finish(fig, df):
     fig.supxlabel(f"{n} seed{'s'*(n>1)}; lines: {lines}", fontsize=8, color='#555555')
     return fig
 
-# %% ../nbs/25_beginning.ipynb #ea808bde
+# %% ../nbs/25_beginning.ipynb #511aa32b
 _colours = ['#d95f02','#7570b3','#1f78b4','#e7298a','#a6761d','#66a61e','#e6ab02','#17becf']
 
 def plot_perturbations(
@@ -188,7 +190,7 @@ def plot_perturbations(
     ax.legend(fontsize=8, frameon=False, loc='center left', bbox_to_anchor=(1,.5))
     return _finish(fig, ends)
 
-# %% ../nbs/25_beginning.ipynb #4e456c6d
+# %% ../nbs/25_beginning.ipynb #c14cc0f4
 def norm_parameters(
     model:nn.Module # any network
 )->set: # their names
@@ -196,7 +198,7 @@ def norm_parameters(
     return {f'{n}.{k}'.removeprefix('.') for n,m in unwrap(model).named_modules() if 'norm' in type(m).__name__.lower()
             for k,_ in m.named_parameters(recurse=False)}
 
-# %% ../nbs/25_beginning.ipynb #6b812365
+# %% ../nbs/25_beginning.ipynb #b0a53bcb
 @arm(label='signs and norms alone', begins='fresh')
 def signs_only_norm(ticket, seed, model, *, norms='ticket'):
     "m, sign(w_t)·|w| of every parameter, w fresh, and the norms' parameters of the ticket or fresh (Oh et al. 2025)"
@@ -213,7 +215,7 @@ def signs_only_norm(ticket, seed, model, *, norms='ticket'):
     rest = {k: begin(k, t) for k,t in ticket.state.items() if k not in ticket.masks}
     return Ticket(new.masks, new.state | rest, meta=new.meta, full=new.full)
 
-# %% ../nbs/25_beginning.ipynb #eb139e2a
+# %% ../nbs/25_beginning.ipynb #f09f1705
 def in_turn(
     *arms # names or `Arm`s, at least one: the first is applied first
 )->Arm: # not in the registry: give it to `arms=` itself
@@ -228,16 +230,16 @@ def in_turn(
     how = dict(begins=begins, last_lr=any(o.last_lr for o in parts))
     return make_rule(several, Arm, label=', '.join(o.label for o in parts), **how)
 
-# %% ../nbs/25_beginning.ipynb #bfcd0810
+# %% ../nbs/25_beginning.ipynb #9a7c48e3
 @arm(label='tickets whose pruned weights stay')
 def pruned_to_init(ticket, seed, model):
     "m and W_t; pruned weights stay at W_t instead of 0 (Zhou et al. 2019)"
     return Ticket(ticket.masks, ticket.state, meta=dict(pruned_to='init'), full=ticket.full)
 
-# %% ../nbs/25_beginning.ipynb #0be439b5
+# %% ../nbs/25_beginning.ipynb #219186b4
 zhou_criteria = ('large_final','magnitude_increase','movement','large_init','small_final','random')
 
-# %% ../nbs/25_beginning.ipynb #78ca96d7
+# %% ../nbs/25_beginning.ipynb #276346f8
 def deconstruct(
     model:Callable|str, # function without arguments that makes a new network, or its name, as `lottery_curve` takes it
     data, # as `lottery_curve` takes it
@@ -267,7 +269,7 @@ def deconstruct(
         curves[repr(curve.sp.criterion)] = curve
     return _run_all(curves, progress, 'criteria')
 
-# %% ../nbs/25_beginning.ipynb #fc1be2dd
+# %% ../nbs/25_beginning.ipynb #e16b8ceb
 def plot_deconstruct(
     df:pd.DataFrame, # of `deconstruct`
     metric:str|None=None, # one of its metrics; None: 'accuracy' if it's there
