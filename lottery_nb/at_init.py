@@ -7,7 +7,7 @@ __all__ = ['ways_at_start', 'ways_that_miss', 'snip', 'flow_gradients', 'grasp',
            'AtInit', 'check_ways', 'check_compression', 'collapse', 'kept_rows', 'empty_layers', 'plot_collapse',
            'MissingTheMark', 'missing_the_mark', 'verdicts', 'plot_missing']
 
-# %% ../nbs/20_at_init.ipynb #a032d179
+# %% ../nbs/20_at_init.ipynb #bf10a6a5
 import inspect, itertools, math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
@@ -27,7 +27,7 @@ from .sparsifier import Sparsifier
 from .stacked import Recipe, Stack, as_many_as_fit, check_seeds
 from .ticket import Ticket
 
-# %% ../nbs/20_at_init.ipynb #a02d8a6e
+# %% ../nbs/20_at_init.ipynb #930ae20e
 need('data_grad')(mean_gradients)
 
 @criterion(needs='data_grad')
@@ -37,7 +37,7 @@ def snip(w:WeightView, *, n_iter:int=1)->Tensor:
     `n_iter`: in how many steps it prunes. The paper takes one"""
     return (w.data_grad*w.final).abs()
 
-# %% ../nbs/20_at_init.ipynb #9a6ae279
+# %% ../nbs/20_at_init.ipynb #42cfa184
 @need('grad_flow')
 def flow_gradients(
     cal:Calibration, # what to look at
@@ -60,7 +60,7 @@ def grasp(w:WeightView, *, temperature:float=200., n_iter:int=1)->Tensor:
     `temperature`: what the network's outputs are divided by. `n_iter`: in how many steps it prunes; the paper: one"""
     return w.final*w.grad_flow
 
-# %% ../nbs/20_at_init.ipynb #5f699a4c
+# %% ../nbs/20_at_init.ipynb #615c3915
 @need('flow')
 def synaptic_flow(
     cal:Calibration # what to look at
@@ -80,7 +80,7 @@ def synflow(w:WeightView, *, n_iter:int=100)->Tensor:
     `n_iter`: in how many steps it prunes. The paper takes 100, each of which keeps the same part of what is left"""
     return (w.final*w.flow).abs()
 
-# %% ../nbs/20_at_init.ipynb #8d984973
+# %% ../nbs/20_at_init.ipynb #f144f828
 def digits_deep()->nn.Sequential:
     """A network of six layers for the digits, 64-100-100-100-100-100-10: 47,400 weights that can be pruned.
 
@@ -93,7 +93,7 @@ def digits_deep()->nn.Sequential:
         nn.init.zeros_(o.bias)
     return nn.Sequential(nn.Flatten(), *layers)
 
-# %% ../nbs/20_at_init.ipynb #ff87b396
+# %% ../nbs/20_at_init.ipynb #c86be639
 @dataclass(eq=False, repr=False)
 class AtInit(Recipe):
     """Untrained networks of many seeds, pruned in several ways at several compressions, each from the whole network.
@@ -114,7 +114,7 @@ AtInit.__init__ = known_keywords(AtInit.__init__)
 AtInit.__delwrap__ = Recipe # where the others are described
 ways_at_start = dict(random='random', magnitude='large_final', snip='snip', grasp='grasp', synflow='synflow')
 
-# %% ../nbs/20_at_init.ipynb #6863dc65
+# %% ../nbs/20_at_init.ipynb #9286736a
 def check_ways(
     criteria, # names or `Criterion`s, one or several; or name of your own -> one of these, or (criterion, method)
     method='global' # of those that have none of their own
@@ -134,7 +134,7 @@ def check_compression(
     if not found or found!=sorted(set(found)): raise ArgumentError('compression', compression, 'numbers that rise')
     return [100-100/10**o for o in found]
 
-# %% ../nbs/20_at_init.ipynb #0663edf0
+# %% ../nbs/20_at_init.ipynb #5010b698
 @patch
 def check(self:AtInit):
     "Replaces names and numbers by what they mean. Raises `ArgumentError` for those that can't be right"
@@ -156,7 +156,7 @@ def settings(self:AtInit)->dict:
     given = {k: v for k,v in super(AtInit, self).settings.items() if k!='progress'}
     return given | json_safe(dict(criteria={k: list(map(repr, o)) for k,o in self.ways.items()}))
 
-# %% ../nbs/20_at_init.ipynb #cb765a45
+# %% ../nbs/20_at_init.ipynb #eeffdf57
 @patch
 def masks_of(self:AtInit,
     net:nn.Module, # one of the networks, trained or not; it stays as it is
@@ -186,7 +186,7 @@ def begin(self:AtInit,
     for k in ('criteria','compression','seeds','batch_seeds'): ticket.meta.pop(k)
     return ticket
 
-# %% ../nbs/20_at_init.ipynb #0c6ae29e
+# %% ../nbs/20_at_init.ipynb #7e7237ae
 class _Arms:
     "Trains arms, the seeds of each side by side, and collects the rows of the table"
     def __init__(self,
@@ -217,7 +217,7 @@ class _Arms:
             else: warn(f"seed {s}, {name}, round {r}: the loss isn't finite at step {bad:g}: it's left out there")
         return ends
 
-# %% ../nbs/20_at_init.ipynb #db318862
+# %% ../nbs/20_at_init.ipynb #78bfdb7e
 def collapse(*args, **kwargs)->pd.DataFrame: # an arm a criterion, a round a compression; 'kept in …' a layer: weights
     """Prunes untrained networks in several ways at several compressions, and trains them.
 
@@ -242,7 +242,7 @@ def collapse(*args, **kwargs)->pd.DataFrame: # an arm a criterion, a round a com
 collapse.__signature__ = inspect.signature(AtInit).replace(return_annotation=pd.DataFrame)
 collapse.__delwrap__ = AtInit # where its parameters are described
 
-# %% ../nbs/20_at_init.ipynb #2fec7506
+# %% ../nbs/20_at_init.ipynb #01fb51e1
 def kept_rows(
     arm:str, # name of the arm
     seed:int, # of the replicate
@@ -264,7 +264,7 @@ def empty_layers(
     found = rows.groupby(['arm','round','layer'], sort=False).agg(**means).reset_index()
     return found.assign(compression=(2-np.log10(found.density)).round(2))
 
-# %% ../nbs/20_at_init.ipynb #cf2454c6
+# %% ../nbs/20_at_init.ipynb #f75d4f96
 _colours = '#555555','#a6761d','#7570b3','#d95f02','#1f78b4','#2e8b57','#e7298a','#66a61e'
 
 def plot_collapse(
@@ -303,12 +303,12 @@ def _draw_empty(ax, empty, arms):
     ax.set_xticklabels([f'{o:g}' for o in powers])
     ax.set_title('seeds with an empty layer, and which', fontsize=9)
 
-# %% ../nbs/20_at_init.ipynb #e42f4116
+# %% ../nbs/20_at_init.ipynb #4da5e076
 @dataclass(eq=False, repr=False)
 class MissingTheMark(AtInit):
     "The same, with masks from after training beside those from the start"
     criteria:object=None # as in `AtInit`; None: `ways_that_miss`
-    compression:object=(1, 1.5) # powers of ten, rising: 2 keeps a hundredth of the weights
+    compression:object=(1, 1.3) # powers of ten, rising: 2 keeps a hundredth of the weights
     _:KW_ONLY
     trained:object='large_final' # how masks are made after training: a criterion, or (criterion, method)
 
@@ -323,7 +323,7 @@ def check(self:MissingTheMark):
     super(MissingTheMark, self).check()
     self.after = check_ways({'after training': self.trained}, self.method)
 
-# %% ../nbs/20_at_init.ipynb #720fa864
+# %% ../nbs/20_at_init.ipynb #b069454d
 @patch
 def arms_of(self:MissingTheMark,
     name:str, # of the way to prune
@@ -365,7 +365,7 @@ def missing_the_mark(*args, **kwargs)->pd.DataFrame: # `criterion`, and `table_c
 missing_the_mark.__signature__ = inspect.signature(MissingTheMark).replace(return_annotation=pd.DataFrame)
 missing_the_mark.__delwrap__ = MissingTheMark
 
-# %% ../nbs/20_at_init.ipynb #2490e805
+# %% ../nbs/20_at_init.ipynb #1a45b9e5
 def verdicts(
     df:pd.DataFrame, # from `missing_the_mark`
     metric:str|None=None # as `summarise` takes it

@@ -11,6 +11,7 @@ from lottery_nb.at_init import (AtInit, MissingTheMark, collapse, empty_layers, 
 from lottery_nb.callback import SparsifyCallback
 from lottery_nb.core import ArgumentError, as_table, seed_of, table_columns
 from lottery_nb.criteria import WeightView, criterion, inverted, large_final, movement, small_final, taylor
+from lottery_nb.curves import Curve, lottery_curve
 from lottery_nb.data import digits_dls
 from lottery_nb.evidence import summarise
 from lottery_nb.find import find_ticket
@@ -159,6 +160,15 @@ def test_without_data_there_is_an_error_that_says_what_is_missing():
         def forward(self, x): return super().forward(x),x
     with pytest.raises(ArgumentError, match='one tensor'):
         Sparsifier(nn.Sequential(Pair(4,4)), criteria='synflow', data=[torch.ones(1,4)]).sparsify(50)
+
+@of_data
+def test_in_a_curve(name):
+    how = dict(n_step=4, when='init', arms='ticket', progress=False)
+    df,tickets = lottery_curve(mlp, digits_dls(), [3], prune=[50, 90], criteria=name, keep='tickets', **how)
+    assert sorted(set(df.density.round(3)))==[10, 50, 100]
+    c = Curve(mlp, digits_dls(), [3], prune=[50, 90], criteria=name, **how)
+    sp = Sparsifier(c.network(3), criteria=name, data=c.next_batches(3, 0, 0))
+    assert sp.sparsify(90)==tickets[3,2].masks
 
 # Scores in steps
 
