@@ -19,6 +19,7 @@ from .callback import *
 from .calibration import *
 from .arms import *
 from .find import *
+from .stacked import *
 from .curves import *
 from .evidence import *
 from .experiment import *

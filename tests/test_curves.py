@@ -9,8 +9,9 @@ from torch import nn
 
 from lottery_nb.arms import arm, arms
 from lottery_nb.core import seed_of, seeded, table_columns
-from lottery_nb.curves import lottery_curve, lr_schedules
+from lottery_nb.curves import lottery_curve
 from lottery_nb.data import digits_dls
+from lottery_nb.stacked import lr_schedules
 from models import ConvNet, differing, everything
 
 DATA = (X,Y),(VX,VY) = [[t.as_subclass(torch.Tensor) for t in dl.stacked()] for dl in digits_dls()]
@@ -347,7 +348,7 @@ def tied():
     (dict(model=lambda: 3), r'model\(\)=3'), (dict(model=seq(nn.Dropout(.1))), 'stacked.*random'),
     (dict(model=ends(Noisy, 64, 10)), 'stacked.*random'), (dict(model=ends(Branching, 64, 10)), 'can be stacked'),
     (dict(model=tied), 'can be stacked'), (dict(model=seq(nn.BatchNorm1d(64, momentum=None))), 'can be stacked'),
-    (dict(model=seq(nn.RReLU())), 'can be stacked'), (dict(model=ends(nn.ReLU)), 'prunable weights'),
+    (dict(model=seq(nn.RReLU())), 'can be stacked'), (dict(model=ends(nn.ReLU)), 'a network with weights'),
     (dict(model=ends(nn.Linear, 63, 10)), r'batches of \[20, 1, 8, 8\]'),
     (dict(model=ends(nn.LazyLinear, 10)), '(?i)uninit|not init'),
 ], ids=lambda o: o if isinstance(o, str) else None)

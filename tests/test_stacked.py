@@ -1,0 +1,175 @@
+"Networks side by side: each against a plain PyTorch loop of its own, in double precision"
+import itertools, math
+import pytest, torch
+import torch.nn.functional as F
+from torch import nn
+
+from lottery_nb.core import as_table, seeded, table_columns
+from lottery_nb.data import digits_dls
+from lottery_nb.sparsifier import Sparsifier
+from lottery_nb.stacked import Recipe, Stack, as_many_as_fit, batch_orders
+from lottery_nb.ticket import Ticket
+from models import ConvNet, everything, same_bits
+
+(X,Y),(VX,VY) = DATA = [[t.as_subclass(torch.Tensor) for t in dl.stacked()] for dl in digits_dls()]
+
+def mlp(): return nn.Sequential(nn.Flatten(), nn.Linear(64,30), nn.ReLU(), nn.Linear(30,10)).double()
+def conv():
+    return nn.Sequential(nn.Conv2d(1,6,3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6,8,3), nn.BatchNorm2d(8), nn.ReLU(),
+                         nn.Flatten(), nn.Linear(8*16,10)).double()
+def ConvNet64(): return ConvNet().double()
+
+def recipe(model=mlp, data=DATA, **how): return Recipe(model, data, **dict(n_step=20, bs=20, device='cpu') | how)
+def tickets_of(r, seeds=(3,5,8)):
+    masks = Sparsifier(r.network(0), criteria='random').sparsify(40)
+    return [r.first_ticket(s, masks) for s in seeds]
+
+# the bias before BatchNorm has no gradient but what rounding leaves, and Adam enlarges that
+def close(a, b): torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-8)
+
+# --- Against a plain loop
+
+def train_plainly(r, ticket, order, first=0, last=None, lr=None):
+    "One network, one batch at a time, PyTorch as it is"
+    net = r.model()
+    sp = ticket.apply_to(net)
+    how = dict(lr=r.lr, weight_decay=r.wd) | (dict(momentum=r.momentum) if r.opt=='sgd' else {})
+    opt = dict(sgd=torch.optim.SGD, adam=torch.optim.Adam, adamw=torch.optim.AdamW)[r.opt](net.parameters(), **how)
+    g,rows = torch.Generator().manual_seed(order),[]
+    while len(rows)<r.n_step: rows += torch.randperm(len(X), generator=g)[:len(X)//r.bs*r.bs].split(r.bs)
+    for step in range(first, r.n_step if last is None else last):
+        for group in opt.param_groups: group['lr'] = (lr or r.lr_at)(step)
+        opt.zero_grad()
+        F.cross_entropy(net(X[rows[step]].double()), Y[rows[step]]).backward()
+        opt.step()
+        sp.apply()
+    return net
+
+@torch.no_grad()
+def measured_plainly(net, x=VX, y=VY):
+    out = net.eval()(x.double())
+    return dict(loss=F.cross_entropy(out, y).item(), accuracy=(out.argmax(1)==y).double().mean().item())
+
+@pytest.mark.parametrize('model', [mlp, conv, ConvNet64], ids=lambda o: o.__name__)
+@pytest.mark.parametrize('how', [dict(), dict(opt='adamw', wd=.1, lr_schedule='one_cycle'),
+                                 dict(opt='sgd', lr=.05, wd=.01, lr_schedule='cosine')], ids=str)
+def test_each_network_is_what_a_plain_loop_gives(model, how):
+    r = recipe(model, **how)
+    tickets,orders = tickets_of(r),[11,12,11]
+    run = Stack(r, tickets).train(orders)
+    for t,order,end,i in zip(tickets, orders, run.ends, range(3)):
+        net = train_plainly(r, t, order)
+        for k,v in everything(net).items(): close(end[k], v)
+        expected = measured_plainly(net)
+        assert run.measured[20]['valid_loss'][i]==pytest.approx(expected['loss'], rel=1e-8)
+        assert run.measured[20]['accuracy'][i]==pytest.approx(expected['accuracy'], abs=1e-12)
+
+@pytest.mark.parametrize('model', [mlp, conv], ids=lambda o: o.__name__)
+def test_each_network_is_what_it_is_alone(model):
+    r = recipe(model)
+    together = Stack(r, tickets_of(r)).train([1,2,3])
+    for i,t in enumerate(tickets_of(r)):
+        alone = Stack(r, [t]).train([i+1])
+        for k,v in alone.ends[0].items(): close(together.ends[i][k], v)
+
+@pytest.mark.parametrize('model', [mlp, conv], ids=lambda o: o.__name__)
+def test_a_run_in_parts_is_a_plain_loop_in_parts(model):
+    "The optimizer begins anew in each part; batches and learning rates go on"
+    r = recipe(model, lr_schedule='cosine', eval_every=4)
+    run = Stack(r, tickets_of(r)).train([1,2,3], keep=[0,7,20])
+    assert list(run.kept)==[0,7,20] and list(run.measured)==[0,4,8,12,16,20]
+    for a,b in zip(run.kept[20], run.ends): assert all(same_bits(a[k], b[k]) for k in b)
+    part = Stack(r, [Ticket(t.masks, o) for t,o in zip(tickets_of(r), run.kept[7])]).train([1,2,3], first=7, last=13)
+    assert list(part.measured)==[7,8,12,13]
+    for i,t in enumerate(tickets_of(r)):
+        middle = train_plainly(r, t, i+1, last=7)
+        for k,v in everything(middle).items(): close(run.kept[7][i][k], v)
+        end = train_plainly(r, Ticket(t.masks, everything(middle)), i+1, first=7, last=13)
+        for k,v in everything(end).items(): close(part.ends[i][k], v)
+
+def test_another_learning_rate():
+    r = recipe()
+    run = Stack(r, tickets_of(r)).train([1,2,3], lr=lambda step: .01/(1+step))
+    net = train_plainly(r, tickets_of(r)[1], 2, lr=lambda step: .01/(1+step))
+    for k,v in everything(net).items(): close(run.ends[1][k], v)
+
+@pytest.mark.parametrize('model', [mlp, conv], ids=lambda o: o.__name__)
+def test_gradients_in_the_end_are_those_of_the_next_batch(model):
+    r = recipe(model)
+    run = Stack(r, tickets_of(r)).train([1,2,3], last=5, grads=True)
+    net = train_plainly(r, tickets_of(r)[2], 3, last=5)
+    rows = next(itertools.islice(batch_orders([3], len(X), 20), 5, None))[0]
+    net.zero_grad()
+    F.cross_entropy(net(X[rows].double()), Y[rows]).backward()
+    for k,p in net.named_parameters(): close(run.grads[2][k], p.grad)
+    assert Stack(r, tickets_of(r)).train([1,2,3], last=1).grads==[{},{},{}]
+
+# --- Measured
+
+@pytest.mark.parametrize('data', ['valid', 'train', (X[:33].double(),Y[:33])], ids=['valid','train','given'])
+def test_measured_on_any_data(data):
+    r = recipe(conv)
+    found = Stack(r, tickets_of(r)).measure(data)
+    x,y = dict(valid=(VX,VY), train=(X,Y))[data] if isinstance(data, str) else data
+    for i,t in enumerate(tickets_of(r)):
+        net = r.model()
+        t.apply_to(net)
+        for k,v in measured_plainly(net, x, y).items(): assert found[k][i]==pytest.approx(v, rel=1e-9)
+
+def test_rows_are_of_the_one_table():
+    r = recipe(eval_every=10, bs=300)
+    df = as_table(Stack(r, tickets_of(r)).train([1,2,3]).rows(r, 'mine', [3,5,8], 2, [60.]*3))
+    assert list(df.columns)==table_columns and len(df)==3*3*2 and set(df.seed)=={3,5,8}
+    assert (df.arm=='mine').all() and (df['round']==2).all() and (df.density==60).all()
+    assert dict(zip(df.step, df.epoch))=={0: 0, 10: 2, 20: 4}
+
+def test_what_is_not_finite_is_told_and_its_rows_end():
+    r = recipe(opt='sgd', lr=1., n_step=6, eval_every=1)
+    tickets = tickets_of(r)
+    huge = Ticket(tickets[1].masks, {k: t*1e160 for k,t in tickets[1].state.items()})
+    good,bad = (Stack(r, [tickets[0], o, tickets[2]]).train([1,2,3]) for o in (tickets[1], huge))
+    assert bad.bad[1]<6 and bad.bad[0]==bad.bad[2]==math.inf and good.bad==[math.inf]*3
+    for i in (0,2): assert all(same_bits(bad.ends[i][k], v) for k,v in good.ends[i].items())
+    steps = [o['step'] for o in bad.rows(r, 'a', [0,1,2], 0, [60.]*3) if o['seed']==1]
+    assert all(step<bad.bad[1] for step in steps)
+
+# --- Numbers
+
+def test_orders_are_the_numbers_own():
+    a = list(itertools.islice(batch_orders([4,9], 10, 3), 7))
+    b = list(itertools.islice(batch_orders([9], 10, 3), 7))
+    assert all(torch.equal(p[1:], q) for p,q in zip(a, b))
+    assert len(torch.cat([o[0] for o in a[:3]]).unique())==9 # an epoch, without its last item
+
+def test_first_weights_depend_on_the_seed_alone():
+    with seeded(7, 'init'): net = mlp()
+    state = recipe().first_ticket(7).state
+    assert all(same_bits(state[k], v) for k,v in everything(net).items())
+
+def test_as_many_as_fit():
+    def few(seeds):
+        asked.append(len(seeds))
+        if len(seeds)>2: raise torch.OutOfMemoryError
+        return seeds
+    asked = []
+    assert list(as_many_as_fit(few, list(range(5)), 9))==[[0,1],[2,3],[4]] and asked==[5,2,2,1]
+    def never(seeds): raise torch.OutOfMemoryError
+    with pytest.raises(torch.OutOfMemoryError): list(as_many_as_fit(never, [0,1], 2))
+    def broken(seeds): raise RuntimeError('broken')
+    with pytest.raises(RuntimeError, match='broken'): list(as_many_as_fit(broken, [0,1], 2))
+
+# --- Bad input
+
+@pytest.mark.parametrize('how, told', [
+    *[(dict([o]), f'{o[0]}={o[1]!r}') for o in [('n_step',0), ('bs',0), ('opt','lion'), ('lr',-1), ('wd',-1),
+      ('momentum',.5), ('lr_schedule','zigzag'), ('loss','mse'), ('eval_every',0), ('device','tpu'), ('bs',1438)]],
+    (dict(model=nn.ReLU), 'with weights'),
+    (dict(model=lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10))), 'shape'),
+    (dict(steps=3), 'no such argument'),
+], ids=str)
+def test_bad_input_is_named(how, told):
+    with pytest.raises(ValueError, match=told): recipe(**how)
+
+def test_a_part_that_is_not_there():
+    with pytest.raises(ValueError, match="data='all': expected one of train, valid"):
+        Stack(r:=recipe(), tickets_of(r)).measure('all')
