@@ -1,5 +1,5 @@
 "Lines between networks against points made by hand, in plain PyTorch; eigenvalues against the whole Hessian"
-import math
+import itertools, math, re
 
 import numpy as np, pandas as pd, pytest, torch
 import torch.nn.functional as F
@@ -7,16 +7,21 @@ from fastai.basics import CrossEntropyLossFlat, Learner
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.metrics import accuracy
+from scipy import stats
 from torch import nn
 from torch.func import functional_call, hessian
 from torch.optim.swa_utils import update_bn
 
-from lottery_nb.connectivity import barrier, largest_eigenvalues, line_batches, on_line, plot_line, top_eigenvalue
-from lottery_nb.core import ArgumentError, table_columns
-from lottery_nb.evidence import plot_curve
+from lottery_nb.arms import arm, arms
+from lottery_nb.connectivity import (barrier, instability, largest_eigenvalues, line_batches, on_line,
+                                     plot_instability, plot_line, stability, top_eigenvalue)
+from lottery_nb.core import ArgumentError, as_table, seed_of, seeded, table_columns
+from lottery_nb.curves import lottery_curve
+from lottery_nb.evidence import plot_curve, summarise
 from lottery_nb.find import Search, find_ticket
 from lottery_nb.masks import Masks, copy_model, named_tensors
 from lottery_nb.sparsifier import Sparsifier
+from lottery_nb.stacked import Recipe
 from lottery_nb.ticket import Ticket
 from models import ConvNet, differing, everything, same_bits
 
@@ -25,10 +30,13 @@ def data(n, seed):
     return torch.randn(n, 1, 6, 6, generator=g), torch.randint(0, 3, (n,), generator=g)
 TRAIN,VALID = data(300, 0),data(40, 1) # the training data don't fit into one batch of 256
 
-def net(seed=0, norm=True):
-    torch.manual_seed(seed)
+def new(norm=True):
     middle = [nn.BatchNorm2d(4)] if norm else []
     return nn.Sequential(nn.Conv2d(1,4,3), *middle, nn.ReLU(), nn.Flatten(), nn.Linear(64,3))
+
+def net(seed=0, norm=True):
+    torch.manual_seed(seed)
+    return new(norm)
 
 def moved(seed, norm=True):
     "A network with weights, statistics and counts of its own"
@@ -235,6 +243,138 @@ def test_eigenvalues_of_many_matrices_at_once():
 def test_what_has_not_come_to_rest_is_said():
     with pytest.warns(UserWarning, match='after 2 products'): top_eigenvalue(small(), ((X, Y), (X, Y)), steps=2)
 
+# Instability
+
+def double(): return new().double() # rounding shall not decide
+DATA = [(x.double(), y) for x,y in (TRAIN, VALID)]
+
+def plain(start, masks, order, first, last, bs=50):
+    "Trains a network of the tensors `start` under masks, in plain PyTorch"
+    model = double().train()
+    model.load_state_dict(start)
+    opt,g,rows = torch.optim.Adam(model.parameters(), 1e-2),torch.Generator().manual_seed(order),[]
+    while len(rows)<last: rows += torch.randperm(300, generator=g).split(bs)
+    for at in rows[first:last]:
+        opt.zero_grad()
+        F.cross_entropy(model(DATA[0][0][at]), TRAIN[1][at]).backward()
+        opt.step()
+        with torch.no_grad():
+            for k,m in masks.items(): model.get_parameter(k).mul_(m)
+    return model
+
+HOW = dict(n_step=14, bs=50, lr=1e-2, progress=False, points=5)
+
+@pytest.fixture
+def masks(): return Sparsifier(double(), criteria='random').sparsify(50)
+
+@pytest.mark.parametrize('norm', ['recalibrate','interpolate','keep'])
+def test_pairs_are_what_they_are_alone(masks, norm):
+    df = instability(double, DATA, ['4it',1], [3,5], arms=['ticket','reinit'], masks=masks, norm=norm,
+                     hessian=True, **HOW)
+    assert list(df)==['rewind', *table_columns] and set(df.rewind)=={4, 6} and set(df.seed)=={3, 5}
+    recipe = Recipe(double, DATA, bs=50)
+    for k,s in itertools.product((4, 6), (3, 5)):
+        W_0,ticket = everything(recipe.network(s)),recipe.first_ticket(s, masks)
+        W_k = everything(plain(W_0, {}, seed_of(s, 'order', 0), 0, k))
+        fresh = everything(plain(arms['reinit'].begin(ticket, s, double).state, masks, seed_of(s, 'order', 1), 0, k))
+        under = {n: t*masks[n] if n in masks else t for n,t in W_k.items()}
+        for name,start,m in (('dense', W_k, {}), ('ticket', under, masks), ('reinit', fresh, masks)):
+            pair = [plain(start, m, seed_of(s, 'copy', k, i), k, 14).eval() for i in range(2)]
+            want = barrier(*pair, DATA, 5, norm, progress=False).heights
+            scores = np.array([loss_and_error(o, *DATA[1]) for o in pair]).mean(0)
+            want |= dict(valid_loss=scores[0], accuracy=1-scores[1])
+            found = df[(df.rewind==k) & (df.seed==s) & (df.arm==name)].set_index('metric')
+            values = dict(found.value)
+            top = values.pop('top_eigenvalue')
+            assert values==pytest.approx(want, abs=1e-8)
+            t = Ticket(Masks(m), everything(pair[0]), everything(pair[0]))
+            assert top==pytest.approx(top_eigenvalue(t, DATA, double), rel=.01)
+            assert set(found.step)=={14} and set(found.epoch)=={2} and found.density.iloc[0]==(50 if m else 100)
+
+def test_tickets_are_those_that_a_curve_finds():
+    seen = {}
+    @arm
+    def spy(ticket, seed, model):
+        seen[seed, ticket.meta['round']] = ticket
+        return ticket
+    how = {k: v for k,v in HOW.items() if k!='points'}
+    df = instability(double, DATA, '3it', 2, [1,3], 40, [spy,'random'], **HOW)
+    _,want = lottery_curve(double, DATA, 2, 3, 40, 'ticket', rewind='3it', keep='tickets', **how)
+    assert seen.keys()=={(s, r) for s in (0, 1) for r in (1, 3)}
+    for k,t in seen.items(): assert t.masks==want[k].masks and not differing(t.state, want[k].state)
+    found = df.groupby(['arm','round'], sort=False).density.mean().to_dict()
+    d1,d3 = (want[0,r].density for r in (1, 3))
+    assert found==pytest.approx({('dense',0): 100, ('spy',1): d1, ('spy',3): d3, ('random',1): d1, ('random',3): d3})
+
+def test_a_seed_is_what_it_is_alone():
+    both = instability(double, DATA, [0,'5it'], [1,2], 2, 50, **HOW)
+    one = instability(double, DATA, [0,'5it'], [2], 2, 50, **HOW)
+    again = instability(double, DATA, [0,'5it'], [1,2], 2, 50, batch_seeds=1, **HOW)
+    columns = ['rewind', *table_columns[:-1]]
+    of_2 = both[both.seed==2].reset_index(drop=True)
+    assert of_2[columns].equals(one[columns]) and np.allclose(of_2.value, one.value, atol=1e-8)
+    assert both[columns].equals(again[columns]) and np.allclose(both.value, again.value, atol=1e-8)
+
+def test_without_arms_there_are_dense_networks_and_the_bar_comes_to_its_end():
+    told = []
+    df = instability(double, DATA, [0,'5it'], 2, 2, 50, **HOW | dict(progress=lambda *o: told.append(o)))
+    assert told[-1][0]==told[-1][1] and all(a[0]<b[0] for a,b in zip(told, told[1:]))
+    bare = instability(double, DATA, [0,'5it'], 2, arms=(), **HOW | dict(progress=lambda *o: told.append(o)))
+    assert told[-1][0]==told[-1][1]==2*(14 + 2*14 + 2*9)
+    dense = df[df.arm=='dense'].reset_index(drop=True)
+    assert set(bare.arm)=={'dense'} and np.allclose(bare.value, dense.value, atol=1e-8)
+    assert bare.attrs['at']==[0, 5] and bare.attrs['n_step']==14
+
+def test_what_is_not_finite_is_named_and_left_out():
+    @arm
+    def breaks(ticket, seed, model):
+        state = {k: t*math.nan if seed==1 and t.is_floating_point() else t for k,t in ticket.state.items()}
+        return Ticket(ticket.masks, state)
+    with pytest.warns(UserWarning, match=r"seed 1, breaks, round 2, rewind 5: the loss isn't finite at step 5"):
+        df = instability(double, DATA, ['5it'], 3, 2, 50, ['ticket', breaks], **HOW)
+    assert df.value.notna().all() and set(df[df.arm=='breaks'].seed)=={0, 2}
+    alone = instability(double, DATA, ['5it'], 3, 2, 50, 'ticket', **HOW)
+    rest = df[df.arm!='breaks'].reset_index(drop=True)
+    assert set(rest.seed)=={0, 1, 2} and np.allclose(rest.value, alone.value, atol=1e-8)
+
+def test_a_network_that_breaks_on_the_way_is_left_out_with_all_that_comes_of_it():
+    def broken():
+        model = double()
+        if torch.initial_seed()==hurt: nn.init.constant_(model[0].weight, math.nan)
+        return model
+    with seeded(1, 'init'): hurt = torch.initial_seed()
+    with pytest.warns(UserWarning, match='seed 1, dense, round 0'):
+        df = instability(broken, DATA, ['5it'], 2, 1, 50, 'ticket', **HOW)
+    assert set(df.seed)=={0} and set(df.arm)=={'dense','ticket'}
+
+def made_up(barriers, accuracies, metric='error_barrier'):
+    rows = [dict(arm=a, seed=s, round=int(a!='dense'), density=20., epoch=0, step=9, metric=m, value=v)
+            for m,o in ((metric, barriers), ('accuracy', accuracies)) for a,vs in o.items() for s,v in enumerate(vs)]
+    return as_table(rows).assign(rewind=0)
+
+def test_stable_and_matching_are_what_the_intervals_say():
+    barriers = dict(dense=[.001,.002,.003], ticket=[.001,.002,.001], random=[.05,.06,.055], reinit=[.01,.02,.03])
+    right = dict(dense=[.95,.96,.97], ticket=[.95,.961,.971], random=[.8,.81,.83], reinit=[.94,.97,.96])
+    s = stability(made_up(barriers, right)).set_index('arm')
+    assert s.stable.to_dict()==dict(dense='yes', ticket='yes', random='no', reinit='open')
+    assert s.matching.to_dict()==dict(dense='yes', ticket='yes', random='no', reinit='open')
+    half = stats.t.ppf(.975, 2)*stats.sem([.05,.06,.055])
+    assert s.loc['random',['barrier','barrier_interval']].tolist()==pytest.approx([.055, half])
+    assert s.difference['random']==pytest.approx(-.44/3) and list(s.index)==list(right)
+    assert re.search("random masks at 20 % density aren't stable: 5.50 ± 1.24 %; they don't match", s.finding['random'])
+    assert stability(made_up(barriers, right), .1).stable.eq('yes').all()
+    alone = stability(made_up({k: v[:1] for k,v in barriers.items()}, {k: v[:1] for k,v in right.items()}))
+    assert alone.stable.eq('open').all() and 'nan' not in ''.join(alone.finding)
+
+def test_a_picture_over_the_points():
+    df = instability(double, DATA, [0,'5it'], 2, 2, 50, **HOW)
+    error,acc = plot_instability(df).axes
+    want = 100*df[(df.arm=='dense') & (df.metric=='accuracy')].groupby('rewind').value.mean()
+    assert acc.lines[0].get_xdata().tolist()==[0, 5] and acc.lines[0].get_ydata()==pytest.approx(want)
+    assert len(acc.lines)==4 and len(error.lines)==5 # where an error barrier counts as none
+    assert len(plot_instability(df, 'valid_loss').axes)==1
+    assert summarise(df[df.rewind==5], 'error_barrier').arm.tolist()==['dense','ticket','reinit','random']
+
 # Mistakes
 
 class Other(nn.Sequential): pass
@@ -255,6 +395,23 @@ class Other(nn.Sequential): pass
     (lambda: barrier(net(), net(), (TRAIN, VALID), loss=3), 'loss=3'),
     (lambda: barrier(net(), net(), (TRAIN, VALID), n_batch=0), 'n_batch=0'),
     (lambda: plot_line([3]), 'lines='),
+    (lambda: instability(new, (TRAIN, VALID), '14it', **HOW), "at='14it': expected a point before the end of 14 steps"),
+    (lambda: instability(new, (TRAIN, VALID), 'lr', **HOW), "at='lr'"),
+    (lambda: instability(new, (TRAIN, VALID), [], **HOW), 'at='),
+    (lambda: instability(new, (TRAIN, VALID), 0, rounds=0, **HOW), 'rounds=0'),
+    (lambda: instability(new, (TRAIN, VALID), 0, arms='tiket', **HOW), "did you mean 'ticket'"),
+    (lambda: instability(new, (TRAIN, VALID), 0, rewind=1, **HOW), 'rewind=1: expected none'),
+    (lambda: instability(new, (TRAIN, VALID), 0, nstep=3, **HOW), 'nstep=3'),
+    (lambda: instability(new, (TRAIN, VALID), 0, hessian=3, **HOW), 'hessian=3'),
+    (lambda: instability(new, (TRAIN, VALID), 0, norm='reset', **HOW), "norm='reset'"),
+    (lambda: instability(new(), (TRAIN, VALID), 0, **HOW), 'model='),
+    (lambda: instability(new, (TRAIN, VALID), 0, masks={0: 3}, **HOW), 'masks='),
+    (lambda: instability(new, (TRAIN, VALID), 0, masks=Masks({}), rounds=2, **HOW), 'rounds=2'),
+    (lambda: instability(new, (TRAIN, VALID), 0, masks=Masks(dict(x=torch.ones(1).bool())), **HOW), 'masks='),
+    (lambda: stability(as_table([])), 'it has no rewind'),
+    (lambda: stability(made_up(dict(dense=[1]), dict(dense=[1]), 'valid_loss')), 'it has no error_barrier'),
+    (lambda: plot_instability(made_up(dict(dense=[1]), dict(dense=[1])), 'accurcy'), "metrics='accurcy'"),
+    (lambda: plot_instability(made_up(dict(dense=[1]), dict(dense=[1])), round=3), 'round=3'),
     (lambda: top_eigenvalue(ticket(0), (TRAIN, VALID)), 'model=None'),
     (lambda: top_eigenvalue(net(), (TRAIN, VALID), steps=0), 'steps=0'),
     (lambda: top_eigenvalue(net(), (TRAIN, VALID), tol=0), 'tol=0')])
