@@ -6,7 +6,7 @@
 __all__ = ['Curve', 'lottery_curve']
 
 # %% ../nbs/12_curves.ipynb #eaf93df6
-import inspect, math
+import inspect, itertools, math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 import pandas as pd, torch
@@ -16,10 +16,11 @@ from .core import (ArgumentError, as_table, check_choice, check_whole, known_key
                              seed_of, warn)
 from .criteria import Criterion, criteria as all_criteria, large_final, needs
 from .find import check_prune, next_masks, sparsity_of_round
-from .masks import copy_model
+from .granularity import check_granularity
+from .masks import Masks, copy_model, set_tensors_
 from .methods import Method
-from .sparsifier import Sparsifier
-from .stacked import Recipe, Stack, as_many_as_fit, check_seeds
+from .sparsifier import Sparsifier, check_reach
+from .stacked import Recipe, Stack, as_many_as_fit, batch_orders, check_seeds
 from .ticket import Ticket
 
 # %% ../nbs/12_curves.ipynb #acfc8622
@@ -32,6 +33,8 @@ class Curve(Recipe):
     arms:object=('ticket','reinit','shuffle','random') # names or `Arm`s, or one of them; round 0 is always dense
     _:KW_ONLY
     criteria:Criterion|str=large_final # how a weight is scored; the lowest go
+    when:str='trained' # what makes the masks: the 'trained' network of the round before, or W_0, untrained: 'init'
+    granularity:str='weight' # which weights go together: one of `all_granularities()`, or n of every m: '2:4'
     rewind:int|str=0 # where kept weights go back to: the start of an epoch (0, 1, …), or after so many steps ('100it')
     method:Method|str='global' # how the amount is spread: `global`: all layers compete; `local`: the same share; …
     layers:object=None # types, names, a function (name, module) -> bool, or several of these; None: 'default'
@@ -70,9 +73,13 @@ def check(self:Curve):
     self.prune,self.rounds = check_prune(self.prune, 8 if self.rounds is None and not several else self.rounds)
     self.seeds,self.arms = check_seeds(self.seeds),[o for o in check_arms(self.arms) if o.name!='dense']
     crit = check_choice('criteria', self.criteria, all_criteria, Criterion)
-    if read := [k for k in crit.needs if needs[k].from_data]:
-        raise ArgumentError('criteria', crit, f'one that gathers no {read[0]}: networks side by side cannot, '
-                            'find_ticket and SparsifyCallback take it')
+    self.from_data = any(needs[k].from_data for k in crit.needs)
+    check_choice('when', self.when, ['trained','init'])
+    if check_granularity(self.granularity)=='group':
+        raise ArgumentError('granularity', 'group', 'units within a layer: find_ticket takes those of several')
+    own = [o for o in self.arms if o.begins=='trained']
+    if own and self.when=='init':
+        raise ArgumentError('arms', own[0], "arms that begin with W_0 or fresh weights: when='init' trains no masks")
     check_whole('batch_seeds', self.batch_seeds, 1)
     if self.keep is not None: check_choice('keep', self.keep, ['tickets'])
 
@@ -81,10 +88,17 @@ def check(self:Curve):
 def meet(self:Curve):
     "Looks at a network and the data together. Raises `ArgumentError` if they can't be used"
     super(Curve, self).meet()
-    self.sp = Sparsifier(copy_model(self.net), 'weight', self.method, self.criteria, self.layers, self.allow_collapse)
-    for r in range(1, self.rounds+1): self.sp.budgets(sparsity_of_round(self.sp, self.prune, r))
-    self.unpruned,point = self.sp.masks,rewind_point(self.rewind)
+    net,data = copy_model(self.net),{}
+    if self.from_data: net,data = net.to(self.device),dict(data=self.next_batches(0, 0, 0), loss=self.loss)
+    self.sp = Sparsifier(net, self.granularity, self.method, self.criteria, self.layers, self.allow_collapse, **data)
+    sparsities = [sparsity_of_round(self.sp, self.prune, r) for r in range(1, self.rounds+1)]
+    for o in sparsities: self.sp.budgets(o)
+    check_reach(f'prune={self.prune}, rounds={self.rounds}: sparsity', sparsities[-1], self.granularity)
+    if self.from_data: self.sp.gather()
+    self.unpruned,point = Masks({k: m.cpu() for k,m in self.sp.masks.items()}),rewind_point(self.rewind)
     self.first = point.step(self.n_iter)
+    if self.first and self.when=='init':
+        raise ArgumentError('rewind', self.rewind, "0 with when='init': every round begins with W_0")
     if point.kind=='lr' or self.first>=self.n_step:
         raise ArgumentError('rewind', self.rewind, f'a point of {self.n_step} steps, {self.n_iter} an epoch')
 
@@ -101,31 +115,51 @@ def first_ticket(self:Curve, seed:int)->Ticket:
     "All weights of a seed, before they're trained"
     found = super(Curve, self).first_ticket(seed, self.unpruned)
     for k in ('seeds','arms','batch_seeds'): found.meta.pop(k)
+    found.meta['granularity'] = self.granularity
     return found
+
+# %% ../nbs/12_curves.ipynb #a08dae7a
+@patch
+def try_out(self:Curve):
+    "Raises `ArgumentError` for a network that can't be stacked, and for arms that can't be had of it"
+    super(Curve, self).try_out()
+    first = self.first_ticket(self.seeds[0])
+    trial = Ticket(first.masks, first.state, first.state, dict(first.meta, round=1), first.full)
+    for o in self.arms:
+        if o.name in all_arms: o.begin(trial, self.seeds[0], self.model)
+
+# %% ../nbs/12_curves.ipynb #bfcacf77
+@patch
+def next_batches(self:Curve, seed:int, r:int, step:int, n:int=8)->list: # of (inputs, targets), not augmented
+    "The batches that a network would have got next, after so many steps of round `r`"
+    x,y = self.parts['train']
+    orders = batch_orders([seed_of(seed, 'order', r)], len(x), self.bs)
+    return [(x[rows], y[rows]) for rows, in (o.to(self.device) for o in itertools.islice(orders, step, step+n))]
 
 # %% ../nbs/12_curves.ipynb #c1623283
 @patch
 @torch.no_grad()
-def next_ticket(self:Curve, ticket:Ticket, trained:dict, grads:dict, first:Ticket, W_t:dict)->Ticket:
-    """The ticket of the next round, from that of the round before, what training made of it, and the gradients there.
+def next_ticket(self:Curve, r:int, ticket:Ticket, now:dict, grads:dict, first:Ticket, W_t:dict)->Ticket:
+    """The ticket of round `r`: from one of before, which has the masks, what has become of it, and the gradients.
 
     `first` is the seed's network before it was trained, `W_t` what it was at the rewind point"""
-    sp,then,r = self.sp,dict(init=first.state, previous=ticket.state),ticket.meta['round']+1
-    for k in sp.layers:
-        sp.weight(k).copy_(trained[k])
-        sp.weight(k).grad = grads.get(k)
+    sp,then,before = self.sp,dict(init=first.state, previous=ticket.state),ticket.meta['round']
+    set_tensors_(sp.model, now)
+    for k in sp.layers: sp.weight(k).grad = grads[k].to(sp.weight(k)) if k in grads else None
     sp.put_on(ticket.masks)
-    sp.remembered = {need: {k: then[need][k] for k in sp.layers} for need in sp.criterion.needs if need!='grad'}
+    sp.remembered = {need: {k: then[need][k] for k in sp.layers} for need in sp.criterion.needs if need in then}
+    if self.from_data: sp.data = self.next_batches(ticket.meta['seed'], before, self.n_step*(self.when=='trained'))
     masks = next_masks(sp, self.prune, r)
     meta = dict(ticket.meta, arm='ticket', round=r, sparsity=masks.sparsity)
-    return Ticket(masks, W_t, meta=meta, full={k: W_t[k] for k in masks})
+    return Ticket(masks, W_t, now, meta, {k: W_t[k] for k in masks})
 
 # %% ../nbs/12_curves.ipynb #a60e005a
 @patch
 def runs_of(self:Curve, r:int)->list: # of (`Arm`, the step at which it begins to be trained)
     "What is trained in round `r`: the arms, and tickets too while they make the next masks"
-    arms = check_arms([all_arms['ticket']]*(r<self.rounds) + self.arms)
-    return [(arm, 0 if arm.fresh else self.first) for arm in arms]
+    needed = r<self.rounds and self.when=='trained' and (self.keep or any(o.begins!='trained' for o in self.arms))
+    arms = check_arms([*[all_arms['ticket']][:bool(needed)], *self.arms])
+    return [(arm, 0 if arm.begins=='fresh' else self.first) for arm in arms]
 
 # %% ../nbs/12_curves.ipynb #473ed172
 class _Batch:
@@ -134,18 +168,29 @@ class _Batch:
         self.curve,self.seeds,self.say = curve,seeds,say
         self.done,self.rows,self.lost,self.tickets = 0,[],[],{}
 
-    def train(self, arm, begun, r, first=0, keep=()): # `begun`: seed -> Ticket
+    def train(self, arm, begun, r, first=0, **how): # `begun`: seed -> Ticket
         "Trains an arm and notes what was measured. Gives, by seed, what those ended with that stayed finite"
         c,density = self.curve,[t.density for t in begun.values()]
+        if not begun: return {}
         comment = f'round {r} of {c.rounds}, {arm}, {max(density):.3g} % kept'
         def say(k): self.say(self.done+len(begun)*k, comment)
+        if arm.last_lr: how['lr'] = lambda step: c.lr_at(c.n_step-1)
         orders,grads = [seed_of(s, 'order', r) for s in begun],'grad' in c.sp.criterion.needs
-        run = Stack(c, list(begun.values())).train(orders, first, keep=keep, grads=grads, say=say)
+        run = Stack(c, list(begun.values())).train(orders, first, grads=grads, say=say, **how)
         self.done += len(begun)*(c.n_step-first)
-        self.lost += [(s, arm, r, int(bad)) for s,bad in zip(begun, run.bad) if bad<math.inf]
-        self.rows += run.rows(c, arm, begun, r, density)
+        before = r*(c.n_step-first)*(arm.begins=='trained') # it goes on from where it was
+        self.lost += [(s, arm, r, int(bad)+before) for s,bad in zip(begun, run.bad) if bad<math.inf]
+        self.rows += run.rows(c, repr(arm), begun, r, density, before)
         ends = zip(begun, run.bad, run.ends, run.grads, *run.kept.values())
         return {s: end for s,bad,*end in ends if bad==math.inf}
+
+    def untrained(self, W_0):
+        "What makes masks before training: by seed, W_0 and its gradients on the first batch, if needed"
+        c,states = self.curve,{s: t.state for s,t in W_0.items()}
+        if 'grad' not in c.sp.criterion.needs: return {s: (o, {}) for s,o in states.items()}
+        orders = [seed_of(s, 'order', 0) for s in W_0]
+        run = Stack(c, list(W_0.values())).train(orders, last=0, grads=True)
+        return dict(zip(W_0, zip(states.values(), run.grads)))
 
     def store(self, tickets, ends):
         "Keeps the trained tickets if they're asked for, each with what was measured of its seed so far"
@@ -154,19 +199,27 @@ class _Batch:
             self.tickets[s,t.meta['round']] = Ticket(t.masks, t.state, state, dict(t.meta, table=table), t.full)
 
     def run(self):
-        c = self.curve
-        first = tickets = {s: c.first_ticket(s) for s in self.seeds}
-        ends = self.train('dense', tickets, 0, keep=[c.first])
-        self.store(tickets, ends)
+        c,ticket = self.curve,all_arms['ticket']
+        W_0 = {s: c.first_ticket(s) for s in self.seeds}
+        ends = self.train(all_arms['dense'], W_0, 0, keep=[c.first])
+        self.store(W_0, ends)
         W_t = {s: kept for s,(_,_,kept) in ends.items()}
+        if c.when=='init': ends,W_t = self.untrained(W_0),{s: t.state for s,t in W_0.items()}
+        history = {o: (W_0, ends) for o in [ticket, *(o for o in c.arms if o.begins=='trained')]} # what makes masks
         for r in range(1, c.rounds+1):
-            if not ends: break
-            tickets = {s: c.next_ticket(tickets[s], *end[:2], first[s], W_t[s]) for s,end in ends.items()}
+            tickets = {o: self.next_tickets(r, *made, W_0, W_t) for o,made in history.items()}
             for arm,start in c.runs_of(r):
-                begun = {s: arm.begin(t, s, c.model) for s,t in tickets.items()}
-                out = self.train(repr(arm), begun, r, start)
-                if arm.name=='ticket': self.store(tickets, ends:=out)
+                found = tickets.get(arm, tickets[ticket])
+                begun = {s: arm.begin(t, s, c.model) for s,t in found.items()}
+                out = self.train(arm, begun, r, start)
+                if arm.begins=='trained': history[arm] = begun,out
+                elif arm==ticket:
+                    self.store(found, out)
+                    if c.when=='trained': history[arm] = found,out
         return self
+
+    def next_tickets(self, r, begun, ends, W_0, W_t):
+        return {s: self.curve.next_ticket(r, begun[s], *end[:2], W_0[s], W_t[s]) for s,end in ends.items()}
 
 # %% ../nbs/12_curves.ipynb #b77e0026
 @patch
@@ -180,7 +233,8 @@ def run(self:Curve): # the table; with keep='tickets' the table and the tickets
             return _Batch(self, seeds, lambda n,comment: bar(before+n, total, comment)).run()
         for o in as_many_as_fit(batch, self.seeds, self.batch_seeds): done.append(o)
     for seed,arm,r,step in (o for b in done for o in b.lost):
-        goes = f', and from all rounds after {r}' if arm in ('dense','ticket') else ''
+        on = self.when=='trained' and (arm.name in ('dense','ticket') or arm.begins=='trained')
+        goes = f', and from all rounds after {r}' if on else ''
         warn(f"seed {seed}, {arm}, round {r}: the loss isn't finite at step {step}: it's left out there{goes}")
     names = ['dense', *map(repr, self.arms)]
     def place(o): return names.index(o['arm']), self.seeds.index(o['seed']), o['round'], o['metric'], o['step']

@@ -153,6 +153,10 @@ class SearchPlan:
         if self.point.kind=='lr' and 'pruned_to' in self.how:
             raise ArgumentError('pruned_to', self.how['pruned_to'], "'zero' with rewind='lr': no weight goes back")
         self.arms = [o for o in check_arms(self.arms) if o.name not in ('dense','ticket')] # every search has these
+        for o in self.arms:
+            if o.begins!='trained': continue
+            expected = "arms that begin with W_t or fresh weights: rewind='lr' has such ones, and lottery_curve"
+            raise ArgumentError('arms', o, expected)
 
     def runs(self): return [(r, arm) for r in range(self.rounds+1) for arm in ([None, *self.arms] if r else [None])]
     def sparsifier(self, learn):
@@ -349,7 +353,7 @@ def train(self:SearchPlan, search, r, arm=None, tell=noop)->Ticket:
     learn = self.new_learner(r)
     begun = self.begin(search, learn, r) if arm is None else self.start(arm, search.tickets[r])
     if not r and self.needs & {'init','previous'}: search.init = begun
-    start = (0,0) if not r or arm and arm.fresh else self.start_of(search, r)
+    start = (0,0) if not r or arm and arm.begins=='fresh' else self.start_of(search, r)
     follow = _FollowRun(self, begun, start, tell)
     learn.add_cb(follow)
     if r: learn.add_cb(HoldMasks(sp:=begun.apply_to(learn.model)))

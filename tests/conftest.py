@@ -6,6 +6,7 @@ from lottery_nb.arms import arms
 from lottery_nb.criteria import criteria, needs
 from lottery_nb.granularity import granularities
 from lottery_nb.schedules import schedules
+from lottery_nb.stacked import augmentations
 
 matplotlib.use('Agg')
 torch.set_num_threads(1) # tensors here are small: a second thread costs more than it brings
@@ -23,7 +24,7 @@ def pytest_collection_modifyitems(items):
 def apart():
     "Each test begins with the same random numbers, and what it registers is forgotten"
     torch.manual_seed(0)
-    registries = arms, criteria, needs, granularities, schedules
+    registries = arms, augmentations, criteria, needs, granularities, schedules
     before = [{k: dict(v) if isinstance(v, dict) else v for k,v in o.items()} for o in registries]
     yield
     for o,was in zip(registries, before):

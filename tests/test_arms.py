@@ -25,7 +25,7 @@ def tickets(draw, dtype=dtypes):
 def mlp_ticket(sparsity=90, **meta):
     net = mlp()
     state = everything(net)
-    return Ticket(Sparsifier(net).sparsify(sparsity), state, meta=meta, full=state)
+    return Ticket(Sparsifier(net).sparsify(sparsity), state, everything(mlp()), meta, state)
 
 seeds = st.integers(0, 2**70)
 def kept(masks): return [int(m.sum()) for m in masks.values()]
@@ -53,7 +53,8 @@ def test_other_seeds_give_others():
     ticket = mlp_ticket()
     for name,o in arms.items():
         a,b = (o.begin(ticket, seed, mlp) for seed in (1, 2))
-        assert (a.masks==b.masks and not differing(a.state, b.state))==(name in ('dense','ticket','constant'))
+        same = name in ('dense','ticket','constant') or o.begins=='trained'
+        assert (a.masks==b.masks and not differing(a.state, b.state))==same
 
 def test_arms_of_arms():
     "The meta says what was done, in turn, and from which seeds"
@@ -89,6 +90,31 @@ def test_every_place_is_as_likely():
     for draw,expected in ((shuffle_masks, [1/3]*6+[.75]*4), (random_masks, [.5]*10)):
         made = [torch.cat(list(draw(masks, i).values())).float() for i in range(600)]
         assert (torch.stack(made).mean(0)-torch.tensor(expected)).abs().max()<.1
+
+def nets_of_units():
+    return [(mlp, 'row', None), (mlp, 'column', ['1']), (ConvNet, 'filter', nn.Conv2d), (ConvNet, 'kernel', nn.Conv2d),
+            (lambda: nn.MultiheadAttention(4, 2), 'row', None)]
+
+@pytest.mark.parametrize('model, granularity, layers', nets_of_units(), ids=str)
+def test_whole_units_move(model, granularity, layers):
+    "By unit: none is cut, as many stay in each layer or, as near as units allow, in the network"
+    ticket = random_ticket(model(), 60, 1, granularity, layers=layers)
+    units = Sparsifier(model(), granularity, layers=layers).units
+    def whole(masks): return units.masks({k: units.kept(k, masks) for k in units.names})==masks
+    for net in (model, model()):
+        for draw in (ticket.shuffle, ticket.random):
+            a,b = draw(3, net),draw(4, net)
+            assert whole(a.masks) and whole(b.masks) and a.masks!=ticket.masks and a.masks!=b.masks and a==draw(3, net)
+            assert not differing(a.state, masked({**ticket.state, **ticket.full}, a.masks))
+        assert kept(ticket.shuffle(3, net).masks)==kept(ticket.masks)
+        more = ticket.random(3, net).masks.n_kept-ticket.masks.n_kept
+        assert 0<=more<max(units.size(k) for k in units.names) and all(kept(ticket.random(3, net).masks))
+
+def test_weights_that_were_trained_go_on():
+    ticket = mlp_ticket()
+    for name in ('lr_rewind','finetune'):
+        a = arms[name].begin(ticket)
+        assert a.masks==ticket.masks and not differing(a.state, ticket.trained) and a.full is None
 
 def test_random_leaves_no_layer_empty_that_was_not():
     masks = Masks({'w': torch.arange(1000)<1, 'v': torch.ones(1).bool(), 'u': torch.zeros(5).bool()})
@@ -217,14 +243,16 @@ def test_random_tickets_of_units():
 # What can't be right
 
 def ignorant(t): return Ticket(t.masks, t.state)
-def of_filters(t): return Ticket(t.masks, t.state, meta=dict(granularity='filter'), full=t.full)
+def of(t, granularity): return Ticket(t.masks, t.state, meta=dict(granularity=granularity), full=t.full)
 
 @pytest.mark.parametrize('call, error, match', [
     *[(lambda t,f=f: f(t, -1), ValueError, 'seed=-1: expected ')
       for f in (lambda t,s: t.reinit(mlp, s), lambda t,s: t.shuffle(s), lambda t,s: random_ticket(mlp(), 50, s))],
     *[(lambda t,f=f: f(ignorant(t)), ValueError, 'ticket=.*expected one that knows its pruned weights')
       for f in (lambda t: t.random(), lambda t: t.dense())],
-    (lambda t: of_filters(t).shuffle(), ValueError, "granularity='filter': expected a ticket of single weights"),
+    (lambda t: of(t, 'row').shuffle(), ValueError, 'model=None: expected the network'),
+    (lambda t: of(t, '2:4').random(model=mlp), ValueError, "granularity='2:4': expected units within a layer"),
+    (lambda t: arms['finetune'].begin(ignorant(t)), ValueError, 'expected one that was trained'),
     *[(lambda t,f=f: f(t), ValueError, "model=.*expected a model of the ticket's architecture")
       for f in (lambda t: t.reinit(ConvNet), lambda t: t.signs(ConvNet))],
     (lambda t: t.signs({}), TypeError, 'model={}'),

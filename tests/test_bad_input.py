@@ -250,7 +250,7 @@ cases = [
         lambda v: Sparsifier(ConvNet(), allow_collapse=v),
         lambda v: criterion(of_units=v),
         lambda v: layout(nn.Linear, default=v),
-        lambda v: arm(fresh=v),
+        lambda v: arm(last_lr=v),
         lambda v: ticket_of(ConvNet()).save('t', trained=v),
         lambda v: ticket_of(ConvNet()).save('t', full=v),
         lambda v: search(dir='a', force=v),

@@ -11,7 +11,10 @@ from lottery_nb.arms import arm, arms
 from lottery_nb.core import seed_of, seeded, table_columns
 from lottery_nb.curves import lottery_curve
 from lottery_nb.data import digits_dls
+from lottery_nb.masks import copy_model
+from lottery_nb.sparsifier import Sparsifier
 from lottery_nb.stacked import lr_schedules
+from lottery_nb.ticket import Ticket
 from models import ConvNet, differing, everything
 
 DATA = (X,Y),(VX,VY) = [[t.as_subclass(torch.Tensor) for t in dl.stacked()] for dl in digits_dls()]
@@ -33,6 +36,7 @@ def frozen():
 
 # A bias before BatchNorm has no gradient but what rounding leaves, and Adam makes whole steps of that: only with
 # doubles, where Adam's epsilon is far above the rounding, can two such runs be compared
+def mlp64(): return mlp().double()
 def conv64(): return conv().double()
 def ConvNet64(): return ConvNet().double()
 
@@ -91,18 +95,55 @@ def test_replicates_are_what_a_plain_loop_gives(model, how):
 @pytest.mark.parametrize('rewind, first', [(0, 0), ('5it', 5), (1, 71)])
 def test_every_arm_is_what_a_plain_loop_gives(model, rewind, first):
     how = dict(seeds=[1,2], rounds=1, lr=2e-3, keep='tickets')
-    df,tickets = curve(model, arms=list(arms), n_step=first+20, rewind=rewind, **how)
-    assert list(df.arm.unique())==list(arms)
+    rewound = [k for k,o in arms.items() if o.begins!='trained']
+    df,tickets = curve(model, arms=rewound, n_step=first+20, rewind=rewind, **how)
+    assert list(df.arm.unique())==rewound
     for seed in (1,2):
         t = tickets[seed,1]
         if first:
             W_t = curve(model, arms=[], n_step=first, **how)[1][seed,0].trained
             assert not differing(t.full, {k: W_t[k] for k in t.masks})
-        for name in list(arms)[1:]:
+        for name in rewound[1:]:
             begun,start = arms[name].begin(t, seed, model),0 if name in ('reinit','signs') else first
             loss = train_plainly(model, begun, seed, 1, first+20, start)[1]
             assert at_end(df, name, seed, 1, 'valid_loss')==pytest.approx(loss, rel=2e-3), name
             assert of(df, name, seed, 1, 'valid_loss').step.min()==start
+
+@pytest.mark.parametrize('model', [mlp64, conv64], ids=lambda o: o.__name__)
+@pytest.mark.parametrize('name', ['lr_rewind','finetune'])
+def test_weights_that_go_on_are_what_a_plain_loop_gives(model, name):
+    "Each round's masks are made of what the arm itself has trained, and its steps are counted on"
+    n,first,factor,last = 14,4,lr_schedules['cosine'],name=='finetune'
+    how = dict(seeds=[1,2], rounds=2, n_step=n, rewind=f'{first}it', lr_schedule='cosine', lr=2e-3)
+    df,tickets = curve(model, arms=['ticket',name], keep='tickets', **how)
+    for seed in (1,2):
+        net = train_plainly(model, tickets[seed,0], seed, 0, n, factor=factor)[0]
+        for r in (1,2):
+            masks = Sparsifier(copy_model(net)).sparsify(tickets[seed,r].sparsity)
+            now = (lambda t: factor((n-1)/n)) if last else factor
+            net,loss,_ = train_plainly(model, Ticket(masks, everything(net)), seed, r, n, first, factor=now)
+            assert at_end(df, name, seed, r, 'valid_loss')==pytest.approx(loss, rel=1e-6)
+            steps = of(df, name, seed, r, 'valid_loss').step
+            assert (steps.min(),steps.max())==(n+(r-1)*(n-first), n+r*(n-first))
+    alone = curve(model, arms=name, **how)
+    assert alone.equals(df[df.arm.isin(['dense',name])].reset_index(drop=True))
+
+@pytest.mark.parametrize('criteria', ['large_final','taylor','fisher'])
+def test_masks_that_are_made_before_training(criteria):
+    "Of W_0, for each density anew; the gradients are those of the first batches"
+    df,tickets = curve(mlp64, arms=['ticket','reinit'], criteria=criteria, when='init', prune=[50,80], keep='tickets')
+    for seed in range(3):
+        net = new(mlp64, seed)
+        first = [(X[o].double(),Y[o]) for o in batches(seed, 0, 8)]
+        if criteria=='taylor': F.cross_entropy(net(first[0][0]), first[0][1]).backward()
+        data = dict(data=first) if criteria=='fisher' else {}
+        for r,sparsity in ((1,50), (2,80)):
+            ticket,at_first = tickets[seed,r],copy_model(net)
+            for p,q in zip(at_first.parameters(), net.parameters()): p.grad = q.grad
+            assert ticket.masks==Sparsifier(at_first, criteria=criteria, **data).sparsify(sparsity)
+            assert not differing(ticket.full, {k: everything(net)[k] for k in ticket.masks})
+            loss = train_plainly(mlp64, ticket, seed, r, 12, lr=1.2e-3)[1]
+            assert at_end(df, 'ticket', seed, r, 'valid_loss')==pytest.approx(loss, rel=1e-6)
 
 def test_an_arm_of_your_own():
     @arm
@@ -208,6 +249,42 @@ def test_criteria_that_need_more_than_the_weights(name):
         score = scores(name, dense.state, dense.state, dense.trained, seed, mlp)
         kept,gone = (torch.cat([score(k)[m if keep else ~m] for k,m in masks.items()]) for keep in (True,False))
         assert kept.min() >= gone.max()-1e-6 and tickets[seed,1].meta['criteria']==name
+
+@pytest.mark.parametrize('name', ['wanda','fisher','obd'])
+def test_criteria_that_look_at_data(name):
+    "Each network at the next batches of its own order"
+    tickets = curve(mlp64, rounds=2, arms='ticket', criteria=name, keep='tickets')[1]
+    for seed,r in ((0,1), (2,1), (2,2)):
+        before,net = tickets[seed,r-1],mlp64()
+        before.trained_into(net)
+        data = [(X[o].double(),Y[o]) for o in batches(seed, r-1, 12+8)[12:]]
+        sp = Sparsifier(net, criteria=name, data=data)
+        sp.put_on(before.masks)
+        assert sp.sparsify(tickets[seed,r].sparsity)==tickets[seed,r].masks
+
+@pytest.mark.parametrize('model, granularity', [(mlp64,'row'), (mlp64,'column'), (conv64,'filter'), (conv64,'kernel')],
+                         ids=str)
+def test_whole_units_are_pruned_and_move(model, granularity):
+    df,tickets = curve(model, granularity=granularity, arms=['ticket','reinit','shuffle','random'], keep='tickets')
+    for (seed,r),t in tickets.items():
+        sp = Sparsifier(model(), granularity, layers=list(t.masks))
+        assert t.meta['granularity']==granularity
+        if not r: continue
+        before = tickets[seed,r-1]
+        before.trained_into(sp.model)
+        sp.put_on(before.masks)
+        assert t.masks==sp.sparsify(100*n_pruned(t.masks.n_weights, 30, r)/t.masks.n_weights)
+        for name in ('reinit','shuffle','random'):
+            begun = arms[name].begin(t, seed, model)
+            assert sp.units.masks({k: sp.units.kept(k, begun.masks) for k in sp.units.names})==begun.masks
+            loss = train_plainly(model, begun, seed, r, 12, lr=1.2e-3)[1]
+            assert at_end(df, name, seed, r, 'valid_loss')==pytest.approx(loss, rel=1e-6)
+            assert of(df, name, seed, r, 'valid_loss').density.iloc[0]==begun.density
+
+def test_two_of_four():
+    def net(): return nn.Sequential(nn.Flatten(), nn.Linear(64,32), nn.ReLU(), nn.Linear(32,12))
+    t = curve(net, granularity='2:4', prune=[50], rounds=None, arms=['ticket','reinit'], keep='tickets')[1][0,1]
+    assert all((m.unflatten(1, (-1,4)).sum(2)==2).all() for m in t.masks.values())
 
 @pytest.mark.parametrize('may', [False, True])
 def test_layers_are_kept_from_vanishing_unless_they_may(may):
@@ -317,7 +394,7 @@ def test_other_errors_and_one_seed_that_does_not_fit_come_out():
 # --- Bad input
 
 class Noisy(nn.Linear):
-    def forward(self, x): return F.dropout(super().forward(x), .5, self.training)
+    def forward(self, x): return super().forward(x)+torch.rand(10)*self.training
 
 class Branching(nn.Linear):
     def forward(self, x): return super().forward(x if x.sum()>0 else -x)
@@ -334,6 +411,12 @@ def tied():
         ('opt','lion'), ('lr',0), ('lr',float('nan')), ('wd',-1), ('momentum',1),
         ('lr_schedule','zigzag'), ('rewind','12it'), ('rewind',-1), ('method','both'), ('loss','mse'),
         ('criteria','biggest'), ('layers','7'), ('eval_every',0), ('device','tpu'), ('batch_seeds',0), ('keep','all')]],
+    (dict(when='begin'), "when='begin'"), (dict(when='init', rewind='5it'), "rewind='5it': expected 0 with when"),
+    (dict(when='init', arms='finetune'), 'arms=finetune: expected arms that begin with W_0'),
+    (dict(granularity='group'), "granularity='group': expected units within"),
+    (dict(granularity='filter'), 'granularity='),
+    (dict(granularity='2:4', prune=[60], rounds=None, arms='ticket'), 'sparsity=60.0: expected at most 50 percent'),
+    (dict(granularity='2:4', rounds=1, arms='shuffle'), "granularity='2:4': expected units within a layer"),
     (dict(seeds=[1,1]), 'each once'), (dict(seeds=[]), 'at least one'), (dict(seeds=[.5]), 'seeds=0.5'),
     (dict(arms=[3]), 'arms=3'), (dict(bs=1438), 'bs=1438: expected at most 1437'),
     (dict(lr_schedule=lambda t: -1), r'lr_schedule\(0\)'),
@@ -345,7 +428,7 @@ def tied():
     (dict(data=((X,Y),(VX,VY-1))), 'Target -1 is out of bounds'),
     (dict(data=((X*float('nan'),Y),(VX,VY))), 'NaN'),
     (dict(data=DataLoaders(DataLoader([1]),DataLoader([1]))), 'DataLoaders of WholeDL'),
-    (dict(model=lambda: 3), r'model\(\)=3'), (dict(model=seq(nn.Dropout(.1))), 'stacked.*random'),
+    (dict(model=lambda: 3), r'model\(\)=3'),
     (dict(model=ends(Noisy, 64, 10)), 'stacked.*random'), (dict(model=ends(Branching, 64, 10)), 'can be stacked'),
     (dict(model=tied), 'can be stacked'), (dict(model=seq(nn.BatchNorm1d(64, momentum=None))), 'can be stacked'),
     (dict(model=seq(nn.RReLU())), 'can be stacked'), (dict(model=ends(nn.ReLU)), 'a network with weights'),

@@ -129,7 +129,7 @@ def test_every_criterion_and_every_arm_takes_them_and_a_rewind_gives_every_bit_b
     masks = sp.sparsify(60)
     sp.rewind()
     assert not differing(everything(net), masked(start, masks))
-    ticket = Ticket(masks, start, full={k: start[k] for k in masks})
+    ticket = Ticket(masks, start, start, full={k: start[k] for k in masks})
     assert not differing(Ticket.load(ticket.save(tmp_path/'t.safetensors', full=True)).full, ticket.full)
     for arm in arms.values():
         new = networks[name][0]()

@@ -7,7 +7,8 @@ from torch import nn
 from lottery_nb.core import as_table, seeded, table_columns
 from lottery_nb.data import digits_dls
 from lottery_nb.sparsifier import Sparsifier
-from lottery_nb.stacked import Recipe, Stack, as_many_as_fit, batch_orders
+from lottery_nb.stacked import (Recipe, SeededDropout, Stack, as_many_as_fit, augmentation, batch_orders, dropout_key,
+                                flip, shift)
 from lottery_nb.ticket import Ticket
 from models import ConvNet, everything, same_bits
 
@@ -18,6 +19,11 @@ def conv():
     return nn.Sequential(nn.Conv2d(1,6,3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6,8,3), nn.BatchNorm2d(8), nn.ReLU(),
                          nn.Flatten(), nn.Linear(8*16,10)).double()
 def ConvNet64(): return ConvNet().double()
+class Noisy(nn.Linear):
+    def forward(self, x): return F.dropout(super().forward(x), .3, self.training)
+def dropping():
+    return nn.Sequential(nn.Conv2d(1,6,3), nn.Dropout2d(.2), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Dropout(.4),
+                         Noisy(6*36,20), nn.ReLU(), nn.Linear(20,10)).double()
 
 def recipe(model=mlp, data=DATA, **how): return Recipe(model, data, **dict(n_step=20, bs=20, device='cpu') | how)
 def tickets_of(r, seeds=(3,5,8)):
@@ -40,7 +46,9 @@ def train_plainly(r, ticket, order, first=0, last=None, lr=None):
     for step in range(first, r.n_step if last is None else last):
         for group in opt.param_groups: group['lr'] = (lr or r.lr_at)(step)
         opt.zero_grad()
-        F.cross_entropy(net(X[rows[step]].double()), Y[rows[step]]).backward()
+        x = X[rows[step]].double()
+        if r.augment: x = r.augmented(x, order, step)
+        with SeededDropout(dropout_key(order), step): F.cross_entropy(net(x), Y[rows[step]]).backward()
         opt.step()
         sp.apply()
     return net
@@ -50,8 +58,9 @@ def measured_plainly(net, x=VX, y=VY):
     out = net.eval()(x.double())
     return dict(loss=F.cross_entropy(out, y).item(), accuracy=(out.argmax(1)==y).double().mean().item())
 
-@pytest.mark.parametrize('model', [mlp, conv, ConvNet64], ids=lambda o: o.__name__)
-@pytest.mark.parametrize('how', [dict(), dict(opt='adamw', wd=.1, lr_schedule='one_cycle'),
+@pytest.mark.parametrize('model', [mlp, conv, ConvNet64, dropping], ids=lambda o: o.__name__)
+@pytest.mark.parametrize('how', [dict(), dict(opt='adam', augment=['shift','flip'], warmup=7),
+                                 dict(opt='adamw', wd=.1, lr_schedule='one_cycle'),
                                  dict(opt='sgd', lr=.05, wd=.01, lr_schedule='cosine')], ids=str)
 def test_each_network_is_what_a_plain_loop_gives(model, how):
     r = recipe(model, **how)
@@ -64,15 +73,16 @@ def test_each_network_is_what_a_plain_loop_gives(model, how):
         assert run.measured[20]['valid_loss'][i]==pytest.approx(expected['loss'], rel=1e-8)
         assert run.measured[20]['accuracy'][i]==pytest.approx(expected['accuracy'], abs=1e-12)
 
-@pytest.mark.parametrize('model', [mlp, conv], ids=lambda o: o.__name__)
-def test_each_network_is_what_it_is_alone(model):
-    r = recipe(model)
+@pytest.mark.parametrize('model', [mlp, conv, dropping], ids=lambda o: o.__name__)
+@pytest.mark.parametrize('augment', [(), 'shift'])
+def test_each_network_is_what_it_is_alone(model, augment):
+    r = recipe(model, augment=augment)
     together = Stack(r, tickets_of(r)).train([1,2,3])
     for i,t in enumerate(tickets_of(r)):
         alone = Stack(r, [t]).train([i+1])
         for k,v in alone.ends[0].items(): close(together.ends[i][k], v)
 
-@pytest.mark.parametrize('model', [mlp, conv], ids=lambda o: o.__name__)
+@pytest.mark.parametrize('model', [mlp, conv, dropping], ids=lambda o: o.__name__)
 def test_a_run_in_parts_is_a_plain_loop_in_parts(model):
     "The optimizer begins anew in each part; batches and learning rates go on"
     r = recipe(model, lr_schedule='cosine', eval_every=4)
@@ -103,6 +113,54 @@ def test_gradients_in_the_end_are_those_of_the_next_batch(model):
     F.cross_entropy(net(X[rows].double()), Y[rows]).backward()
     for k,p in net.named_parameters(): close(run.grads[2][k], p.grad)
     assert Stack(r, tickets_of(r)).train([1,2,3], last=1).grads==[{},{},{}]
+
+# --- Chance
+
+def test_warmup_rises_in_a_line():
+    r,plain = recipe(warmup=4, lr_schedule='cosine'),recipe(lr_schedule='cosine')
+    assert [r.lr_at(i)/plain.lr_at(i) for i in range(6)]==pytest.approx([.25,.5,.75,1,1,1])
+
+def test_dropout_drops_as_often_as_it_should_and_every_time_other_places():
+    x,seen = torch.ones(200, 50, dtype=torch.float64),[]
+    for key in map(dropout_key, range(4)):
+        for step in range(3):
+            with SeededDropout(key, step): seen += [F.dropout(x, .3), F.dropout(x, .3)]
+    kept = torch.stack(seen)
+    assert set(kept.unique().tolist())=={0, 1/.7}
+    kept = (kept>0).double().flatten(1)
+    assert (kept.mean(1)-.7).abs().max()<.02 and (kept.mean(0)-.7).abs().mean()<.1
+    assert (torch.corrcoef(kept)-torch.eye(24)).abs().max()<.06 # 24 drawings of 10,000 places
+    assert (torch.corrcoef(kept.view(-1,200,50)[0].T)-torch.eye(50)).abs().max()<.35 # within one
+    with SeededDropout(5, 0):
+        assert torch.equal(F.dropout(x, .3, training=False), x) and torch.equal(F.dropout(x, 0.), x)
+        assert not F.dropout(x, 1.).any()
+        channels = F.dropout2d(torch.ones(40, 30, 3, 3), .5)
+    assert (channels.flatten(2).std(2)==0).all() and .4<(channels[:,:,0,0]>0).double().mean()<.6
+
+def test_dropout_leaves_the_global_random_numbers_alone():
+    before = torch.get_rng_state()
+    r = recipe(dropping)
+    Stack(r, tickets_of(r)).train([1,2,3], last=2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+def test_shift_and_flip():
+    x = torch.rand(50, 3, 7, 9)
+    def drawn(fn, seed=1, **how): return fn.fn(x, torch.Generator().manual_seed(seed), **how)
+    moved,turned = drawn(shift, pixels=1),drawn(flip)
+    def at(image, dy, dx): return F.pad(image, (1,1,1,1))[:,1+dy:8+dy,1+dx:10+dx]
+    found = [[(dy,dx) for dy in (-1,0,1) for dx in (-1,0,1) if torch.equal(b, at(a, dy, dx))] for a,b in zip(x, moved)]
+    assert all(len(o)==1 for o in found) and len({o[0] for o in found})==9
+    both = [torch.equal(b, a.flip(-1)) for a,b in zip(x, turned)]
+    assert all(o or torch.equal(a, b) for o,a,b in zip(both, x, turned)) and 10<sum(both)<40
+    assert torch.equal(drawn(shift), drawn(shift)) and not torch.equal(drawn(shift), drawn(shift, 2))
+
+def test_an_augmentation_of_your_own():
+    @augmentation
+    def noise(x, generator, *, size=.1): return x + size*torch.randn(x.shape, generator=generator).to(x)
+    r = recipe(augment=['shift', noise(size=.5)])
+    assert r.settings['augment']==['shift','noise(size=0.5)']
+    run = Stack(r, tickets_of(r)).train([1,2,3])
+    for k,v in everything(train_plainly(r, tickets_of(r)[1], 2)).items(): close(run.ends[1][k], v)
 
 # --- Measured
 
@@ -166,6 +224,9 @@ def test_as_many_as_fit():
     (dict(model=nn.ReLU), 'with weights'),
     (dict(model=lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10))), 'shape'),
     (dict(steps=3), 'no such argument'),
+    (dict(warmup=21), 'warmup=21: expected at most 20'), (dict(warmup=.1), 'warmup='),
+    (dict(augment='rotate'), "augment='rotate': expected one of shift, flip"),
+    (dict(data=[(x.flatten(1), y) for x,y in DATA], augment='shift'), r'takes inputs of \[20, 64\]'),
 ], ids=str)
 def test_bad_input_is_named(how, told):
     with pytest.raises(ValueError, match=told): recipe(**how)
