@@ -229,7 +229,7 @@ def plot_line(
     ax.legend(fontsize=8, frameon=False)
     return fig
 
-# %% ../nbs/21_connectivity.ipynb #89ac810f
+# %% ../nbs/21_connectivity.ipynb #7826ef9d
 def instability(
     model:Callable|str, # function without arguments that makes a new network; or its name, as `model_by_name` takes it
     data, # ((x_train, y_train), (x_valid, y_valid)), `DataLoaders` of `WholeDL`, or their name
@@ -253,10 +253,12 @@ def instability(
     A pair of which one isn't finite is named in a warning and left out. Raises `ArgumentError` before any training.
 
     Source: Frankle et al. 2020, algorithms 1 and 2"""
-    if 'rewind' in how: raise ArgumentTypeError('rewind', how['rewind'], 'none: `at` says where weights go back to')
+    for k,why in dict(rewind='`at` says where weights go back to', when='give `masks` of untrained networks',
+                      keep='it gives a table').items():
+        if k in how: raise ArgumentTypeError(k, how[k], f'none: {why}')
     return Instability(model, data, at, seeds, rounds, prune, arms, masks, points, norm, hessian, how).run(progress)
 
-# %% ../nbs/21_connectivity.ipynb #975995cb
+# %% ../nbs/21_connectivity.ipynb #2ccdbe2b
 class Instability:
     "What `instability` was asked for, and how it's found. Raises `ArgumentError` for what can't be right"
     def __init__(self, model, data, at, seeds, rounds, prune, arms, masks, points, norm, hessian, how):
@@ -266,6 +268,8 @@ class Instability:
         if masks is not None and rounds is not None: raise ArgumentError('rounds', rounds, 'None, as masks are given')
         most = 1 if masks is not None else max(self.measured) if self.measured else None
         self.curve = c = Curve(model, data, seeds, most, prune, arms, **{'eval_every': sys.maxsize, **how})
+        if own := [o for o in c.arms if o.begins=='trained']:
+            raise ArgumentError('arms', own[0], 'arms that begin with W_k or with fresh weights')
         _check_walk(points, norm, c.loss)
         self.steps = sorted({self.step_of(o) for o in listify(at)})
         if not self.steps: raise ArgumentError('at', at, 'a point of training, or several')
@@ -284,7 +288,7 @@ class Instability:
         if isinstance(found, Masks): return found
         raise ArgumentTypeError('masks', self.masks, f'Masks, or a dict that has Masks for seed {seed}')
 
-# %% ../nbs/21_connectivity.ipynb #0a623ba4
+# %% ../nbs/21_connectivity.ipynb #249fbfbb
 @patch
 def run(self:Instability,
     progress:bool|Callable=True # show a bar? Or a function (done, total, comment) that's told instead
@@ -301,7 +305,7 @@ def run(self:Instability,
     df.attrs = {k: v for k,v in c.settings.items() if k not in ('rewind','eval_every')} | told
     return df
 
-# %% ../nbs/21_connectivity.ipynb #5631f5f5
+# %% ../nbs/21_connectivity.ipynb #52a6a6dd
 @patch
 def run_seeds(self:Instability, seeds)->list: # of rows
     "All points and arms of some seeds"
@@ -313,8 +317,8 @@ def run_seeds(self:Instability, seeds)->list: # of rows
         for r,tickets in self.tickets(k, first, ends, kept[k]) if c.arms else ():
             for arm in c.arms:
                 of = {s: arm.begin(t, s, c.model) for s,t in tickets.items()}
-                if arm.fresh and k:
-                    of = {s: Ticket(of[s].masks, w) for s,w in self.train(of, r, arm, 0, k)[0].items()}
+                if arm.begins=='fresh' and k:
+                    of = {s: Ticket(of[s].masks, w) for s,(w,_) in self.train(of, r, arm, 0, k)[0].items()}
                 begun += [(repr(arm), s, r, t) for s,t in of.items()]
         rows += self.pairs(k, begun)
     return rows
@@ -325,17 +329,20 @@ def place(self:Instability, o):
     c,names = self.curve,['dense', *map(repr, self.curve.arms)]
     return o['rewind'], names.index(o['arm']), o['round'], c.seeds.index(o['seed']), o['metric']
 
-# %% ../nbs/21_connectivity.ipynb #09d99ce0
+# %% ../nbs/21_connectivity.ipynb #f0dbddae
 @patch
-def train(self:Instability, begun, r, arm, first=0, last=None, keep=())->tuple: # seed -> tensors; step -> the same
-    "Trains networks side by side, seed -> `Ticket`. Gives the ends, and what was kept, of those that stayed finite"
+def train(self:Instability, begun, r, arm, first=0, last=None, keep=())->tuple:
+    """Trains networks side by side, seed -> `Ticket`. Of those that stayed finite it gives two dicts:
+
+    seed -> tensors and gradients in the end, and step -> seed -> tensors, of the steps that are kept"""
     c,last = self.curve,self.curve.n_step if last is None else last
-    run = Stack(c, list(begun.values())).train([seed_of(s, 'order', r) for s in begun], first, last, keep=keep)
+    orders,grads = [seed_of(s, 'order', r) for s in begun],'grad' in c.sp.criterion.needs
+    run = Stack(c, list(begun.values())).train(orders, first, last, keep=keep, grads=grads)
     self.did(len(begun)*(last-first), f'round {r}, {arm}')
     for s,bad in zip(begun, run.bad):
         if bad<math.inf: warn(f"seed {s}, {arm}, round {r}: the loss isn't finite at step {bad:.0f}: it's left out")
     def whole(tensors): return {s: o for s,o,bad in zip(begun, tensors, run.bad) if bad==math.inf}
-    return whole(run.ends), {k: whole(o) for k,o in run.kept.items()}
+    return whole(zip(run.ends, run.grads)), {k: whole(o) for k,o in run.kept.items()}
 
 @patch
 def did(self:Instability, n, comment):
@@ -344,10 +351,10 @@ def did(self:Instability, n, comment):
     c,arms = self.curve,self.curve.arms
     def steps(k): # of a seed, from a point on
         pairs = 2*(1+len(arms)*len(self.measured))*(c.n_step-k)
-        return pairs + bool(arms)*(c.rounds-1)*(c.n_step-k) + sum(o.fresh for o in arms)*len(self.measured)*k
+        return pairs + bool(arms)*(c.rounds-1)*(c.n_step-k) + sum(o.begins=='fresh' for o in arms)*len(self.measured)*k
     self.move(self.done, len(c.seeds)*(c.n_step+sum(map(steps, self.steps))), comment)
 
-# %% ../nbs/21_connectivity.ipynb #cc9b05ce
+# %% ../nbs/21_connectivity.ipynb #9a901fad
 @patch
 def tickets(self:Instability, k, first, ends, W_k): # yields a round, and seed -> `Ticket`
     "What's pruned of the networks that were trained to `ends`, and goes back to `W_k`, in all rounds that are measured"
@@ -359,11 +366,11 @@ def tickets(self:Instability, k, first, ends, W_k): # yields a round, and seed -
         yield 1,{s: given(s, self.masks_of(s)) for s in W_k}
         return
     for r in range(1, c.rounds+1):
-        tickets = {s: c.next_ticket(tickets[s], o, {}, first[s], W_k[s]) for s,o in ends.items()}
+        tickets = {s: c.next_ticket(r, tickets[s], *end, first[s], W_k[s]) for s,end in ends.items()}
         if r in self.measured: yield r,tickets
         if r<c.rounds: ends,_ = self.train(tickets, r, 'ticket', k)
 
-# %% ../nbs/21_connectivity.ipynb #9b282226
+# %% ../nbs/21_connectivity.ipynb #dad538f4
 @patch
 def pairs(self:Instability, k, begun)->list: # of rows
     "Trains two copies of each network in `begun`, of (arm, seed, round, `Ticket`), from step `k` on, and compares them"
@@ -385,7 +392,7 @@ def pairs(self:Instability, k, begun)->list: # of rows
     return [dict(at, arm=arm, seed=s, round=r, density=t.density, metric=m, value=v[j])
             for j,(arm,s,r,t) in enumerate(begun[i] for i in there) for m,v in found.items()]
 
-# %% ../nbs/21_connectivity.ipynb #1bbb38c3
+# %% ../nbs/21_connectivity.ipynb #3e04e036
 @patch
 @torch.no_grad()
 def heights(self:Instability, a, b)->dict: # metric -> a number a pair
@@ -406,7 +413,7 @@ def heights(self:Instability, a, b)->dict: # metric -> a number a pair
     lines = {k: np.array(v) for k,v in lines.items() if v[0] is not None}
     return {k: (v.max(0)-(v[0]+v[-1])/2).tolist() for k,v in lines.items()}
 
-# %% ../nbs/21_connectivity.ipynb #15026f0d
+# %% ../nbs/21_connectivity.ipynb #cdd50501
 @patch
 def eigenvalues(self:Instability, nets, tickets)->list: # a number a network
     "The largest eigenvalues of the Hessians, over kept weights, on the first ten training batches"
@@ -420,7 +427,7 @@ def eigenvalues(self:Instability, nets, tickets)->list: # a number a network
     with seeded('power', 0): v = under({k: torch.randn(*t.shape).to(t) for k,t in params.items()})
     return largest_eigenvalues(lambda v: under(vmap(one)(params, rest, v)), v).tolist()
 
-# %% ../nbs/21_connectivity.ipynb #041e0a30
+# %% ../nbs/21_connectivity.ipynb #0397203a
 def stability(
     df:pd.DataFrame, # of `instability`
     stable:float=.02, # an error barrier below this is none, 0 to 1
@@ -454,7 +461,7 @@ def stability(
         rows.append(dict(row, finding=_told(row)))
     return pd.DataFrame(rows)
 
-# %% ../nbs/21_connectivity.ipynb #011d62e1
+# %% ../nbs/21_connectivity.ipynb #7fc3c104
 def _is_below(values, limit)->str:
     "Is the mean below a limit, as far as the 95 % interval can tell?"
     mean,half = mean_interval(values)
@@ -474,7 +481,7 @@ def _told(row)->str:
     if row['arm']!='dense': told += f"; they {matching} dense networks: {amount('difference', '+')} points"
     return f"{told}, {row['seeds']} seed{'s'*(row['seeds']!=1)}"
 
-# %% ../nbs/21_connectivity.ipynb #e0c5f0c4
+# %% ../nbs/21_connectivity.ipynb #187f9750
 def plot_instability(
     df:pd.DataFrame, # of `instability`
     metrics=('error_barrier','accuracy'), # a panel for each
@@ -559,7 +566,7 @@ def top_eigenvalue(
     loss:Callable=F.cross_entropy, # predictions and targets of a batch -> mean loss
     n_batch:int|None=10, # training batches at most; None: all there are
     steps:int=100, # of the power iteration at most; a warning says so if it isn't there yet
-    tol:float=1e-3, # relative change in a step at which it stops
+    tol:float=.01, # relative error at which it stops
     seed:int=0 # whole number of at least 0: where the vector begins
 )->float:
     """The largest eigenvalue of the Hessian of the mean training loss, by power iteration, in eval mode.
@@ -610,22 +617,22 @@ def largest_eigenvalues(
     product:Callable, # of symmetric matrices with vectors: name -> tensor [n, ...] gives such a dict
     v:Mapping, # name -> tensor [n, ...]: where it begins
     steps:int=100, # products at most, twice as many where negative ones are larger
-    tol:float=1e-3 # relative change in a step at which it stops
+    tol:float=.01 # relative error at which it stops
 )->Tensor: # [n]
     "The largest eigenvalue of each of n matrices at once, by power iteration. Warns if one isn't there after `steps`"
     def dot(a, b): return sum((a[k]*b[k]).flatten(1).sum(1) for k in a)
     def times(v, c): return {k: t*c.view(-1, *[1]*(t.dim()-1)) for k,t in v.items()}
     def iterate(product, v):
         "The eigenvalue that is furthest from 0"
-        v,last = times(v, dot(v, v).rsqrt()),torch.inf
+        v = times(v, dot(v, v).rsqrt())
         for _ in range(steps):
             new = product(v)
-            found = dot(v, new)
-            change = (found-last).abs()
-            if (change<=tol*found.abs()).all(): return found
-            v,last = times(new, dot(new, new).clamp(min=1e-30).rsqrt()),found
-        worst = 100*float((change/found.abs()).max())
-        warn(f'largest_eigenvalues: after {steps} products one still changes by {worst:.2g} % with each')
+            found,length = dot(v, new),dot(new, new)
+            off = (length-found**2).clamp(min=0).sqrt() # of Hv - λv: λ is at most so far from an eigenvalue
+            if (off<=tol*found.abs()).all(): return found
+            v = times(new, length.clamp(min=1e-30).rsqrt())
+        worst = 100*float((off/found.abs()).max())
+        warn(f'largest_eigenvalues: after {steps} products one is known to within {worst:.2g} % alone')
         return found
     found = iterate(product, v)
     if not (found<0).any(): return found

@@ -211,7 +211,7 @@ X,Y = TRAIN[0].double(),TRAIN[1]
 def test_the_largest_eigenvalue_is_that_of_the_whole_hessian():
     model = small()
     before = everything(model)
-    found = top_eigenvalue(model, ((X, Y), (X, Y)), steps=1000, tol=1e-8)
+    found = top_eigenvalue(model, ((X, Y), (X, Y)), steps=3000, tol=1e-6)
     assert found==pytest.approx(by_whole_hessian(model, X, Y), rel=1e-4)
     assert not differing(everything(model), before)
 
@@ -221,14 +221,14 @@ def test_for_a_ticket_it_is_that_of_the_kept_weights():
     sp.sparsify(60)
     t = sp.ticket
     want = by_whole_hessian(sp.model, X, Y, t.masks)
-    assert top_eigenvalue(t, ((X, Y), (X, Y)), small, steps=1000, tol=1e-8)==pytest.approx(want, rel=1e-4)
+    assert top_eigenvalue(t, ((X, Y), (X, Y)), small, steps=3000, tol=1e-6)==pytest.approx(want, rel=1e-4)
     assert want < by_whole_hessian(sp.model, X, Y)*(1-1e-3)
 
 def test_the_largest_is_not_the_one_that_is_furthest_from_0():
     model = small()
     def less(out, y): return -F.cross_entropy(out, y)
     want = by_whole_hessian(model, X, Y, sign=-1)
-    found = top_eigenvalue(model, ((X, Y), (X, Y)), loss=less, steps=5000, tol=1e-10)
+    found = top_eigenvalue(model, ((X, Y), (X, Y)), loss=less, steps=5000, tol=1e-6)
     assert found==pytest.approx(want, abs=1e-3) and 1.2*want<by_whole_hessian(model, X, Y)
 
 def test_eigenvalues_of_many_matrices_at_once():
@@ -237,7 +237,7 @@ def test_eigenvalues_of_many_matrices_at_once():
     a[0] = 0
     v = dict(x=torch.randn(5, 3, 4, dtype=torch.float64))
     def product(v): return dict(x=(a@v['x'].flatten(1)[:, :, None]).view(5, 3, 4))
-    found = largest_eigenvalues(product, v, 20000, 1e-13)
+    found = largest_eigenvalues(product, v, 20000, 1e-6)
     assert torch.allclose(found, torch.linalg.eigvalsh(a)[:, -1], rtol=1e-4)
 
 def test_what_has_not_come_to_rest_is_said():
@@ -288,7 +288,7 @@ def test_pairs_are_what_they_are_alone(masks, norm):
             top = values.pop('top_eigenvalue')
             assert values==pytest.approx(want, abs=1e-8)
             t = Ticket(Masks(m), everything(pair[0]), everything(pair[0]))
-            assert top==pytest.approx(top_eigenvalue(t, DATA, double), rel=.01)
+            assert top==pytest.approx(top_eigenvalue(t, DATA, double), rel=.02)
             assert set(found.step)=={14} and set(found.epoch)=={2} and found.density.iloc[0]==(50 if m else 100)
 
 def test_tickets_are_those_that_a_curve_finds():
@@ -401,6 +401,8 @@ class Other(nn.Sequential): pass
     (lambda: instability(new, (TRAIN, VALID), 0, rounds=0, **HOW), 'rounds=0'),
     (lambda: instability(new, (TRAIN, VALID), 0, arms='tiket', **HOW), "did you mean 'ticket'"),
     (lambda: instability(new, (TRAIN, VALID), 0, rewind=1, **HOW), 'rewind=1: expected none'),
+    (lambda: instability(new, (TRAIN, VALID), 0, when='init', **HOW), "when='init': expected none"),
+    (lambda: instability(new, (TRAIN, VALID), 0, arms='finetune', **HOW), 'arms=finetune: expected arms that begin'),
     (lambda: instability(new, (TRAIN, VALID), 0, nstep=3, **HOW), 'nstep=3'),
     (lambda: instability(new, (TRAIN, VALID), 0, hessian=3, **HOW), 'hessian=3'),
     (lambda: instability(new, (TRAIN, VALID), 0, norm='reset', **HOW), "norm='reset'"),
