@@ -24,6 +24,7 @@ from .curves import *
 from .evidence import *
 from .experiment import *
 from .sensitivity import *
+from .connectivity import *
 from .channels import *
 from .measure import *
 from .shrink import *
