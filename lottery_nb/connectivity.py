@@ -84,6 +84,7 @@ def barrier(
     net,*ends = _ends(a, b, model)
     with progress_bar(progress) as move: return _walk(net, *ends, line_batches(data, n_batch), points, norm, loss, move)
 
+# %% ../nbs/21_connectivity.ipynb #20ac6e47
 def _check_walk(points, norm, loss):
     check_whole('points', points, 3)
     check_choice('norm', norm, ['recalibrate','interpolate','keep'])
@@ -260,7 +261,7 @@ def instability(
 
 # %% ../nbs/21_connectivity.ipynb #2ccdbe2b
 class Instability:
-    "What `instability` was asked for, and how it's found. Raises `ArgumentError` for what can't be right"
+    "What `instability` was asked for, as it was asked, and how it's found. Raises `ArgumentError` if it can't be right"
     def __init__(self, model, data, at, seeds, rounds, prune, arms, masks, points, norm, hessian, how):
         store_attr('masks,points,norm')
         self.hessian = check_flag('hessian', hessian)
@@ -278,13 +279,16 @@ class Instability:
 
     def step_of(self, at)->int:
         "How many steps a point of training is. Raises `ArgumentError` if it's none, or beyond the end"
-        point,c = rewind_point(at),self.curve
+        c = self.curve
+        try: point = rewind_point(at)
+        except ArgumentError as e: raise type(e)('at', at, "starts of epochs (0, 1, …), steps ('100it')") from None
         if point.kind!='lr' and point.step(c.n_iter)<c.n_step: return point.step(c.n_iter)
         raise ArgumentError('at', at, f'a point before the end of {c.n_step} steps, {c.n_iter} an epoch')
 
     def masks_of(self, seed)->Masks:
         "The masks that were given for a seed"
-        found = self.masks if isinstance(self.masks, Masks) else dict(self.masks).get(seed)
+        found = self.masks
+        if isinstance(found, Mapping) and not isinstance(found, Masks): found = found.get(seed)
         if isinstance(found, Masks): return found
         raise ArgumentTypeError('masks', self.masks, f'Masks, or a dict that has Masks for seed {seed}')
 

@@ -398,6 +398,8 @@ class Other(nn.Sequential): pass
     (lambda: instability(new, (TRAIN, VALID), '14it', **HOW), "at='14it': expected a point before the end of 14 steps"),
     (lambda: instability(new, (TRAIN, VALID), 'lr', **HOW), "at='lr'"),
     (lambda: instability(new, (TRAIN, VALID), [], **HOW), 'at='),
+    (lambda: instability(new, (TRAIN, VALID), 0, masks=3, **HOW), 'masks=3'),
+    (lambda: instability(new, (TRAIN, VALID), '5steps', **HOW), "at='5steps': expected starts of epochs"),
     (lambda: instability(new, (TRAIN, VALID), 0, rounds=0, **HOW), 'rounds=0'),
     (lambda: instability(new, (TRAIN, VALID), 0, arms='tiket', **HOW), "did you mean 'ticket'"),
     (lambda: instability(new, (TRAIN, VALID), 0, rewind=1, **HOW), 'rewind=1: expected none'),
