@@ -218,7 +218,7 @@ def plot_line(
         if not isinstance(o, Barrier): raise ArgumentTypeError('lines', o, 'a Barrier, or a dict of them')
     named = dict(lines) if several else {'': lines}
     shown = [k for k in ('error','loss') if all(k in o.table for o in named.values())]
-    fig = Figure(figsize=figsize or (4*len(shown), 3), layout='constrained')
+    fig = Figure(figsize=figsize or (4*len(shown)+1, 2.8), layout='constrained')
     for ax,k in zip(fig.subplots(1, len(shown), squeeze=False)[0], shown):
         for i,(name,o) in enumerate(named.items()):
             for part,ls in dict(valid='-', train=':').items():
@@ -227,7 +227,7 @@ def plot_line(
                         label=label)
         ax.set(xlabel='way from a to b', ylabel='error, percent' if k=='error' else k, ylim=(0,None))
         ax.spines[['top','right']].set_visible(False)
-    ax.legend(fontsize=8, frameon=False)
+    fig.legend(*ax.get_legend_handles_labels(), loc='outside right upper', fontsize=8, frameon=False)
     return fig
 
 # %% ../nbs/21_connectivity.ipynb #7826ef9d
