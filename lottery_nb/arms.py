@@ -200,8 +200,9 @@ def _elsewhere(ticket, seed, model, of_weights, of_units):
     elif model is None:
         raise ArgumentError('model', model, f'the network, or a function that makes one, with {granularity}')
     else:
-        net = copy_model(model) if isinstance(model, nn.Module) else model()
-        moved = of_units(Sparsifier(net, granularity, 'global', random_scores(seed=seed), list(masks)), masks, seed)
+        with seeded('units'): net = copy_model(model) if isinstance(model, nn.Module) else model()
+        scores = random_scores(seed=seed_of('random', seed)) # others than those of a `random_ticket`
+        moved = of_units(Sparsifier(net, granularity, 'global', scores, list(masks)), masks, seed)
     return Ticket(moved, _all_weights(ticket), full=ticket.full)
 
 def _shuffled_units(sp, masks, seed):

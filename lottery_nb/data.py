@@ -31,12 +31,16 @@ from .core import ArgumentError, ArgumentTypeError, check_number, check_path, ch
 # %% ../nbs/01_data.ipynb #b9201914
 def digits_dls(
     bs:int=64, # images in a batch, 1 to 1437; the last, smaller batch of a training epoch is left out
-    seed:int=0 # whole number of at least 0: the order of the training batches
+    seed:int=0, # whole number of at least 0: the order of the training batches
+    test:float=0. # percent of all images, 0 to 50, that go from training to a third part, `dls[2]`
 )->DataLoaders: # images `TensorImageBW` [bs, 1, 8, 8] from 0 to 1, labels `TensorCategory` [bs]
-    "scikit-learn's handwritten digits, 80 % for training. Raises `ArgumentError` for a `bs` or `seed` out of range"
+    "scikit-learn's handwritten digits, 80 % for training. Raises `ArgumentError` for a number out of range"
     check_whole('bs', bs, 1), check_whole('seed', seed)
     images,labels = load_digits(return_X_y=True)
     parts = train_test_split(range(len(labels)), test_size=.2, stratify=labels, random_state=0)
+    if n := round(check_number('test', test, 0, 50)/100*len(labels)):
+        train,held_out = train_test_split(parts[0], test_size=n, stratify=labels[parts[0]], random_state=0)
+        parts = train,parts[1],held_out
     check_number('bs', bs, 1, len(parts[0]), f'at most {len(parts[0])}, the number of training images')
     images = torch.tensor(images/16).float().view(-1,1,8,8)
     items = [[image.clone(), str(label)] for image,label in zip(images, labels)] # a view is pickled with all images

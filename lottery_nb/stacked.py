@@ -38,7 +38,7 @@ class Recipe:
 
     Raises `ArgumentError` for what can't be right, and for networks that can't be stacked"""
     model:Callable|str # function without arguments that makes a new network; or its name, as `model_by_name` takes it
-    data:object # ((x_train, y_train), (x_valid, y_valid)), each [n, ...]; `DataLoaders` of `WholeDL`; or their name
+    data:object # pairs (x, y) to train, validate and maybe test with, [n, ...]; `DataLoaders` of `WholeDL`; a name
     _:KW_ONLY
     n_step:int=400 # batches that a network is trained on
     bs:int=60 # items in a batch
@@ -109,21 +109,28 @@ def network(self:Recipe,
 # %% ../nbs/11b_stacked.ipynb #49fd205c
 def _as_parts(data, dtype)->dict: # part -> (x, y)
     "The data as plain tensors on the CPU, floats as `dtype`"
-    expected = 'numbers as ((x_train, y_train), (x_valid, y_valid)), or DataLoaders of WholeDL without batch transforms'
+    expected = ('numbers as ((x_train, y_train), (x_valid, y_valid)), maybe (x_test, y_test), or DataLoaders '
+                'of WholeDL without batch transforms')
     if isinstance(data, DataLoaders):
         whole = all(isinstance(dl, WholeDL) and not len(dl.after_batch.fs) for dl in data.loaders)
         if not whole: raise ArgumentTypeError('data', data, expected)
-        data = data.train.stacked(),data.valid.stacked()
-    try: (x,y),(vx,vy) = [[torch.as_tensor(t).detach().cpu().as_subclass(Tensor) for t in pair] for pair in data]
+        data = [dl.stacked() for dl in data.loaders]
+    try: pairs = [[_typed(torch.as_tensor(t).detach().cpu(), dtype) for t in pair] for pair in data]
     except (TypeError,ValueError,RuntimeError) as e: raise ArgumentTypeError('data', data, expected) from e
-    given = x,y,vx,vy
-    some = all(t.dim() and len(t) for t in given)
-    if not some or (len(x),len(vx))!=(len(y),len(vy)) or (x[0].shape,y[0].shape)!=(vx[0].shape,vy[0].shape):
-        sizes = [list(t.shape) for t in given]
-        raise ArgumentError('data', sizes, 'as many targets as inputs, of one shape in training and validation')
-    if not all(t.isfinite().all() for t in given): raise ArgumentError('data', data, 'finite numbers, no NaN')
-    def typed(t): return t.to(dtype) if t.is_floating_point() else t if t.dtype==torch.bool else t.long()
-    return dict(train=(typed(x), typed(y)), valid=(typed(vx), typed(vy)))
+    if not 2<=len(pairs)<=3 or any(len(o)!=2 for o in pairs): raise ArgumentTypeError('data', data, expected)
+    some = all(t.dim() and len(t) for pair in pairs for t in pair)
+    shapes = {(x.shape[1:], y.shape[1:]) for x,y in pairs}
+    if not some or len(shapes)>1 or any(len(x)!=len(y) for x,y in pairs):
+        sizes = [list(t.shape) for pair in pairs for t in pair]
+        raise ArgumentError('data', sizes, 'as many targets as inputs, of one shape in all parts')
+    if not all(t.isfinite().all() for pair in pairs for t in pair):
+        raise ArgumentError('data', data, 'finite numbers, no NaN')
+    return {k: tuple(pair) for k,pair in zip(('train','valid','test'), pairs)}
+
+def _typed(t, dtype):
+    "A plain tensor: floats as `dtype`, whole numbers as int64"
+    t = t.as_subclass(Tensor)
+    return t.to(dtype) if t.is_floating_point() else t if t.dtype==torch.bool else t.long()
 
 # %% ../nbs/11b_stacked.ipynb #1d0d1db9
 def _said(e): return f'{type(e).__name__}: {str(e).strip().partition(chr(10))[0]}'
@@ -358,21 +365,31 @@ def batch_orders(
 @patch
 @torch.no_grad()
 def measure(self:Stack,
-    data:str|tuple='valid' # a part of the recipe's data, 'train' or 'valid'; or inputs and targets, [n, ...]
+    data:str|tuple='valid' # a part of the recipe's data, 'train', 'valid' or 'test'; or inputs and targets, [n, ...]
 )->dict: # 'loss' and, of classes, 'accuracy', 0 to 1: a list, a number a network
     "The mean loss on data, and the accuracy if there are classes, in eval mode"
-    (x,y),n = check_choice('data', data, self.recipe.parts, tuple),4*self.recipe.bs
+    r,(x,y) = self.recipe,check_choice('data', data, self.recipe.parts, tuple)
+    n,(x,y) = 4*r.bs,[_typed(t.to(r.device), next(self.net.parameters()).dtype) for t in (x,y)]
     loss = right = 0.
     self.net.eval()
     for xs,ys in zip(x.split(n), y.split(n)):
         out,ys = self(xs.expand(self.n, *xs.shape).clone()),ys.expand(self.n, *ys.shape)
-        loss = loss + _losses(self.recipe.loss, out, ys).double()*ys.shape[1]
+        loss = loss + _losses(r.loss, out, ys).double()*ys.shape[1]
         classes = out.dim()==ys.dim()+1 and not ys.is_floating_point()
         if classes: right = right + (out.argmax(2)==ys).flatten(1).double().sum(1)
     self.net.train()
     return dict(loss=(loss/len(x)).tolist(), **(dict(accuracy=(right/y.numel()).tolist()) if classes else {}))
 
 # %% ../nbs/11b_stacked.ipynb #9c99501f
+@patch
+def measured(self:Stack)->dict: # metric -> a list, a number a network
+    "What the table gets: `valid_loss` and `accuracy`, and if there's a test part `test_loss` and `test_accuracy`"
+    found = self.measure()
+    found = dict(valid_loss=found.pop('loss'), **found)
+    if 'test' in self.recipe.parts: found |= {f'test_{k}': v for k,v in self.measure('test').items()}
+    return found
+
+# %% ../nbs/11b_stacked.ipynb #17007d8f
 @patch
 def batches(self:Stack,
     orders:list, # of each network the number that the order of its batches depends on
@@ -391,7 +408,7 @@ def batches(self:Stack,
 @dataclass
 class Training:
     "What came of networks that were trained side by side"
-    measured:dict # step -> metric, 'valid_loss' or 'accuracy' -> a list, a number a network
+    measured:dict # step -> metric -> a list, a number a network, as `Stack.measured` gives it
     bad:list # of each the first step that isn't finite, or infinity
     ends:list # of each its tensors in the end, on the CPU: name -> tensor
     kept:dict # step -> the same as `ends`, as it was then
@@ -408,7 +425,7 @@ def train(self:Stack,
     lr:Callable|None=None, # step -> learning rate; None: the recipe's `lr_at`
     say:Callable=noop # told how many steps are done, whenever something is measured
 )->Training:
-    "Trains every network from its step `first` to `last`, and measures on the validation data on the way"
+    "Trains every network from its step `first` to `last`, and measures on the way"
     r,orders = self.recipe,list(orders)
     last,lr = r.n_step if last is None else last,lr or r.lr_at
     batches = self.batches(orders, first)
@@ -417,8 +434,7 @@ def train(self:Stack,
     for step in range(first, last+1):
         if step in keep: kept[step] = self.each()
         if step in (first, last) or step%r.eval_every==0:
-            found = self.measure()
-            measured[step] = dict(valid_loss=found.pop('loss'), **found)
+            measured[step] = self.measured()
             say(step-first)
         x,y,*dropout = next(batches)
         if step<last: losses[step] = self.step(x, y, lr(step), *dropout)

@@ -98,7 +98,7 @@ def nets_of_units():
 @pytest.mark.parametrize('model, granularity, layers', nets_of_units(), ids=str)
 def test_whole_units_move(model, granularity, layers):
     "By unit: none is cut, as many stay in each layer or, as near as units allow, in the network"
-    ticket = random_ticket(model(), 60, 1, granularity, layers=layers)
+    ticket = random_ticket(model(), 60, 3, granularity, layers=layers)
     units = Sparsifier(model(), granularity, layers=layers).units
     def whole(masks): return units.masks({k: units.kept(k, masks) for k in units.names})==masks
     for net in (model, model()):

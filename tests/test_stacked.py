@@ -223,6 +223,8 @@ def test_as_many_as_fit():
       ('momentum',.5), ('lr_schedule','zigzag'), ('loss','mse'), ('eval_every',0), ('device','tpu'), ('bs',1438)]],
     (dict(model=nn.ReLU), 'with weights'),
     (dict(model=lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10))), 'shape'),
+    (dict(data=DATA[:1]), 'data=.*expected numbers as'), (dict(data=[*DATA, *DATA]), 'data=.*expected numbers as'),
+    (dict(data=[*DATA, (VX,VY[1:])]), 'as many targets as inputs'),
     (dict(steps=3), 'no such argument'),
     (dict(warmup=21), 'warmup=21: expected at most 20'), (dict(warmup=.1), 'warmup='),
     (dict(augment='rotate'), "augment='rotate': expected one of shift, flip"),
@@ -230,6 +232,21 @@ def test_as_many_as_fit():
 ], ids=str)
 def test_bad_input_is_named(how, told):
     with pytest.raises(ValueError, match=told): recipe(**how)
+
+def test_a_test_part():
+    dls = digits_dls(test=20)
+    x,y = dls[2].stacked()
+    assert len(y)==359 and len(dls.train_ds)==1437-359 and torch.equal(dls.valid.stacked()[0], VX)
+    def images(*parts): return sorted(o.flatten().tolist() for part in parts for o in part)
+    assert images(dls.train.stacked()[0], x)==images(X)
+    r = recipe(data=dls)
+    stack = Stack(r, tickets_of(r))
+    run = stack.train([1,2,3])
+    assert run.measured[20]['test_accuracy']==stack.measure((x,y))['accuracy']!=run.measured[20]['accuracy']
+    df = as_table(run.rows(r, 'a', [3,5,8], 0, [60.]*3))
+    assert set(df.metric)=={'valid_loss','accuracy','test_loss','test_accuracy'}
+    plain = Stack(recipe(data=[dl.stacked() for dl in dls.loaders[:2]]), tickets_of(r)).train([1,2,3])
+    assert run.measured[20]['valid_loss']==plain.measured[20]['valid_loss']
 
 def test_a_part_that_is_not_there():
     with pytest.raises(ValueError, match="data='all': expected one of train, valid"):
