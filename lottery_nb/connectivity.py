@@ -40,12 +40,13 @@ class Barrier:
     ): self.table = table
 
     @property
-    def heights(self)->dict: # error_barrier, loss_barrier, and those on training data, train_…; errors 0 to 1
+    def heights(self)->dict: # error_barrier and loss_barrier, validation; train_… and, if there are such data, test_…
         "The maximum over the line minus the mean of its ends, of everything that was measured"
         found,ends = {},self.table[self.table.alpha.isin([0,1])].groupby('part')
         for k in [o for o in ('error','loss') if o in self.table]:
             high = self.table.groupby('part')[k].max() - ends[k].mean()
-            found |= {f'{k}_barrier': float(high['valid']), f'train_{k}_barrier': float(high['train'])}
+            names = {'valid': f'{k}_barrier', **{o: f'{o}_{k}_barrier' for o in ('train','test')}}
+            found |= {name: float(high[o]) for o,name in names.items() if o in high}
         return found
 
     @property
@@ -65,7 +66,7 @@ class Barrier:
 def barrier(
     a, # a trained network, or a `Ticket` with trained weights; it stays as it is
     b, # another of the same architecture
-    data, # `DataLoaders`, a `Learner`, ((x_train, y_train), (x_valid, y_valid)), a pair of loaders, or a name: 'digits'
+    data, # `DataLoaders`, a `Learner`, ((x_train, y_train), (x_valid, y_valid)), as many loaders, or a name: 'digits'
     points:int=11, # networks on the line, evenly spaced, both ends among them; at least 3
     norm:str='recalibrate', # BatchNorm's running statistics: 'recalibrate', 'interpolate' or 'keep'
     model=None, # for two tickets: a function that makes a network of their architecture, or such a module
@@ -147,22 +148,22 @@ def on_line(
 
 # %% ../nbs/21_connectivity.ipynb #da5a18d0
 def line_batches(
-    data, # `DataLoaders`, a `Learner`, a pair (train, valid) of tensors (x, y) or of loaders, or a name: 'digits'
+    data, # `DataLoaders`, a `Learner`, train, valid and maybe test, each (x, y) or a loader; or a name: 'digits'
     n_batch:int|None=None # batches of each part at most; None: all
-)->dict: # 'train' and 'valid' -> list of (inputs, targets), each a tuple
-    "Batches of the training and of the validation data. Raises `ArgumentError` if there aren't both"
+)->dict: # 'train', 'valid' and, if it's there, 'test' -> list of (inputs, targets), each a tuple
+    "Batches of each part of the data. Raises `ArgumentError` if there are none to train or none to validate with"
     if n_batch is not None: check_whole('n_batch', n_batch, 1)
     if isinstance(data, str): data = dls_by_name(data)
     if isinstance(data, Learner): data = data.dls
-    if isinstance(data, DataLoaders): data = data.loaders[:2]
+    if isinstance(data, DataLoaders): data = data.loaders[:3]
     expected = 'DataLoaders, a Learner, or a pair of training and validation data: tensors (x, y), or loaders'
-    if not isinstance(data, (tuple,list)) or len(data)!=2: raise ArgumentTypeError('data', data, expected)
+    if not isinstance(data, (tuple,list)) or len(data) not in (2, 3): raise ArgumentTypeError('data', data, expected)
     def batches(part):
         whole = isinstance(part, (tuple,list)) and len(part)==2 and all(hasattr(o, 'shape') for o in part)
         if whole: part = list(zip(*[torch.as_tensor(o).as_subclass(Tensor).split(256) for o in part]))
         try: return calibration_batches(part, n_batch)
         except TypeError as e: raise ArgumentTypeError('data', data, expected) from e
-    return {k: batches(part) for k,part in zip(('train','valid'), data)}
+    return {k: batches(part) for k,part in zip(('train','valid','test'), data)}
 
 # %% ../nbs/21_connectivity.ipynb #78815946
 def _placed(batches, net):
@@ -221,8 +222,8 @@ def plot_line(
     fig = Figure(figsize=figsize or (4*len(shown)+1, 2.8), layout='constrained')
     for ax,k in zip(fig.subplots(1, len(shown), squeeze=False)[0], shown):
         for i,(name,o) in enumerate(named.items()):
-            for part,ls in dict(valid='-', train=':').items():
-                rows,label = o.table[o.table.part==part],', '.join(filter(None, [name, part]))
+            for part,rows in o.table.groupby('part', sort=False):
+                ls,label = dict(valid='-', train=':', test='--')[part],', '.join(filter(None, [name, part]))
                 ax.plot(rows.alpha, rows[k]*(100 if k=='error' else 1), ls=ls, marker='o', ms=3, color=f'C{i}',
                         label=label)
         ax.set(xlabel='way from a to b', ylabel='error, percent' if k=='error' else k, ylim=(0,None))
@@ -249,7 +250,8 @@ def instability(
     """Trains pairs of networks that part at a point, and measures the barrier between them. Errors are parts of 1.
 
     A pair has W_k in common, and k steps. Fresh weights are trained for k steps under their mask first. From there on
-    each copy has batches of its own, the same in all arms. Accuracy and valid_loss are means of the two copies.
+    each copy has batches of its own, the same in all arms. Accuracy and valid_loss are means of the two copies. Where
+    the data have a test part, there's test_… of all of it.
 
     A pair of which one isn't finite is named in a warning and left out. Raises `ArgumentError` before any training.
 
@@ -410,8 +412,8 @@ def heights(self:Instability, a, b)->dict: # metric -> a number a pair
         for k,t in point.items(): stack.tensors[k].detach().copy_(t)
         if self.norm=='recalibrate':
             recalibrate_(c.net.eval(), ((o.expand(stack.n, *o.shape).clone(),) for o in x.split(256)), stack)
-        for part,name in dict(valid='', train='train_').items():
-            found = stack.measure(part)
+        for part in c.parts:
+            found,name = stack.measure(part),'' if part=='valid' else f'{part}_'
             found = dict(error=[1-o for o in found['accuracy']] if 'accuracy' in found else None, loss=found['loss'])
             for k,v in found.items(): lines.setdefault(f'{name}{k}_barrier', []).append(v)
     lines = {k: np.array(v) for k,v in lines.items() if v[0] is not None}
@@ -435,7 +437,8 @@ def eigenvalues(self:Instability, nets, tickets)->list: # a number a network
 def stability(
     df:pd.DataFrame, # of `instability`
     stable:float=.02, # an error barrier below this is none, 0 to 1
-    tolerance:float=.005 # who loses less accuracy to the dense networks than this matches them, 0 to 1
+    tolerance:float=.005, # who loses less accuracy to the dense networks than this matches them, 0 to 1
+    part:str='valid' # of the data, 'valid' or, where they have one, 'test'
 )->pd.DataFrame: # a row an arm, round and point
     """Which arms are stable from which point on, and which of them match the dense networks.
 
@@ -451,16 +454,17 @@ def stability(
     if df.duplicated(['rewind','arm','round','seed','metric']).any():
         raise ArgumentError('df', df, 'a table of one setting: it has several values for the same seed and point')
     wide = df.pivot(index=['rewind','arm','round','seed'], columns='metric', values='value')
-    if missing := {'error_barrier','accuracy'} - set(wide):
+    names = [check_choice('part', part, {'valid': '', 'test': 'test_'})+o for o in ('error_barrier','accuracy')]
+    if missing := set(names) - set(wide):
         raise ArgumentError('df', df, f"a table of instability with classes; it has no {', '.join(missing)}")
     density,rows = df.groupby(['rewind','arm','round']).density.mean(),[]
     for k,arm,r in df[['rewind','arm','round']].drop_duplicates().itertuples(index=False):
         o = wide.loc[k, arm, r]
-        dense = wide.accuracy.loc[k, 'dense', 0].reindex(o.index)
-        behind = (dense.to_numpy()-o.accuracy).dropna()
-        (barrier,half),(lost,lost_half) = mean_interval(o.error_barrier),mean_interval(behind)
+        high,right = (o[name] for name in names)
+        behind = (wide.loc[k, 'dense', 0][names[1]].reindex(o.index)-right).dropna()
+        (barrier,half),(lost,lost_half) = mean_interval(high),mean_interval(behind)
         row = dict(rewind=k, arm=arm, round=r, density=density[k, arm, r], barrier=barrier, barrier_interval=half,
-                   stable=_is_below(o.error_barrier, stable), difference=-lost, difference_interval=lost_half,
+                   stable=_is_below(high, stable), difference=-lost, difference_interval=lost_half,
                    matching='yes' if arm=='dense' else _is_below(behind, tolerance), seeds=len(o))
         rows.append(dict(row, finding=_told(row)))
     return pd.DataFrame(rows)

@@ -160,7 +160,7 @@ def test_a_picture_of_several():
     lines = {str(o): barrier(moved(0), moved(o), (TRAIN, VALID), 3, progress=False) for o in (0, 1)}
     error,loss = plot_line(lines).axes
     assert len(error.lines)==len(loss.lines)==4
-    assert error.lines[2].get_ydata()==pytest.approx(100*lines['1'].table.query("part=='valid'").error)
+    assert error.lines[3].get_ydata()==pytest.approx(100*lines['1'].table.query("part=='valid'").error)
 
 # Along a search
 
@@ -366,6 +366,19 @@ def test_stable_and_matching_are_what_the_intervals_say():
     alone = stability(made_up({k: v[:1] for k,v in barriers.items()}, {k: v[:1] for k,v in right.items()}))
     assert alone.stable.eq('open').all() and 'nan' not in ''.join(alone.finding)
 
+def test_a_test_part_is_reported_beside_the_others():
+    three = [*DATA, [DATA[1][0].flip(3), DATA[1][1]]]
+    df = instability(double, three, 0, 2, 1, 50, 'ticket', **HOW)
+    two = instability(double, DATA, 0, 2, 1, 50, 'ticket', **HOW)
+    other = df.metric.str.startswith('test_')
+    assert np.allclose(df[~other].value, two.value, atol=1e-8)
+    assert set(df[other].metric)=={'test_error_barrier','test_loss_barrier','test_loss','test_accuracy'}
+    s = stability(df, part='test').set_index('arm')
+    assert s.barrier['ticket']==pytest.approx(df[(df.metric=='test_error_barrier') & (df.arm=='ticket')].value.mean())
+    line = barrier(double(), double(), three, 3, progress=False)
+    assert len(line.heights)==6 and len(plot_line(line).axes[0].lines)==3
+    with pytest.raises(ArgumentError, match='it has no test_'): stability(two, part='test')
+
 def test_a_picture_over_the_points():
     df = instability(double, DATA, [0,'5it'], 2, 2, 50, **HOW)
     error,acc = plot_instability(df).axes
@@ -413,6 +426,7 @@ class Other(nn.Sequential): pass
     (lambda: instability(new, (TRAIN, VALID), 0, masks=Masks({}), rounds=2, **HOW), 'rounds=2'),
     (lambda: instability(new, (TRAIN, VALID), 0, masks=Masks(dict(x=torch.ones(1).bool())), **HOW), 'masks='),
     (lambda: stability(as_table([])), 'it has no rewind'),
+    (lambda: stability(made_up(dict(dense=[1]), dict(dense=[1])), part='train'), "part='train'"),
     (lambda: stability(made_up(dict(dense=[1]), dict(dense=[1]), 'valid_loss')), 'it has no error_barrier'),
     (lambda: plot_instability(made_up(dict(dense=[1]), dict(dense=[1])), 'accurcy'), "metrics='accurcy'"),
     (lambda: plot_instability(made_up(dict(dense=[1]), dict(dense=[1])), round=3), 'round=3'),
