@@ -26,6 +26,7 @@ from .papers import *
 from .experiment import *
 from .sensitivity import *
 from .at_init import *
+from .connectivity import *
 from .beginning import *
 from .when import *
 from .channels import *

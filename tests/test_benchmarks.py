@@ -69,6 +69,12 @@ def test_curves_beside_others(quick, name):
     if name=='replicates': assert abs(result['accuracy'][0]-result['accuracy'][1])<2
     else: assert {round(o['sparsity'], 1) for o in result['rows']}=={36.}
 
+def test_instability_is_the_same_experiment(quick):
+    result,_ = quick('instability')
+    assert len(result['rows'])==3 and all(finite(o['seconds'], o['times']) for o in result['rows'])
+    arms = [set(o['barriers']) for o in result['rows']]
+    assert arms==[{'dense','ticket','random','reinit'}]*3
+
 def test_what_is_cut_does_less(quick):
     result,_ = quick('shrink')
     rows = {r['network']: r for r in result['rows']}
