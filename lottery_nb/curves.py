@@ -156,6 +156,15 @@ def next_ticket(self:Curve, r:int, ticket:Ticket, now:dict, grads:dict, first:Ti
 
 # %% ../nbs/12_curves.ipynb #a60e005a
 @patch
+def untrained(self:Curve, W_0:dict)->dict: # seed -> (tensors, gradients), of seed -> `Ticket`
+    "What makes masks before training: W_0 and, if they're needed, its gradients on the first batch"
+    states = [t.state for t in W_0.values()]
+    if 'grad' not in self.sp.criterion.needs: return {s: (o, {}) for s,o in zip(W_0, states)}
+    run = Stack(self, list(W_0.values())).train([seed_of(s, 'order', 0) for s in W_0], last=0, grads=True)
+    return dict(zip(W_0, zip(states, run.grads)))
+
+# %% ../nbs/12_curves.ipynb #7b0ae7dc
+@patch
 def runs_of(self:Curve, r:int)->list: # of (`Arm`, the step at which it begins to be trained)
     "What is trained in round `r`: the arms, and tickets too while they make the next masks"
     needed = r<self.rounds and self.when=='trained' and (self.keep or any(o.begins!='trained' for o in self.arms))
@@ -185,42 +194,34 @@ class _Batch:
         ends = zip(begun, run.bad, run.ends, run.grads, *run.kept.values())
         return {s: end for s,bad,*end in ends if bad==math.inf}
 
-    def untrained(self, W_0):
-        "What makes masks before training: by seed, W_0 and its gradients on the first batch, if needed"
-        c,states = self.curve,{s: t.state for s,t in W_0.items()}
-        if 'grad' not in c.sp.criterion.needs: return {s: (o, {}) for s,o in states.items()}
-        orders = [seed_of(s, 'order', 0) for s in W_0]
-        run = Stack(c, list(W_0.values())).train(orders, last=0, grads=True)
-        return dict(zip(W_0, zip(states.values(), run.grads)))
-
     def store(self, tickets, ends):
         "Keeps the trained tickets if they're asked for, each with what was measured of its seed so far"
         for s,(state,*_) in ends.items() if self.curve.keep else ():
             t,table = tickets[s],[o for o in self.rows if o['seed']==s and o['arm'] in ('dense','ticket')]
             self.tickets[s,t.meta['round']] = Ticket(t.masks, t.state, state, dict(t.meta, table=table), t.full)
 
-    def run(self):
-        c,ticket = self.curve,all_arms['ticket']
-        W_0 = {s: c.first_ticket(s) for s in self.seeds}
-        ends = self.train(all_arms['dense'], W_0, 0, keep=[c.first])
-        self.store(W_0, ends)
-        W_t = {s: kept for s,(_,_,kept) in ends.items()}
-        if c.when=='init': ends,W_t = self.untrained(W_0),{s: t.state for s,t in W_0.items()}
-        history = {o: (W_0, ends) for o in [ticket, *(o for o in c.arms if o.begins=='trained')]} # what makes masks
-        for r in range(1, c.rounds+1):
-            tickets = {o: self.next_tickets(r, *made, W_0, W_t) for o,made in history.items()}
-            for arm,start in c.runs_of(r):
-                found = tickets.get(arm, tickets[ticket])
-                begun = {s: arm.begin(t, s, c.model) for s,t in found.items()}
-                out = self.train(arm, begun, r, start)
-                if arm.begins=='trained': history[arm] = begun,out
-                elif arm==ticket:
-                    self.store(found, out)
-                    if c.when=='trained': history[arm] = found,out
-        return self
-
-    def next_tickets(self, r, begun, ends, W_0, W_t):
-        return {s: self.curve.next_ticket(r, begun[s], *end[:2], W_0[s], W_t[s]) for s,end in ends.items()}
+# %% ../nbs/12_curves.ipynb #f3d336e6
+@patch
+def run(self:_Batch):
+    c,ticket = self.curve,all_arms['ticket']
+    W_0 = {s: c.first_ticket(s) for s in self.seeds}
+    ends = self.train(all_arms['dense'], W_0, 0, keep=[c.first])
+    self.store(W_0, ends)
+    W_t = {s: kept for s,(_,_,kept) in ends.items()}
+    if c.when=='init': ends,W_t = c.untrained(W_0),{s: t.state for s,t in W_0.items()}
+    history = {o: (W_0, ends) for o in [ticket, *(o for o in c.arms if o.begins=='trained')]} # what makes masks
+    for r in range(1, c.rounds+1):
+        tickets = {o: {s: c.next_ticket(r, made[s], *end[:2], W_0[s], W_t[s]) for s,end in ends.items()}
+                   for o,(made,ends) in history.items()}
+        for arm,start in c.runs_of(r):
+            found = tickets.get(arm, tickets[ticket])
+            begun = {s: arm.begin(t, s, c.model) for s,t in found.items()}
+            out = self.train(arm, begun, r, start)
+            if arm.begins=='trained': history[arm] = begun,out
+            elif arm==ticket:
+                self.store(found, out)
+                if c.when=='trained': history[arm] = found,out
+    return self
 
 # %% ../nbs/12_curves.ipynb #b77e0026
 @patch
