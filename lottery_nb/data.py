@@ -131,8 +131,7 @@ def _held_out(files, test, n_all):
     n = round(check_number('test', test, 0, 50)/100*n_all)
     if not n: return files,[]
     try: return train_test_split(files, test_size=n, stratify=[_class_of(f) for f in files], random_state=0)
-    except ValueError as e:
-        raise ArgumentError('test', test, f'a percentage that leaves photos of each class; {e}') from e
+    except ValueError as e: raise ArgumentError('test', test, f'one that leaves photos of each class; {e}') from e
 
 def _in_a_row(*sizes):
     "The indices of parts that come one after the other; those without any are left out"

@@ -29,15 +29,17 @@ class Paper:
     arxiv:str='' # its number there
     doi:str='' # if it has no number on arXiv
     name:str='' # how docstrings call it, if that isn't authors and year
+    also:str='' # another name, such as that with the year of the preprint
 
     @property
     def names(self)->list:
         "How docstrings call it: 'Han et al. 2015', or with three authors also 'Lee, Ajanthan & Torr 2019'"
-        if self.name: return [self.name]
+        also = [self.also]*bool(self.also)
+        if self.name: return [self.name, *also]
         last = [o.partition(',')[0] for o in self.authors.split('; ')]
         short = last[0] if len(last)==1 else ' & '.join(last) if len(last)==2 else f'{last[0]} et al.'
         long = [f"{', '.join(last[:-1])} & {last[-1]}"]*(len(last)==3)
-        return [f'{o} {self.year}' for o in (short, *long)]
+        return [*(f'{o} {self.year}' for o in (short, *long)), *also]
 
 # %% ../nbs/13b_papers.ipynb #92c4c014
 def _text(p)->str:
@@ -109,7 +111,10 @@ papers |= dict(
     liu2021=Paper('Liu, L.; Zhang, S.; Kuang, Z.; Zhou, A.; Xue, J.-H.; Wang, X.; Chen, Y.; Yang, W.; Liao, Q.; '
         'Zhang, W.', 2021, 'Group Fisher Pruning for Practical Network Compression', 'ICML 2021', '2108.00708'),
     sun2024=Paper('Sun, M.; Liu, Z.; Bair, A.; Kolter, J. Z.', 2024,
-        'A Simple and Effective Pruning Approach for Large Language Models', 'ICLR 2024', '2306.11695'),
+        'A Simple and Effective Pruning Approach for Large Language Models', 'ICLR 2024', '2306.11695',
+        also='Sun et al. 2023'),
+    sanh2020=Paper('Sanh, V.; Wolf, T.; Rush, A. M.', 2020, 'Movement Pruning: Adaptive Sparsity by Fine-Tuning',
+        'NeurIPS 2020', '2005.07683'),
     lee2019=Paper('Lee, N.; Ajanthan, T.; Torr, P. H. S.', 2019,
         'SNIP: Single-shot Network Pruning based on Connection Sensitivity', 'ICLR 2019', '1810.02340'),
     wang2020=Paper('Wang, C.; Zhang, G.; Grosse, R.', 2020,
@@ -148,6 +153,8 @@ papers |= dict(
 
 # %% ../nbs/13b_papers.ipynb #7dee4cec
 papers |= dict(
+    he2015=Paper('He, K.; Zhang, X.; Ren, S.; Sun, J.', 2015, 'Delving Deep into Rectifiers: Surpassing Human-Level '
+        'Performance on ImageNet Classification', 'ICCV 2015', '1502.01852'),
     li2017=Paper('Li, H.; Kadav, A.; Durdanovic, I.; Samet, H.; Graf, H. P.', 2017,
         'Pruning Filters for Efficient ConvNets', 'ICLR 2017', '1608.08710'),
     mishra2021=Paper('Mishra, A.; Latorre, J. A.; Pool, J.; Stosic, D.; Stosic, D.; Venkatesh, G.; Yu, C.; '

@@ -207,7 +207,7 @@ def test_a_test_part_of_photos_comes_from_training(photos, seed):
     assert torch.equal(*images) # no random crops
     for wrong in (-1, 51, '5'):
         with pytest.raises(ValueError, match='test='): imagenette_dls(16, 4, photos, num_workers=0, test=wrong)
-    with pytest.raises(ValueError, match='leaves photos of each class'):
+    with pytest.raises(ValueError, match='one that leaves photos of each class'):
         imagenette_dls(16, 4, photos, num_workers=0, test=4)
 
 def test_a_part_of_the_data_by_name():
