@@ -398,7 +398,7 @@ def plot_missing(
         ax.set(yticks=range(len(names)), yticklabels=names, title=f'{rows.density.mean():.3g} % of the weights')
         ax.spines[['top','right']].set_visible(False)
     axs[0].invert_yaxis()
-    axs[-1].legend(fontsize=8, frameon=False)
+    axs[-1].legend(fontsize=8, frameon=False, loc='upper left', bbox_to_anchor=(1,1))
     what = f"{metric}{', points' if scale==100 else ''}: the arm minus the mask as it was"
     fig.supxlabel(f"{what}; {df.seed.nunique()} seeds, 95 % intervals (Student's t)", fontsize=8, color='#555555')
     return fig
