@@ -286,15 +286,17 @@ def plot_collapse(
         left.fill_between(x, y-half, y+half, color=colour, alpha=.15, lw=0)
     left.set(xlabel='compression, power of ten', ylabel=metric + ', percent'*(scale==100))
     left.legend(fontsize=8, frameon=False)
-    _draw_empty(right, empty, arms)
+    _draw_empty(right, df, empty, arms)
     told = f"{df.seed.nunique()} seeds; lines: means, bands: 95 % intervals (Student's t)"
     fig.supxlabel(told, fontsize=8, color='#555555')
     return fig
 
-def _draw_empty(ax, empty, arms):
+def _draw_empty(ax, df, empty, arms):
     "A heat map, criteria by compressions: in which part of the seeds a layer is empty, and which layers"
-    at = empty.groupby(['arm','compression'])
-    share,powers = at.emptied.max().unstack().loc[arms],sorted(empty.compression.unique())
+    rows = df[df.metric.str.startswith('kept in ')]
+    any_empty = (rows.value==0).groupby([rows.arm, (2-np.log10(rows.density)).round(2), rows.seed]).any()
+    share,at = any_empty.groupby(level=[0,1]).mean().unstack().loc[arms],empty.groupby(['arm','compression'])
+    powers = list(share.columns)
     ax.imshow(share, cmap='Reds', vmin=0, vmax=1.3, aspect='auto')
     for (i,arm),(j,k) in itertools.product(enumerate(arms), enumerate(powers)):
         gone = at.get_group((arm, k)).query('emptied>0').layer.str.removesuffix('.weight')
@@ -398,7 +400,7 @@ def plot_missing(
         ax.set(yticks=range(len(names)), yticklabels=names, title=f'{rows.density.mean():.3g} % of the weights')
         ax.spines[['top','right']].set_visible(False)
     axs[0].invert_yaxis()
-    axs[-1].legend(fontsize=8, frameon=False)
+    axs[-1].legend(fontsize=8, frameon=False, loc='upper left', bbox_to_anchor=(1,1))
     what = f"{metric}{', points' if scale==100 else ''}: the arm minus the mask as it was"
     fig.supxlabel(f"{what}; {df.seed.nunique()} seeds, 95 % intervals (Student's t)", fontsize=8, color='#555555')
     return fig
