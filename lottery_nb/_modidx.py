@@ -463,6 +463,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'lottery_nb.core.Rule.__reduce__': ('core.html#rule.__reduce__', 'lottery_nb/core.py'),
                                  'lottery_nb.core.Rule.__repr__': ('core.html#rule.__repr__', 'lottery_nb/core.py'),
                                  'lottery_nb.core.Rule.name': ('core.html#rule.name', 'lottery_nb/core.py'),
+                                 'lottery_nb.core.Rule.of_replicate': ('core.html#rule.of_replicate', 'lottery_nb/core.py'),
                                  'lottery_nb.core.Rule.params': ('core.html#rule.params', 'lottery_nb/core.py'),
                                  'lottery_nb.core._hash': ('core.html#_hash', 'lottery_nb/core.py'),
                                  'lottery_nb.core._imported': ('core.html#_imported', 'lottery_nb/core.py'),

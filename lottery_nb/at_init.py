@@ -165,13 +165,11 @@ def masks_of(self:AtInit,
 )->list: # of `Masks`, one a compression
     "The masks that a way to prune makes of a network. Raises `ArgumentError` if it can't"
     criterion,method = way
-    own = {**(criterion.fn.__kwdefaults__ or {}), **criterion.params}
-    if 'seed' in own: criterion = criterion(seed=own['seed']+seed)
     x,y = (t.cpu() for t in self.parts['train'])
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed_of(seed, 'masks')))
     batches = [(x[o], y[o]) for o in order.split(self.bs)[:self.n_batch]]
-    sp = Sparsifier(net, 'weight', method, criterion, self.layers, self.allow_collapse, data=batches, loss=self.loss,
-                    n_batch=self.n_batch)
+    sp = Sparsifier(net, 'weight', method, criterion.of_replicate(seed), self.layers, self.allow_collapse,
+                    data=batches, loss=self.loss, n_batch=self.n_batch)
     with sp.gathering(), torch.no_grad(): return [sp.units.masks(sp.choose(o)) for o in self.sparsities]
 
 @patch
