@@ -10,15 +10,16 @@ __all__ = ['default_perturbations', 'zhou_criteria', 'noise', 'shuffle_filters',
 # %% ../nbs/25_beginning.ipynb #9c601d16
 from collections.abc import Callable
 from fractions import Fraction
-import numpy as np, pandas as pd, torch
+import pandas as pd, torch
 from fastcore.basics import listify
 from matplotlib.figure import Figure
 from torch import nn
 from .arms import Arm, arm, check_arms, fresh_weights, with_weights
 from .core import (ArgumentError, ArgumentTypeError, check_choice, check_flag, check_number, make_rule,
-                             progress as progress_bar, seed_of, seeded)
-from .curves import Curve
-from .evidence import mean_interval
+                             seed_of, seeded)
+from .curves import Curve, curves_at, run_curves
+from .evidence import (arm_label, axis_label, check_metric, density_axis, draw_arms, draw_line, finish_figure,
+                                 metric_scale, step_axis, summarise)
 from .masks import unwrap
 from .ticket import Ticket
 
@@ -83,28 +84,6 @@ def sign_flips(ticket, seed, model, *, share=.1):
 # %% ../nbs/25_beginning.ipynb #cae272ae
 default_perturbations = (noise(std=.5), noise(std=1.), shuffle_filters, shuffle_layers, sign_flips(share=.1))
 
-# %% ../nbs/25_beginning.ipynb #c0f204be
-def _try_arms(curve):
-    "Raises `ArgumentError` for an arm that can't begin with such a network"
-    first = curve.first_ticket(curve.seeds[0])
-    trial = Ticket(first.masks, first.state, first.state, first.meta, first.full)
-    for o in curve.arms: o.begin(trial, curve.seeds[0], curve.model)
-
-def _run_all(curves, progress, column):
-    "The tables of several curves (value -> `Curve`), one below the other; `column` says which"
-    for o in curves.values(): _try_arms(o)
-    tables,n = [],len(curves)
-    with progress_bar(progress) as move:
-        for i,(value,curve) in enumerate(curves.items()):
-            curve.progress = lambda done,total,comment,i=i,value=value: move(
-                round(1000*(i+done/total)), 1000*n, f'{column} {value}, {comment}')
-            df = curve.run()
-            tables.append(df.assign(**{column: value})[[column, *df]])
-    df = pd.concat(tables, ignore_index=True)
-    alike = {k: v for k,v in curve.settings.items() if all(o.settings[k]==v for o in curves.values())}
-    df.attrs = alike | {column: list(curves)}
-    return df
-
 # %% ../nbs/25_beginning.ipynb #942d2332
 class _LastRound(Curve):
     "A curve whose arms are trained in the last round alone, but for those that make the next masks"
@@ -124,71 +103,31 @@ def perturbations(
     *,
     progress:bool|Callable=True, # show a bar? Or a function (done, total, comment) that's told instead
     **kwargs # what else `lottery_curve` takes
-)->pd.DataFrame: # `at` (the rewind point, in steps) and `table_columns`; of the dense network and the last round
+)->pd.DataFrame: # `rewind` (in steps) and `table_columns`; of the dense network and the last round
     """Trains tickets that are perturbed at their rewind point, for several of these points.
 
     Raises `ArgumentError`, before any training, for what `lottery_curve` doesn't take and for two points that are one.
 
     Source: Frankle, Schwab & Morcos 2020"""
     for k in {'rewind','keep'} & kwargs.keys(): raise ArgumentTypeError(k, kwargs[k], 'none: `at` has the points')
-    if not (points := listify(at)): raise ArgumentError('at', at, 'at least one rewind point')
     arms = ['ticket', *check_arms(arms)]
-    made = [_LastRound(model, data, seeds, rounds, prune, arms, rewind=o, progress=False, **kwargs) for o in points]
-    curves = {o.first: o for o in made}
-    steps = [o.first for o in made]
-    if len(curves)<len(made): raise ArgumentError('at', at, f'points that differ; these are the steps {steps}')
-    df = _run_all(curves, progress, 'at')
-    return df[df['round'].isin([0, made[0].rounds])].reset_index(drop=True)
-
-# %% ../nbs/25_beginning.ipynb #33f202aa
-def _ends(df, column, metric):
-    "The metric, and its values at the end of every run. Raises `ArgumentError` unless it's a table with that column"
-    if missing := [o for o in (column,'arm','metric') if o not in getattr(df, 'columns', ())]:
-        raise ArgumentError('df', df, f"a table with the column {column}; it has no {', '.join(missing)}")
-    there = list(dict.fromkeys(df.metric))
-    if metric is None: metric = 'accuracy' if 'accuracy' in there else there[0]
-    check_choice('metric', metric, there)
-    return metric, df[(df.metric==metric) & (df.step==df.groupby([column,'arm','round']).step.transform('max'))]
-
-def _line(ax, x, groups, metric, **style):
-    "Means of groups of values at `x`, and their 95 % intervals as a band"
-    scale = 100 if 'accuracy' in metric else 1
-    mean,half = scale*np.array([mean_interval(o) for o in groups]).T
-    ax.plot(x, mean, lw=1.5, **style)
-    ax.fill_between(x, mean-half, mean+half, color=style['color'], alpha=.13, lw=0)
-
-def _named(metric):
-    if metric=='accuracy': return 'held-out accuracy, percent'
-    return metric.replace('_', ' ') + ', percent'*('accuracy' in metric)
-
-def _finish(fig, df):
-    n,lines = df.seed.nunique(),"means; bands: 95 % intervals (Student's t)"
-    for ax in fig.axes: ax.spines[['top','right']].set_visible(False)
-    fig.supxlabel(f"{n} seed{'s'*(n>1)}; lines: {lines}", fontsize=8, color='#555555')
-    return fig
+    curves = curves_at(at, lambda o: _LastRound(model, data, seeds, rounds, prune, arms, rewind=o, **kwargs))
+    df = run_curves(curves, 'rewind', progress)
+    return df[df['round'].isin([0, df['round'].max()])].reset_index(drop=True)
 
 # %% ../nbs/25_beginning.ipynb #511aa32b
-_colours = ['#d95f02','#7570b3','#1f78b4','#e7298a','#a6761d','#66a61e','#e6ab02','#17becf']
-
 def plot_perturbations(
     df:pd.DataFrame, # of `perturbations`
-    metric:str|None=None, # one of its metrics; None: 'accuracy' if it's there
+    metric:str|None=None, # as `summarise` takes it
     figsize=(7,3.6) # inches
 )->Figure:
     "Draws what's reached in the end over the rewind points, a line a perturbation, with 95 % intervals over seeds"
-    metric,ends = _ends(df, 'at', metric)
-    points,fig = sorted(set(df['at'])),Figure(figsize=figsize, layout='constrained')
-    ax,colours = fig.subplots(),iter(_colours*9)
-    known = dict(dense=dict(color='#555555', ls='--'), ticket=dict(color='#2e8b57', marker='o', ms=4))
-    for name,rows in ends.groupby('arm', sort=False):
-        at = dict(list(rows.groupby('at').value))
-        x = [i for i,o in enumerate(points) if o in at]
-        style = known[name] if name in known else dict(color=next(colours), marker='.')
-        _line(ax, x, [at[points[i]] for i in x], metric, label=name, **style)
-    ax.set_xticks(range(len(points)), points)
-    ax.set(xlabel='rewind point, steps', ylabel=_named(metric))
+    found,fig = summarise(df, metric, by='rewind'),Figure(figsize=figsize, layout='constrained')
+    ax = fig.subplots()
+    draw_arms(ax, found, 'rewind', check_metric(df, metric))
+    step_axis(ax, found.rewind, 'rewind point, steps')
     ax.legend(fontsize=8, frameon=False, loc='center left', bbox_to_anchor=(1,.5))
-    return _finish(fig, ends)
+    return finish_figure(fig, df)
 
 # %% ../nbs/25_beginning.ipynb #c14cc0f4
 def norm_parameters(
@@ -265,43 +204,40 @@ def deconstruct(
     if not listify(criteria): raise ArgumentError('criteria', criteria, 'at least one')
     curves = {}
     for o in listify(criteria):
-        curve = Curve(model, data, seeds, rounds, prune, actions, criteria=o, progress=False, **kwargs)
+        curve = Curve(model, data, seeds, rounds, prune, actions, criteria=o, **kwargs)
         curves[repr(curve.sp.criterion)] = curve
-    return _run_all(curves, progress, 'criteria')
+    return run_curves(curves, 'criteria', progress)
 
 # %% ../nbs/25_beginning.ipynb #e16b8ceb
 def plot_deconstruct(
     df:pd.DataFrame, # of `deconstruct`
-    metric:str|None=None, # one of its metrics; None: 'accuracy' if it's there
+    metric:str|None=None, # as `summarise` takes it
     figsize=None # inches; None: 3 by 2.6 a criterion
 )->Figure:
     "Draws what's reached in the end over density, a panel a criterion, with 95 % intervals over seeds"
-    metric,ends = _ends(df, 'criteria', metric)
-    names = list(dict.fromkeys(ends.criteria))
-    n_col = min(3, len(names))
-    n_row = -(-len(names)//n_col)
+    found,metric = summarise(df, metric, by='criteria'),check_metric(df, metric)
+    names = list(dict.fromkeys(map(_kept_arm, found.arm)))
+    panels = list(found.groupby('criteria', sort=False))
+    n_col,n_row = min(3, len(panels)),-(-len(panels)//3)
     fig = Figure(figsize=figsize or (3*n_col+1.6, 2.6*n_row+.3), layout='constrained')
     axs = list(fig.subplots(n_row, n_col, sharex=True, sharey=True, squeeze=False).flat)
-    stay = 'pruned_to_init'
-    kept = list(dict.fromkeys(o.removeprefix(stay).removeprefix('+') or 'ticket' for o in ends.arm if o!='dense'))
-    colours = dict(zip(kept, ['#2e8b57', *_colours*9]))
-    for ax,criteria in zip(axs, names):
-        rows = ends[ends.criteria==criteria]
+    for ax,(criteria,rows) in zip(axs, panels):
         dense = rows[rows.arm=='dense']
         for action,o in rows[rows.arm!='dense'].groupby('arm', sort=False):
-            at = {100.: dense.value} | {g.density.mean(): g.value for _,g in o.groupby('round')}
-            held = action.startswith(stay)
-            name = action.removeprefix(stay).removeprefix('+') or 'ticket'
-            label = name + ', pruned weights stay'*held
-            style = dict(color=colours[name], ls='--' if held else '-', marker='.')
-            _line(ax, list(at), at.values(), metric, label=label, **style)
+            _draw_action(ax, pd.concat([dense, o]), action, metric, names)
+        density_axis(ax, rows.density)
         ax.set_title(criteria, fontsize=10)
-    ticks = sorted({100., *ends.density})
-    axs[0].set(xscale='log', xlim=(105, ticks[0]/1.05))
-    axs[0].set_xticks(ticks, [f'{o:.3g}' for o in ticks])
-    axs[0].minorticks_off()
-    for ax in axs[-n_col:]: ax.set_xlabel('weights kept, percent')
-    for ax in axs[len(names):]: ax.set_axis_off()
-    fig.axes[0].set_ylabel(_named(metric))
+    for ax in axs[:-n_col]: ax.set_xlabel('')
+    for ax in axs[len(panels):]: ax.set_axis_off()
+    axs[0].set_ylabel(axis_label(metric))
     fig.legend(*axs[0].get_legend_handles_labels(), fontsize=8, frameon=False, loc='outside right center')
-    return _finish(fig, ends)
+    return finish_figure(fig, df)
+
+def _kept_arm(action): return action.removeprefix('pruned_to_init').removeprefix('+') or 'ticket'
+
+def _draw_action(ax, rows, action, metric, names):
+    "What becomes of kept weights is the colour; the line is dashed if pruned ones stay"
+    stay,scale = action.startswith('pruned_to_init'),metric_scale(metric)
+    arm = _kept_arm(action)
+    style = dict(ls='--' if stay else '-', label=arm_label(arm) + ', pruned weights stay'*stay)
+    draw_line(ax, rows.density, scale*rows['mean'], scale*rows.interval, arm, names, **style)

@@ -13,7 +13,7 @@ from lottery_nb.beginning import (deconstruct, default_perturbations, in_turn, n
                                   shuffle_layers, sign_flips, signs_only_norm)
 from lottery_nb.core import ArgumentError, table_columns
 from lottery_nb.curves import lottery_curve
-from lottery_nb.evidence import mean_interval, summarise
+from lottery_nb.evidence import arm_label, mean_interval, summarise
 from lottery_nb.find import find_ticket
 from lottery_nb.masks import Masks
 from lottery_nb.sparsifier import Sparsifier
@@ -178,24 +178,24 @@ def test_in_turn():
 def test_perturbations_are_curves_from_each_point():
     given = [noise(std=.5), 'shuffle_layers', 'reinit', 'finetune']
     df = perturbations(small, DATA, ['0it', '5it'], given, **how)
-    assert list(df)==['at', *table_columns] and list(dict.fromkeys(df['at']))==[0, 5]
+    assert list(df)==['rewind', *table_columns] and list(dict.fromkeys(df.rewind))==[0, 5]
     assert list(dict.fromkeys(df.arm))==['dense', 'ticket', 'noise(std=0.5)', 'shuffle_layers', 'reinit', 'finetune']
     for at in (0, 5):
         whole = lottery_curve(small, DATA, arms=['ticket', *given], rewind=f'{at}it', **how)
         expected = whole[whole['round']!=1].reset_index(drop=True)
-        found = df[df['at']==at].drop(columns='at').reset_index(drop=True)
+        found = df[df.rewind==at].drop(columns='rewind').reset_index(drop=True)
         pd.testing.assert_frame_equal(found, expected)
-        assert len(summarise(df[df['at']==at]).finding)==6
+        assert len(summarise(df[df.rewind==at]).finding)==6
         assert found[found.arm=='shuffle_layers'].step.min()==at and found[found.arm=='reinit'].step.min()==0
-    with pytest.raises(ArgumentError, match="at differ; take one"): summarise(df)
-    assert df.attrs['at']==[0, 5] and df.attrs['n_step']==12 and 'rewind' not in df.attrs
+    with pytest.raises(ArgumentError, match="rewind differ; take one"): summarise(df)
+    assert df.attrs['rewind']==[0, 5] and df.attrs['n_step']==12
 
 def test_progress_goes_from_the_beginning_to_the_end():
     told = []
     perturbations(small, DATA, ['0it', '5it'], 'signs', **{**how, 'progress': lambda *o: told.append(o)})
     done = [o[0] for o in told]
     assert done==sorted(done) and {o[1] for o in told}=={2000} and done[0]<100 and done[-1]>1900
-    assert any('at 5, round 2 of 2, signs' in o[2] for o in told)
+    assert any('rewind 5, round 2 of 2, signs' in o[2] for o in told)
 
 def test_a_replicate_that_is_not_finite_is_left_out():
     @arm
@@ -228,8 +228,8 @@ def test_a_replicate_that_is_not_finite_is_left_out():
     (lambda: deconstruct(small, DATA, kept=[], **how), r'kept=\[\]'),
     (lambda: deconstruct(small, DATA, pruned_to='nothing', **how), "pruned_to='nothing'"),
     (lambda: deconstruct(small, DATA, kept=noise(std=-1), **how), 'std=-1'),
-    (lambda: plot_perturbations(pd.DataFrame()), 'has no at, arm'),
-    (lambda: plot_deconstruct(3), 'has no criteria')])
+    (lambda: plot_perturbations(pd.DataFrame()), 'with the column rewind; it has no arm'),
+    (lambda: plot_deconstruct(3), 'with the column criteria; it has no')])
 def test_mistakes_are_named_before_anything_is_trained(call, match, monkeypatch):
     monkeypatch.setattr('lottery_nb.curves.Curve.run', None)
     with pytest.raises(ArgumentError, match=match): call()
@@ -257,12 +257,14 @@ def test_the_picture_of_perturbations_has_means_and_bands():
     df = perturbations(small, DATA, ['0it', '5it'], **how)
     ax = plot_perturbations(df).axes[0]
     lines = {o.get_label(): o for o in ax.lines}
-    assert list(lines)==['dense', 'ticket', *map(repr, default_perturbations)] and len(ax.collections)==len(lines)
+    names = ['dense', 'ticket', *map(repr, default_perturbations)]
+    assert set(lines)==set(map(arm_label, names)) and len(ax.collections)==len(lines)
+    assert len({o.get_color() for o in ax.lines})==len(lines)
     assert [o.get_text() for o in ax.get_xticklabels()]==['0', '5']
-    for name,line in lines.items():
-        expected = [mean_interval(at_last(df, arm=name, at=at))[0] for at in (0, 5)]
-        np.testing.assert_allclose(line.get_ydata(), expected)
-    assert plot_perturbations(df, 'valid_loss').axes[0].get_ylabel()=='valid loss'
+    for name in names:
+        expected = [mean_interval(at_last(df, arm=name, rewind=at))[0] for at in (0, 5)]
+        np.testing.assert_allclose(lines[arm_label(name)].get_ydata(), expected)
+    assert plot_perturbations(df, 'valid_loss').axes[0].get_ylabel()=='validation loss'
     with pytest.raises(ArgumentError, match="metric='loss'"): plot_perturbations(df, 'loss')
 
 def test_the_picture_of_criteria_and_actions():
@@ -272,9 +274,10 @@ def test_the_picture_of_criteria_and_actions():
     assert [ax.get_title() for ax in drawn]==['movement', 'large_init', 'random_scores', 'large_final']
     for ax in drawn:
         lines = {o.get_label(): o for o in ax.lines}
-        assert list(lines)==['ticket', 'signs', 'ticket, pruned weights stay', 'signs, pruned weights stay']
+        ticket,signs = (arm_label(o) for o in ('ticket', 'signs'))
+        assert list(lines)==[ticket, signs, f'{ticket}, pruned weights stay', f'{signs}, pruned weights stay']
         assert [o.get_linestyle() for o in ax.lines]==['-', '-', '--', '--']
-        y = lines['signs'].get_ydata()
+        y = lines[signs].get_ydata()
         assert y[2]==pytest.approx(at_last(df, criteria=ax.get_title(), arm='signs', round=2).mean()) and len(y)==3
 
 # --- Elsewhere
