@@ -667,7 +667,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'lottery_nb/distributed.py'),
                                         'lottery_nb.distributed.ranks_of': ('distributed.html#ranks_of', 'lottery_nb/distributed.py')},
             'lottery_nb.evidence': { 'lottery_nb.evidence._amount': ('evidence.html#_amount', 'lottery_nb/evidence.py'),
-                                     'lottery_nb.evidence._by_value': ('evidence.html#_by_value', 'lottery_nb/evidence.py'),
                                      'lottery_nb.evidence._check_columns': ('evidence.html#_check_columns', 'lottery_nb/evidence.py'),
                                      'lottery_nb.evidence._check_numbers': ('evidence.html#_check_numbers', 'lottery_nb/evidence.py'),
                                      'lottery_nb.evidence._check_table': ('evidence.html#_check_table', 'lottery_nb/evidence.py'),
