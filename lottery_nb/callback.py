@@ -286,7 +286,6 @@ def check_epochs(self:SparsifyCallback, sp:Sparsifier): # its own, or a new one
         raise ArgumentError('rewind_epoch', e, f'an epoch that this fit trains: it skips those before {self.epoch}, so '
                             'its weights are not here. Go on with the callback that has them, or begin with epoch 0')
 
-# %% ../nbs/08_callback.ipynb #a1e0bb33
 @patch
 def check_amounts(self:SparsifyCallback, sp:Sparsifier): # its own, or a new one
     "Raises `ArgumentError` for layers that aren't there, and for amounts that don't go together all along"
@@ -299,6 +298,7 @@ def check_amounts(self:SparsifyCallback, sp:Sparsifier): # its own, or a new one
             expected = f'amounts that go together all along {self.schedule}, but on the way {e}'
             raise ArgumentError('end_sparsity', self.end_sparsity, expected) from e
 
+# %% ../nbs/08_callback.ipynb #a1e0bb33
 @patch
 def round_starts(self:SparsifyCallback)->list:
     "Where the rounds begin, as parts of the pruning phase, 0 to 1"
