@@ -268,6 +268,7 @@ def check_fit(self:SparsifyCallback):
         if both := sorted(mine.keys() & find_layers(self.model, cb.layers)):
             raise ArgumentError('layers', self.layers, f'layers that no other SparsifyCallback prunes, not {both[0]}')
 
+# %% ../nbs/08_callback.ipynb #c4e0a7d2
 @patch
 def has_ended(self:SparsifyCallback, sp:Sparsifier)->bool: # its own, or a new one
     "Is nothing left to prune?"
@@ -447,6 +448,13 @@ def measured(self:SparsifyCallback)->dict: # name -> number; None for NaN and in
     "What the Recorder measured in this epoch"
     return recorded(self.learn)
 
+# %% ../nbs/08_callback.ipynb #fddde158
+@patch
+def settings(self:SparsifyCallback)->dict:
+    "The arguments that decide what is found, as JSON can hold them; not the `layers`, which a ticket has by name"
+    names = inspect.signature(SparsifyCallback).parameters
+    return {k: json_safe(getattr(self, k)) for k in names if k not in ('layers','verbose')}
+
 # %% ../nbs/08_callback.ipynb #099950d8
 @patch(as_prop=True)
 def table(self:SparsifyCallback)->pd.DataFrame:
@@ -522,13 +530,6 @@ def keep_measured(self:SparsifyCallback):
     before = [o for o in self.measurements if o['round']!=self.round]
     rows,at = [o for o in self.measurements if o['round']==self.round],self.row()
     self.measurements = before + rows_of(self.digest(), rows, self.digests, at, self.measured_again)
-
-# %% ../nbs/08_callback.ipynb #fddde158
-@patch
-def settings(self:SparsifyCallback)->dict:
-    "The arguments that decide what is found, as JSON can hold them; not the `layers`, which a ticket has by name"
-    names = inspect.signature(SparsifyCallback).parameters
-    return {k: json_safe(getattr(self, k)) for k in names if k not in ('layers','verbose')}
 
 # %% ../nbs/08_callback.ipynb #6f03675a
 @patch(as_prop=True)
