@@ -11,6 +11,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'lottery_nb.arms.Ticket.signs': ('arms.html#ticket.signs', 'lottery_nb/arms.py'),
                                  'lottery_nb.arms._all_weights': ('arms.html#_all_weights', 'lottery_nb/arms.py'),
                                  'lottery_nb.arms._check_has': ('arms.html#_check_has', 'lottery_nb/arms.py'),
+                                 'lottery_nb.arms._check_prunes': ('arms.html#_check_prunes', 'lottery_nb/arms.py'),
                                  'lottery_nb.arms._elsewhere': ('arms.html#_elsewhere', 'lottery_nb/arms.py'),
                                  'lottery_nb.arms._random_units': ('arms.html#_random_units', 'lottery_nb/arms.py'),
                                  'lottery_nb.arms._reset': ('arms.html#_reset', 'lottery_nb/arms.py'),

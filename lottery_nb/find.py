@@ -133,14 +133,17 @@ def check_rounds(
     sp:Sparsifier, # of the model that is pruned
     prune:float|Mapping|list, # percent of what remains that goes in each round; or layer -> percent; or sparsities
     rounds:int # how many, at least 1
-):
+)->list: # how many weights each of them keeps, of single weights exactly
     "Raises `ArgumentError`, about `prune`, unless there are such amounts in every round"
+    kept,total = [],sp.units.total
     for r in range(1, rounds+1):
         sparsity = sparsity_of_round(sp, prune, r)
-        try: sp.budgets(sparsity)
+        try: parts = sp.budgets(sparsity)
         except ArgumentError as e:
             if e.name!='total': raise
             raise ArgumentError('prune', prune, f'amounts that go together in all rounds, but in round {r} {e}') from e
+        kept.append(sum(max(total(names)-n, sum(map(sp.n_stays, names))) for names,n in parts))
+    return kept
 
 def next_masks(
     sp:Sparsifier, # of a trained model, with the masks that it was trained under
@@ -415,12 +418,12 @@ def try_out(self:SearchPlan)->dict: # everything that the result depends on, as 
     except TypeError: n = 0 # an iterable dataset doesn't know
     if not n: raise ArgumentError('learner', self.learner, 'training data of at least one batch, and a known number')
     sp = self.sparsifier(one)
-    check_rounds(sp, self.prune, self.rounds)
+    kept = check_rounds(sp, self.prune, self.rounds)
     most = sparsity_of_round(sp, self.prune, self.rounds)
     check_reach(f'prune={self.prune}, rounds={self.rounds}: sparsity', most, self.how['granularity'])
     trial = self.begin(Search(), one, 0)
     if self.point.kind=='lr': trial.full = None # as in later rounds
-    check_transfers(self.arms, [self.seed], self.rounds)
+    check_transfers(self.arms, [self.seed], kept, sp)
     for arm in [o for o in self.arms if o.theirs is None]: arm.begin(trial, self.seed, lambda: self.learner().model)
     functions = dict(learner=source_of(self.learner), fit=source_of(self.fit), version=self.version)
     apart = ('arm','round','sparsity','seeds','search','versions','machine','followers')
