@@ -841,6 +841,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'lottery_nb.find._choosing': ('find.html#_choosing', 'lottery_nb/find.py'),
                                  'lottery_nb.find._density_axis': ('find.html#_density_axis', 'lottery_nb/find.py'),
                                  'lottery_nb.find._goodness': ('find.html#_goodness', 'lottery_nb/find.py'),
+                                 'lottery_nb.find._halves': ('find.html#_halves', 'lottery_nb/find.py'),
                                  'lottery_nb.find._id_of': ('find.html#_id_of', 'lottery_nb/find.py'),
                                  'lottery_nb.find._made_by': ('find.html#_made_by', 'lottery_nb/find.py'),
                                  'lottery_nb.find._meant': ('find.html#_meant', 'lottery_nb/find.py'),

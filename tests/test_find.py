@@ -801,6 +801,15 @@ def test_rounds_of_a_search_lie_inside_each_other():
     assert len(ax.collections)==len(found.tickets[0].masks) and ax.xaxis_inverted()
     assert Search().distances().empty and Search().composition().empty
 
+def test_tickets_out_of_order_are_no_search():
+    tickets = of_masks(['a0']).tickets
+    for odd in (tickets[::-1], tickets[1:], [tickets[0]]*2):
+        with pytest.raises(ArgumentError, match='tickets=.*expected a ticket of each round'): Search(odd)
+
+def test_a_search_without_tickets_has_nothing_to_draw():
+    for draw in (Search().plot_composition, Search().plot_distances):
+        with pytest.raises(ArgumentError, match=r'tickets=\[\]: expected at least one'): draw()
+
 def test_distances_of_other_things():
     one, other = of_masks(['a0']), made(.9, .9)
     with pytest.raises(ArgumentError, match='masks of the same model: a: '): one.distances(other)

@@ -502,6 +502,8 @@ def test_what_cannot_be_pooled(small):
                          (dict(shares=()), 'shares=None: expected .*more than 0'),
                          (dict(shares='half'), "shares='half'"), (dict(data=None), 'data=None: expected a pair'),
                          (dict(data=digits_dls()), 'data=.*: expected a pair'), (dict(data=(x,)), 'expected a pair'),
+                         (dict(data=(y, x)), r'data=\[\(.*expected inputs and targets that the network and the metric'),
+                         (dict(metric='accuracy'), "metric='accuracy': expected a function of predictions and targets"),
                          (dict(model=lambda: 5), r'model\(\)=5: expected an nn.Module'),
                          (dict(data=(x, y[:3])), 'as many targets as inputs'), (dict(seed=-1), 'seed=-1'),
                          (dict(model=nn.Linear(2,2)), "a model of the ticket's architecture"),
