@@ -1114,6 +1114,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'lottery_nb.sensitivity': { 'lottery_nb.sensitivity.Sensitivity': ('sensitivity.html#sensitivity', 'lottery_nb/sensitivity.py'),
                                         'lottery_nb.sensitivity.Sensitivity.__init__': ( 'sensitivity.html#sensitivity.__init__',
                                                                                          'lottery_nb/sensitivity.py'),
+                                        'lottery_nb.sensitivity.Sensitivity.__repr__': ( 'sensitivity.html#sensitivity.__repr__',
+                                                                                         'lottery_nb/sensitivity.py'),
                                         'lottery_nb.sensitivity.Sensitivity.allocate': ( 'sensitivity.html#sensitivity.allocate',
                                                                                          'lottery_nb/sensitivity.py'),
                                         'lottery_nb.sensitivity.Sensitivity.plot': ( 'sensitivity.html#sensitivity.plot',
