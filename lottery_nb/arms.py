@@ -18,7 +18,7 @@ from .core import (ArgumentError, ArgumentTypeError, Rule, check_choice, check_f
                              seed_of, seeded, shape_differences)
 from .criteria import random_scores
 from .granularity import all_granularities
-from .masks import Masks, copy_model, named_tensors, unwrap
+from .masks import Masks, copy_model, growing_buffers, named_tensors, tensor_differences, unwrap
 from .methods import Method
 from .sparsifier import Sparsifier, find_layers
 from .ticket import Ticket
@@ -282,8 +282,8 @@ def transfer(
 )->Arm: # not in the registry: give it to `arms=` itself
     """An arm that begins with another experiment's tickets of the same seed and round: m and W_t are theirs.
 
-    Raises `ArgumentError` for what aren't tickets; its `begin` does if there's none of that seed and round, or if it
-    keeps another number of weights. Source: Morcos et al. 2019"""
+    Raises `ArgumentError` for what aren't tickets, or don't say of which seed and round; its `begin` does if there's
+    none of that seed and round, or if it keeps another number of weights. Source: Morcos et al. 2019"""
     if not isinstance(name, str): raise ArgumentTypeError('name', name, 'a text')
     if name in arms: raise ArgumentError('name', name, f"one that no arm has: {', '.join(arms)} are taken")
     listed = not isinstance(tickets, Mapping)
@@ -292,27 +292,39 @@ def transfer(
     for at,t in theirs.items():
         if not isinstance(t, Ticket): raise ArgumentTypeError(f'tickets[{at!r}]', t, 'a Ticket')
     if listed: theirs = {(t.meta.get('seed'), t.meta.get('round')): t for t in theirs.values()}
+    for at,t in theirs.items():
+        if not isinstance(at, tuple) or None in at:
+            raise ArgumentError('tickets', t, 'seed and round in the meta of each, or a dict (seed, round) -> Ticket')
     def elsewhere(ticket, seed, model):
         at,n = (seed, ticket.meta.get('round')),ticket.masks.n_kept
         _check_has(name, theirs, at)
-        t = theirs[at]
-        if (t.masks.n_kept,t.pruned_to)!=(n,ticket.pruned_to):
-            raise ArgumentError(name, t, f'a ticket that keeps {n} weights, as the one beside it, and prunes alike')
-        return t
+        _check_prunes(name, theirs[at], n, ticket.pruned_to)
+        return theirs[at]
     elsewhere.__name__ = name
     return make_rule(elsewhere, Arm, label=name, theirs=theirs)
 
 def _check_has(name, theirs, at):
     if at not in theirs: raise ArgumentError(name, at, f'a seed and round of its tickets: {[*theirs][:9]}')
 
+def _check_prunes(name, t, n, pruned_to):
+    if (t.masks.n_kept,t.pruned_to)==(n,pruned_to): return
+    raise ArgumentError(name, t, f'a ticket that keeps {n} weights, as the one beside it, and prunes alike')
+
 def check_transfers(
     arms:list, # `Arm`s
     seeds:list, # all that they'll be begun with
-    rounds:int # from round 1 to this one
+    kept:list, # how many weights each round keeps, from round 1 on
+    sp:Sparsifier # of the network that they're to go on
 ):
-    "Raises `ArgumentError` if one that begins with another experiment's tickets lacks that of a seed and round"
+    """Raises `ArgumentError` for another experiment's tickets if that of a seed and round is missing, is of another
+    network or, where single weights are pruned, keeps another number of them"""
     for o in [o for o in arms if o.theirs is not None]:
-        for at in product(seeds, range(1, rounds+1)): _check_has(o.name, o.theirs, at)
+        for seed,(r,n) in product(seeds, enumerate(kept, 1)):
+            _check_has(o.name, o.theirs, (seed,r))
+            t = o.theirs[seed,r]
+            if diff := tensor_differences(t.state, sp.model, 'the ticket', aside=growing_buffers(sp.model)):
+                raise ArgumentError(o.name, t, f'tickets of this network: {diff}')
+            if sp.granularity=='weight': _check_prunes(o.name, t, n, sp.pruned_to)
 
 # %% ../nbs/10_arms.ipynb #a6466171
 def random_ticket(

@@ -35,6 +35,8 @@ def calibration_batches(
     n_inp = getattr(dl, 'n_inp', None)
     if isinstance(dl, DataLoaders): dl = dl.train
     dl = getattr(dl, '__dict__', {}).get('dl', dl) # of all data, not of this process's share
+    if isinstance(dl, tuple) and all(isinstance(o, Tensor) for o in dl):
+        raise ArgumentTypeError('data', [tuple(o.shape) for o in dl], 'batches (x, y): of one, [(x, y)]')
     if isinstance(dl, str|Tensor) or not isinstance(dl, Iterable):
         raise ArgumentTypeError('data', data, 'DataLoaders, a DataLoader, batches (x, y), or a function giving them')
     with _read_apart(dl) as dl, seeded('calibration'): found = [_split(b, n_inp) for b in itertools.islice(dl, n)]
@@ -121,6 +123,7 @@ def batch_loss(
     y:tuple # its targets
 )->Tensor: # a number, with its graph
     "The loss of a batch. Raises `ArgumentError` if the two can't take it, or don't make one finite number of it"
+    if isinstance(loss, type): raise ArgumentTypeError('loss', loss, f'an object of it: {loss.__name__}()')
     found = _made_of(lambda: loss(model(*x), *y), x+y, 'the model and the loss take')
     is_number = isinstance(found, Tensor) and found.numel()==1
     if is_number and found.isfinite(): return found.squeeze()

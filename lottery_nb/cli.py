@@ -325,7 +325,7 @@ def amount(
     with suppress(ValueError):
         if '=' not in text: return float(text)
         if '' not in named and len(named)==len(pairs): return {k: float(v) for k,v in named.items()}
-    raise typer.BadParameter(f'{text!r}: expected a number, or numbers of layers such as 5=10,*=20',
+    raise typer.BadParameter(f'{text!r}: expected a number without %, or one a layer, such as 5=10,*=20 in quotes',
                              param_hint=f'--{name}')
 
 # %% ../nbs/41_cli.ipynb #6a9a56c1
@@ -335,7 +335,7 @@ def find(
     arch:Annotated[str|None, option("The network: `digits_mlp`, or one of torchvision.", usually('arch'),
                                     callback=check_word)]=None,
     rounds:Annotated[int, option('How often to prune; 1 is one-shot.')]=10,
-    prune:Annotated[str, option('Percent of the remaining weights that go in a round; or of layers: 5=10,*=20.')]='20',
+    prune:Annotated[str, option("Percent of what is left that goes in a round; or of layers: '5=10,*=20'.")]='20',
     rewind:Annotated[str, option('Kept weights go back to epoch `0`, `1`, …, a step (`100it`), or go on: `lr`.',
                                  callback=check_word)]='0',
     epochs:Annotated[int|None, option('Epochs in a round.', usually('n_epoch'))]=None,
@@ -344,7 +344,7 @@ def find(
     size:Annotated[int|None, option('For photos: pixels, height and width.', str(usual['photos']['size']))]=None,
     granularity:Annotated[str, option('Which weights go together: `weight`, `kernel`, `filter`, …',
                                       callback=check_word)]='weight',
-    method:Annotated[str, option('`local`: every layer loses the same share; `global`: one ranking.',
+    method:Annotated[str, option('`local`: every layer loses the same share; `global`: one ranking; `erk`, …',
                                  callback=check_word)]='global',
     criteria:Annotated[str, option('How a weight is scored; the lowest go.', callback=check_word)]='large_final',
     seed:Annotated[int, option('Of all random numbers.')]=0,
@@ -582,8 +582,9 @@ def sweep(
         told = dict(cells=cells, summary=sweep_summary(df) if len(df) else df)
     if as_json: print(json_text(dict(file=exp.file, **{k: o.to_dict('records') for k,o in told.items()})))
     else:
-        for o in told.values(): print_table(o)
-        print('Dense networks, and the last round of each arm, after the last step: means of the seeds.')
+        print_table(cells)
+        if len(df): print_table(told['summary'])
+        if len(df): print('Dense networks, and the last round of each arm, after the last step: means of the seeds.')
         print(f"Saved: {len(df):,} measurements in {exp.file}; Experiment.from_toml('{file}').results() has them all.")
     if (cells.status=='failed').any(): raise typer.Exit(1)
 

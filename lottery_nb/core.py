@@ -105,7 +105,7 @@ class ArgumentError(ValueError):
     def given(self)->str:
         "The value as text: `repr` of what is short, the name of a function or class, the type of anything else"
         text,v = repr(self.value),self.value
-        if len(text)<=200 and not re.match('<|tensor', text): return text
+        if len(text)<=200 and '\n' not in text and not re.match('<|tensor', text): return text
         return v.__name__ if inspect.isroutine(v) or isinstance(v, type) else type(v).__name__
 
     def __str__(self): return f'{self.name}={self.given}: expected {self.expected}'
@@ -170,8 +170,10 @@ def check_choice(
     if isinstance(value, str) and value in choices: return choices[value]
     text = value if isinstance(value, str) else getattr(value, '__name__', '') # a module `random`, say
     text = dict(grad_crit='taylor').get(text, text.removeprefix('sched_')) # fasterai's
-    near = difflib.get_close_matches(text, map(str, choices), 1)
-    expected += f': did you mean {near[0]!r}?' if near else ''
+    known = {str(o).lower(): str(o) for o in choices}
+    near = difflib.get_close_matches(text.lower(), known, 1)
+    made = dict(like='like(masks)', transfer='transfer(tickets)').get(text) # what isn't there before you make it
+    if made or near: expected += f': did you mean {made or repr(known[near[0]])}?'
     raise (ArgumentError if isinstance(value, str) else ArgumentTypeError)(name, value, expected)
 
 # %% ../nbs/00_core.ipynb #1b1e1672
@@ -231,17 +233,19 @@ fasterai_words = dict( # what fasterai calls it -> a parameter that a function h
 def known_keywords(
     fn:Callable # a function, such as a class's `__init__`
 )->Callable:
-    "A decorator: `fn`, which tells whoever gives it a keyword that it doesn't have what it's called here"
+    "A decorator: `fn`, which explains a keyword that it doesn't have, or has a value for already"
     known = inspect.signature(fn).parameters
+    names = [o for o in known if o not in ('self','_')]
     def instead(k):
         ours = next((o for has,o in fasterai_words.get(k, {}).items() if has in known), None)
         if ours: return f"{ours}, as it's written here: see the page Coming from fasterai"
-        near = difflib.get_close_matches(k, known, 1) or [o for o in known if o!='self']
-        return f"no such argument, but {', '.join(near)}"
+        near = difflib.get_close_matches(k, known, 1)
+        return 'no such argument; ' + (f'the nearest is {near[0]}' if near else f"there are {', '.join(names)}")
     @wraps(fn)
     def checked(*args, **kwargs):
         for k,v in kwargs.items():
             if k not in known: raise ArgumentTypeError(k, v, instead(k))
+            if k in [*known][:len(args)]: raise ArgumentTypeError(k, v, f'one value of {k}, but its place has one')
         return fn(*args, **kwargs)
     return checked
 

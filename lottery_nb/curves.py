@@ -73,7 +73,6 @@ def check(self:Curve):
     several = isinstance(self.prune, (list,tuple))
     self.prune,self.rounds = check_prune(self.prune, 8 if self.rounds is None and not several else self.rounds)
     self.seeds,self.arms = check_seeds(self.seeds),[o for o in check_arms(self.arms) if o.name!='dense']
-    check_transfers(self.arms, self.seeds, self.rounds)
     self.criterion = check_choice('criteria', self.criteria, all_criteria, Criterion)
     self.from_data = any(needs[k].from_data for k in self.criterion.needs)
     check_choice('when', self.when, ['trained','init'])
@@ -93,7 +92,7 @@ def meet(self:Curve):
     net,data = copy_model(self.net),{}
     if self.from_data: net,data = net.to(self.device),dict(data=self.next_batches(0, 0, 0), loss=self.loss)
     self.sp = Sparsifier(net, self.granularity, self.method, self.criteria, self.layers, self.allow_collapse, **data)
-    check_rounds(self.sp, self.prune, self.rounds)
+    check_transfers(self.arms, self.seeds, check_rounds(self.sp, self.prune, self.rounds), self.sp)
     last = sparsity_of_round(self.sp, self.prune, self.rounds)
     check_reach(f'prune={self.prune}, rounds={self.rounds}: sparsity', last, self.granularity)
     if self.from_data: self.sp.gather()

@@ -133,15 +133,19 @@ def check_rounds(
     sp:Sparsifier, # of the model that is pruned
     prune:float|Mapping|list, # percent of what remains that goes in each round; or layer -> percent; or sparsities
     rounds:int # how many, at least 1
-):
+)->list: # how many weights each of them keeps, of single weights exactly
     "Raises `ArgumentError`, about `prune`, unless there are such amounts in every round"
+    kept,total = [],sp.units.total
     for r in range(1, rounds+1):
         sparsity = sparsity_of_round(sp, prune, r)
-        try: sp.budgets(sparsity)
+        try: parts = sp.budgets(sparsity)
         except ArgumentError as e:
             if e.name!='total': raise
             raise ArgumentError('prune', prune, f'amounts that go together in all rounds, but in round {r} {e}') from e
+        kept.append(sum(max(total(names)-n, sum(map(sp.n_stays, names))) for names,n in parts))
+    return kept
 
+# %% ../nbs/11_find.ipynb #1029ccf7
 def next_masks(
     sp:Sparsifier, # of a trained model, with the masks that it was trained under
     prune:float|Mapping|list, # percent of what remains that goes in each round; or layer -> percent; or sparsities
@@ -415,12 +419,12 @@ def try_out(self:SearchPlan)->dict: # everything that the result depends on, as 
     except TypeError: n = 0 # an iterable dataset doesn't know
     if not n: raise ArgumentError('learner', self.learner, 'training data of at least one batch, and a known number')
     sp = self.sparsifier(one)
-    check_rounds(sp, self.prune, self.rounds)
+    kept = check_rounds(sp, self.prune, self.rounds)
     most = sparsity_of_round(sp, self.prune, self.rounds)
     check_reach(f'prune={self.prune}, rounds={self.rounds}: sparsity', most, self.how['granularity'])
     trial = self.begin(Search(), one, 0)
     if self.point.kind=='lr': trial.full = None # as in later rounds
-    check_transfers(self.arms, [self.seed], self.rounds)
+    check_transfers(self.arms, [self.seed], kept, sp)
     for arm in [o for o in self.arms if o.theirs is None]: arm.begin(trial, self.seed, lambda: self.learner().model)
     functions = dict(learner=source_of(self.learner), fit=source_of(self.fit), version=self.version)
     apart = ('arm','round','sparsity','seeds','search','versions','machine','followers')
@@ -436,7 +440,10 @@ class Search:
         arms:dict|None=None, # arm -> round -> `Ticket`: what else was trained
         settings:dict|None=None, # what the search was asked for, as JSON can hold it
         init:Ticket|None=None # the dense network before its first step, for criteria that compare with it
-    ): self.tickets,self.arms,self.settings,self.init = list(tickets),dict(arms or {}),dict(settings or {}),init
+    ):
+        self.tickets,self.arms,self.settings,self.init = list(tickets),dict(arms or {}),dict(settings or {}),init
+        rounds = [t.meta.get('round') for t in self.tickets]
+        if rounds!=[*range(len(rounds))]: raise ArgumentError('tickets', rounds, 'a ticket of each round, from 0 on')
 
     def has(self, r, arm=None)->bool: return r<len(self.tickets) if arm is None else r in self.arms.get(repr(arm), {})
     def runs(self)->list: return [*self.tickets, *(t for o in self.arms.values() for t in o.values())]
@@ -599,6 +606,7 @@ def plot_composition(self:Search,
     ax=None # matplotlib axes to draw on; None: new ones
 )->plt.Axes:
     "Draws how the kept weights are divided among the layers, the first layer lowest, against the density"
+    if not self.tickets: raise ArgumentError('tickets', self.tickets, 'at least one')
     df,density = self.composition(),pd.Series([t.density for t in self.tickets])
     if ax is None: ax = plt.subplots(figsize=(6,3), layout='constrained')[1]
     colors = plt.get_cmap('viridis')([i/max(1, len(df.columns)-1) for i in range(len(df.columns))])
@@ -630,6 +638,7 @@ def plot_distances(self:Search,
 )->plt.Figure:
     "Draws `distances` as two heat maps: what was found, and what chance would give"
     df = self.distances(other)
+    if df.empty: raise ArgumentError('tickets', self.tickets, 'at least one, and one of the other search')
     shown = [check_choice('measure', measure, ('iou','hamming')), f'{measure}_by_chance']
     n_a,n_b,dark = df.round_a.nunique(),df.round_b.nunique(),1.2*df[shown].max(axis=None) or 1
     fig,axs = plt.subplots(1, 2, figsize=(1.6+1.1*n_b, 1+.4*n_a), layout='constrained')
@@ -679,11 +688,25 @@ def pool(self:Search,
     meta = {k: v for k,v in ticket.meta.items() if k!='table'} | dict(arm='pool', pooled=pooled)
     return Ticket(ticket.masks, ticket.state, now if pooled else ticket.trained, meta, ticket.full), pd.DataFrame(rows)
 
+# %% ../nbs/11_find.ipynb #4f534f7c
+def _halves(data, seed):
+    "Inputs and targets in two random halves: one `choose`s, one `report`s"
+    try: x,y = (torch.as_tensor(o) for o in data)
+    except (TypeError,ValueError,RuntimeError) as e:
+        expected = 'a pair: inputs and targets, each [n, ...], as [torch.cat(o) for o in zip(*dls.valid)] gives it'
+        raise ArgumentTypeError('data', data, expected) from e
+    n = len(x),len(y)
+    if n[0]!=n[1] or n[0]<2: raise ArgumentError('data', n, 'as many targets as inputs, at least 2')
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(check_whole('seed', seed)))
+    return {k: (x[at], y[at]) for k,at in zip(('choose','report'), order.tensor_split(2))}
+
 # %% ../nbs/11_find.ipynb #1cf7a6a6
 class _Mixer:
     "Mixes trained weights under the mask of a ticket, and measures them on each half of some data"
     def __init__(self, ticket, model, data, metric, train_x, seed):
         self.ticket,self.train_x = ticket,train_x
+        if metric is not None and not callable(metric):
+            raise ArgumentTypeError('metric', metric, 'a function of predictions and targets, or None: accuracy')
         self.metric = metric or (lambda preds, y: (preds.argmax(1)==y).double().mean())
         if not (isinstance(model, nn.Module) or callable(model)):
             raise ArgumentTypeError('model', model, 'a function that makes a network, or a module')
@@ -695,13 +718,11 @@ class _Mixer:
                           for m in self.net.modules())
         if self.normed and train_x is None:
             raise ArgumentError('train_x', train_x, "training inputs, since the network has BatchNorm's statistics")
-        try: x,y = (torch.as_tensor(o) for o in data)
-        except (TypeError,ValueError,RuntimeError) as e:
-            raise ArgumentTypeError('data', data, 'a pair: inputs and targets, each [n, ...]') from e
-        n = len(x),len(y)
-        if n[0]!=n[1] or n[0]<2: raise ArgumentError('data', n, 'as many targets as inputs, at least 2')
-        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(check_whole('seed', seed)))
-        self.halves = {k: (x[at], y[at]) for k,at in zip(('choose','report'), order.tensor_split(2))}
+        self.halves = _halves(data, seed)
+        try: self.measured(ticket.trained)
+        except (TypeError,ValueError,RuntimeError,IndexError) as e:
+            shapes = [tuple(o.shape) for o in self.halves['choose']]
+            raise ArgumentError('data', shapes, f'inputs and targets that the network and the metric take: {e}') from e
 
     def mixed(self, a, b=None, share=0.):
         "The tensors `a` with a share of the parameters in `b`; BatchNorm's statistics are those of `train_x`"

@@ -32,6 +32,10 @@ class Sensitivity:
         names:list # of the layers, as amounts take them
     ): self.table,self.names = table,names
 
+    def __repr__(self):
+        at = ', '.join(f'{o:g}' for o in self.table.sparsity.unique())
+        return f'Sensitivity({len(self.names)} layers at {at} %, networks: {self.table.seed.nunique()})'
+
 # %% ../nbs/15_sensitivity.ipynb #4c62a313
 def sensitivity(
     model:nn.Module|list, # a trained network, or several of one architecture; they stay as they are
@@ -138,7 +142,7 @@ def allocate(self:Sensitivity,
     sparsity:float # percent of all weights of these layers
 )->dict: # name of a layer -> percent
     "Amounts at which every layer costs the same, to the weight. Raises `ArgumentError` beyond what was measured"
-    check_percent('sparsity', sparsity)
+    check_sparsity('sparsity', check_percent('sparsity', sparsity))
     df,curves,n = self.summary(),{},{}
     for k,o in df.groupby('layer', sort=False):
         n[k] = int(o.weights.iloc[0])

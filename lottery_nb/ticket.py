@@ -216,10 +216,13 @@ def places(self:Ticket,
     Raises `ArgumentError` if nothing does, and if several prefixes do as well"""
     old,new,grows = self.state,named_tensors(model),growing_buffers(model)
     out = _meant_by(but, {**old, **new})
+    if out>=self.masks.keys(): raise ArgumentError('but', but, 'names that leave some masked layer of the ticket')
     def fits(k, n): return n in new and not {k,n} & out and (n in grows or old[k].shape==new[n].shape)
     ways = _ways(old, new)
     taken = {way: [k for k,n in names.items() if fits(k, n)] for way,names in ways.items()}
-    names = ways[_best_way(model, {way: (sum(k in self.masks for k in o), len(o)) for way,o in taken.items()})]
+    fit = {way: (sum(k in self.masks for k in o), len(o)) for way,o in taken.items()}
+    there = {k: new[k].shape for k in self.masks if k in new}
+    names = ways[_best_way(model, fit, shape_differences(self.masks.shapes(), there, 'the ticket', 'the model'))]
     def becomes(k, n):
         if {k,n} & out: return 'left out'
         return 'ticket' if k and fits(k, n) else 'new' if n else 'nowhere'
@@ -240,14 +243,14 @@ def _ways(old, new):
     return {'as they are': {k: k for k in old}, **{f'with {p!r}': {k: p+k for k in old} for p in more},
             **{f'without {p!r}': {k: k.removeprefix(p) for k in old if k.startswith(p)} for p in less}}
 
-def _best_way(model, counts): # way -> masks, tensors that fit
+def _best_way(model, counts, diff): # way -> masks, tensors that fit; what doesn't as the names are, for the text
     "The way that most fits in; of equal ones the names as they are. Raises `ArgumentError` if it can't be told"
     best = max(counts.values())
     found = [way for way,n in counts.items() if n==best]
     kind = type(model).__name__
     if not best[0]:
         raise ArgumentError('model', kind, "a network with masked layers of this ticket, of their shapes and by their "
-                            "names, or with one prefix more or less ('backbone.')")
+                            f"names, or with one prefix more or less ('backbone.'): {diff}")
     if len(found)>1 and found[0]!='as they are':
         raise ArgumentError('model', kind, f"one place for the ticket, but its names fit as well {' as '.join(found)}: "
                             'name the other parts in `but`, or give the part that you mean')

@@ -259,8 +259,8 @@ def test_find_takes_amounts_by_layer_and_any_method(tmp_path):
     assert as_json(tmp_path, line)['search']['prune']=={'5': 10, 'total': 50}
     masks = Search.load(tmp_path/'erk').tickets[1].masks
     assert masks.n_kept==25_100 and int(masks['5.weight'].sum())==900
-    for given in ('five', '5=', '=20', '5=10,20', '5=10, 5=20'):
-        fails(tmp_path, f"find digits --prune '{given}'", f"'{given}': expected a number, or numbers of layers", 2)
+    for given in ('five', '20%', '5=', '=20', '5=10,20', '5=10, 5=20'):
+        fails(tmp_path, f"find digits --prune '{given}'", f"'{given}': expected a number without %, or one", 2)
     fails(tmp_path, "find digits --prune 'head=10' --out new", "'--prune': 'head': expected a layer that is pruned", 2)
 
 def test_find_in_photos(tmp_path):
@@ -414,6 +414,9 @@ def test_sweep(tmp_path):
     told = invoke(tmp_path, 'sweep rates.toml -q')
     assert told.exit_code==1 and 'failed' in told.stdout and 'lr=-1' in told.stdout
     assert '1 of 2 cells failed' in told.stderr
+    (tmp_path/'rates.toml').write_text(text.replace('rates.db', 'none.db') % '[-1]')
+    told = invoke(tmp_path, 'sweep rates.toml -q')
+    assert told.exit_code==1 and 'lr=-1' in told.stdout and 'Dense networks' not in told.stdout
 
 def profiled(folder, line): return as_json(folder, f'profile {line} --threads 1 --seconds .05')
 

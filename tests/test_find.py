@@ -340,11 +340,13 @@ def killed_in(dir, moment):
     return told==b'begun '
 
 def test_amounts_by_layer_are_what_they_mean(tmp_path):
-    "The first that fits holds, so in another order they may be another search; under other names they're the same"
+    "Under other names they're the same search, with other amounts another one; in an order that hides one they're none"
     found = search(rounds=1, fit=one_epoch, prune={'head': 10, '*': 40}, dir=tmp_path)
     same = search(rounds=1, fit=one_epoch, prune={'head.weight': 10., 'stem': 40, '[gu]*': 40}, dir=tmp_path)
     assert not different(same, found)
     with pytest.raises(SearchError, match='prune: .*"head.weight": 10.0.* → .*"head.weight": 40.0'):
+        search(rounds=1, fit=one_epoch, prune={'*': 40}, dir=tmp_path)
+    with pytest.raises(ArgumentError, match=r"prune\['head'\]=10.0: expected an earlier place"):
         search(rounds=1, fit=one_epoch, prune={'*': 40, 'head': 10}, dir=tmp_path)
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='forks')
@@ -800,6 +802,15 @@ def test_rounds_of_a_search_lie_inside_each_other():
     ax = found.plot_composition()
     assert len(ax.collections)==len(found.tickets[0].masks) and ax.xaxis_inverted()
     assert Search().distances().empty and Search().composition().empty
+
+def test_tickets_out_of_order_are_no_search():
+    tickets = of_masks(['a0']).tickets
+    for odd in (tickets[::-1], tickets[1:], [tickets[0]]*2):
+        with pytest.raises(ArgumentError, match='tickets=.*expected a ticket of each round'): Search(odd)
+
+def test_a_search_without_tickets_has_nothing_to_draw():
+    for draw in (Search().plot_composition, Search().plot_distances):
+        with pytest.raises(ArgumentError, match=r'tickets=\[\]: expected at least one'): draw()
 
 def test_distances_of_other_things():
     one, other = of_masks(['a0']), made(.9, .9)

@@ -113,3 +113,15 @@ def test_inputs_by_name():
     (lambda: sensitivity(net(), BATCHES, progress=False).allocate(99), 'at most 98 percent')])
 def test_mistakes_are_named(call, words):
     with pytest.raises(ArgumentError, match=words): call()
+
+def test_a_fraction_is_asked_about_and_what_it_is_is_said():
+    s = sensitivity(net(), BATCHES, (50, 90), progress=False)
+    assert repr(s)=='Sensitivity(3 layers at 50, 90 %, networks: 1)'
+    with pytest.warns(UserWarning, match='sparsity=0.8 means 0.8 percent'): s.allocate(.8)
+    with pytest.raises(ArgumentError, match=r'sparsity=Sensitivity.*\.allocate\(80\)'): Sparsifier(net()).sparsify(s)
+
+def test_a_batch_alone_and_a_class_of_losses_are_named():
+    with pytest.raises(ArgumentError, match=r'data=\[\(50, 1, 6, 6\), \(50,\)\]: .*\[\(x, y\)\]'):
+        sensitivity(net(), (X, Y), progress=False)
+    with pytest.raises(ArgumentError, match=r'loss=CrossEntropyLoss: .*CrossEntropyLoss\(\)'):
+        sensitivity(net(), BATCHES, loss=nn.CrossEntropyLoss, progress=False)

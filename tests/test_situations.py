@@ -27,7 +27,7 @@ from lottery_nb.criteria import criteria
 from lottery_nb.curves import lottery_curve
 from lottery_nb.find import find_ticket
 from lottery_nb.granularity import granularities_of, layout, layouts
-from lottery_nb.masks import copy_model
+from lottery_nb.masks import Masks, copy_model
 from lottery_nb.schedules import Schedule, agp, iterative, schedules
 from lottery_nb.sparsifier import Sparsifier, find_layers
 from lottery_nb.ticket import Ticket
@@ -467,21 +467,26 @@ def test_words_of_others_are_answered_with_ours():
     for k,(theirs,ours) in dict(context=('global','method'), layer_type=(nn.Linear,'layers')).items():
         with pytest.raises(TypeError, match=f'^{k}=.*expected `{ours}`.*Coming from fasterai'):
             Sparsifier(mlp(), **{k: theirs})
-    with pytest.raises(TypeError, match='criterion=.*but criteria'): Sparsifier(mlp(), criterion='movement')
+    with pytest.raises(TypeError, match='criterion=.*the nearest is criteria'): Sparsifier(mlp(), criterion='movement')
     words = dict(sparsity='`prune`', end_sparsity='`prune`', pruning_ratio='`prune`', context='`method`')
     for k,ours in words.items():
         with pytest.raises(TypeError, match=f'^{k}=20: expected {ours}'): find_ticket(None, None, **{k: 20})
         with pytest.raises(TypeError, match=f'^{k}=20: expected {ours}'): lottery_curve(mlp, 'digits', **{k: 20})
     with pytest.raises(TypeError, match='sparsity=.*`sparsify\\(50\\)`'): Sparsifier(mlp(), sparsity=.5)
     with pytest.raises(TypeError, match='model=.*the learner'): SparsifyCallback(50, model=mlp())
-    with pytest.raises(TypeError, match='nm=.*no such argument, but'): lottery_curve(mlp, 'digits', nm=True)
+    with pytest.raises(TypeError, match='nm=.*expected granularity'): lottery_curve(mlp, 'digits', nm=True)
+    with pytest.raises(TypeError, match='seeds=2: expected one value'): lottery_curve(mlp, 'digits', 20, seeds=2)
     with pytest.raises(TypeError, match='start_pct=.*schedule alone'): Schedule(agp, start_pct=.2)
     for name,known,ours in (('sched_agp',schedules,'agp'), ('sched_cos',schedules,'cosine'),
-                            ('grad_crit',criteria,'taylor'), (random,criteria,'random')):
+                            ('grad_crit',criteria,'taylor'), (random,criteria,'random'),
+                            ('LARGE_Final',criteria,'large_final')):
         with pytest.raises(ValueError, match=f"did you mean '{ours}'"): check_choice('it', name, known, Rule)
+    with pytest.raises(ValueError, match=r'did you mean like\(masks\)'): Sparsifier(mlp(), method='like')
+    with pytest.raises(TypeError, match=r'^masks=Sequential: expected'): Masks(mlp())
     with pytest.raises(TypeError, match=r'expected iterative\(n_steps=5\)'):
         check_choice('schedule', partial(iterative, n_steps=5), schedules, Schedule)
     with pytest.raises(ValueError, match='layers=nn.Embedding'): Sparsifier(nn.Sequential(nn.Embedding(9, 4)))
     @known_keywords
     def prune(sparsity): return sparsity
     assert prune(sparsity=3)==3 # a name that the function itself has
+    with pytest.raises(TypeError, match='nm=True: expected no such argument; there are sparsity'): prune(nm=True)

@@ -118,8 +118,9 @@ def changed_by(fn, net):
 def test_what_cannot_be_told_changes_nothing():
     ticket = ticket_of(mlp())
     assert "with 'left.' as with 'right.'" in changed_by(ticket.onto, Twins())
-    assert 'one prefix more or less' in changed_by(ticket.onto, nn.Linear(3,3))
-    assert 'one prefix more or less' in changed_by(lambda net: ticket.onto(net, but=['1','3','5']), mlp())
+    said = changed_by(ticket.onto, nn.Linear(3,3))
+    assert 'one prefix more or less' in said and '1.weight: (300, 64) in the ticket, missing in the model' in said
+    assert 'some masked layer' in changed_by(lambda net: ticket.onto(net, but=['1','3','5']), mlp())
     assert "but='head'" in changed_by(lambda net: ticket.onto(net, but='head'), mlp())
     assert 'but=7' in changed_by(lambda net: ticket.onto(net, but=7), mlp())
     assert 'tensors' in changed_by(lambda net: ticket.onto(net, tensors={}), mlp())
@@ -387,6 +388,29 @@ def test_a_search_wants_its_own_rounds_alone_and_says_so_before_it_trains(elsewh
     search = find_ticket(learner, lambda learn: learn.fit(1), 1, 50, seed=4, arms=theirs, progress=False)
     assert search.arms['transfer'][1].masks==elsewhere[4,1].masks
 
+def one_layer(): return nn.Sequential(nn.Flatten(), nn.Linear(64,10))
+
+@pytest.mark.parametrize('model,prune,granularity,words', [
+    (digits_mlp, 60, 'weight', 'transfer=.*expected a ticket that keeps 20080 weights'),
+    (digits_mlp, [50,80], 'weight', 'keeps 10040 weights'),
+    (one_layer, 50, 'weight', 'transfer=.*expected tickets of this network: 1.weight'),
+    (one_layer, 50, 'row', 'expected tickets of this network: 1.weight')])
+def test_other_counts_and_networks_are_named_before_training(elsewhere, model, prune, granularity, words):
+    how = dict(rounds=2, prune=prune, granularity=granularity, arms=transfer(elsewhere), progress=False)
+    def never(learn): pytest.fail('trained')
+    def loss(*args): pytest.fail('trained')
+    def learner(): return Learner(digits_dls().cpu(), model(), metrics=accuracy)
+    with pytest.raises(ArgumentError, match=words): find_ticket(learner, never, seed=4, **how)
+    with pytest.raises(ArgumentError, match=words): lottery_curve(model, digits_dls(), seeds=[4], loss=loss, **how)
+
+def test_a_floor_counts_before_training(elsewhere):
+    def learner(): return Learner(digits_dls().cpu(), digits_mlp(), metrics=accuracy)
+    how = dict(rounds=1, prune=95, seed=4, floor=10, progress=False)
+    for method in ('global','local'):
+        own = find_ticket(learner, lambda learn: learn.fit(1), method=method, **how).tickets
+        again = find_ticket(learner, lambda learn: learn.fit(1), method=method, arms=transfer(own), **how)
+        assert again.arms['transfer'][1].masks==own[1].masks
+
 def test_what_cannot_be_transferred(elsewhere):
     own = curve(prune=[50,75])[1][1,1]
     for fn,error in [(lambda: transfer(elsewhere).begin(own, 7), r'transfer=\(7, 1\): expected a seed and round'),
@@ -394,6 +418,8 @@ def test_what_cannot_be_transferred(elsewhere):
                      (lambda: transfer(None), 'tickets=None: expected at least one Ticket'),
                      (lambda: transfer([]), 'at least one'), (lambda: transfer({}), 'at least one'),
                      (lambda: curve(seeds=[1,5], arms=transfer(elsewhere)), r'transfer=\(5, 1\)'),
+                     (lambda: transfer([ticket_of(mlp())]), 'tickets=.*expected seed and round in the meta'),
+                     (lambda: transfer({1: elsewhere[1,1]}), 'tickets=.*expected seed and round'),
                      (lambda: transfer({(1,1): 3}), r'tickets\[\(1, 1\)\]=3: expected a Ticket'),
                      (lambda: transfer(elsewhere, 'reinit'), "name='reinit': expected one that no arm has"),
                      (lambda: transfer(elsewhere, None), 'name=None: expected a text')]:
@@ -477,6 +503,8 @@ def test_what_cannot_be_pooled(small):
                          (dict(shares=()), 'shares=None: expected .*more than 0'),
                          (dict(shares='half'), "shares='half'"), (dict(data=None), 'data=None: expected a pair'),
                          (dict(data=digits_dls()), 'data=.*: expected a pair'), (dict(data=(x,)), 'expected a pair'),
+                         (dict(data=(y, x)), r'data=\[\(.*expected inputs and targets that the network and the metric'),
+                         (dict(metric='accuracy'), "metric='accuracy': expected a function of predictions and targets"),
                          (dict(model=lambda: 5), r'model\(\)=5: expected an nn.Module'),
                          (dict(data=(x, y[:3])), 'as many targets as inputs'), (dict(seed=-1), 'seed=-1'),
                          (dict(model=nn.Linear(2,2)), "a model of the ticket's architecture"),
