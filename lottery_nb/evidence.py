@@ -12,6 +12,7 @@ import math
 import numpy as np, pandas as pd
 from fastcore.basics import listify
 from matplotlib.figure import Figure
+from pandas.api.types import is_numeric_dtype
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
@@ -166,7 +167,7 @@ def _by_value(df, metric, step, by)->pd.DataFrame:
     metric = check_metric(_check_columns(df, by), metric)
     found = {k: summarise(rows, metric, step) for k,rows in df.groupby(by, sort=False)}
     told = pd.concat(found, names=[by]).reset_index(by).reset_index(drop=True)
-    which = told[by] if told[by].dtype==object else f'{by} ' + told[by].astype(str)
+    which = f'{by} '*is_numeric_dtype(told[by]) + told[by].astype(str)
     return _with_attrs(told.assign(finding=which + ': ' + told.finding), df)
 
 def _with_attrs(rows, df)->pd.DataFrame:
