@@ -122,8 +122,8 @@ def test_what_cannot_be_cited():
     assert cite(pd.DataFrame(dict(a=[1])), 'agp')==cite('agp')
 
 @pytest.mark.parametrize('name, paper', dict(collapse='tanaka2020', missing_the_mark='su2020',
-    instability='frankle2020', perturbations='frankle2020early', deconstruct='zhou2019', early_bird='you2020', retraining='renda2020',
-    rewind_grid='frankle2019stabilizing').items())
+    instability='frankle2020', perturbations='frankle2020early', deconstruct='zhou2019',
+    early_bird='you2020', retraining='renda2020', rewind_grid='frankle2019stabilizing').items())
 def test_an_experiment_has_its_paper_in_the_references_of_its_table(name, paper):
     fn = getattr(everything, name)
     row = dict(arm='dense', seed=0, round=0, density=100, epoch=0, step=1, metric='accuracy', value=.9)
