@@ -5,7 +5,7 @@ FACTS := settings.ini setup.py pyproject.toml
 # One process a core, each with one thread, or they take each other's cores
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
-.PHONY: help demo install quick test slow docs docs-check readme prep tutorials bench matrix lowest newest row
+.PHONY: help demo install quick test slow docs docs-check readme prep tutorials landmarks bench matrix lowest newest row
 .NOTPARALLEL:
 
 help: ## what there is to make (this list)
@@ -41,6 +41,9 @@ prep: install ## before a commit: export, clean, README, site, quick tests
 
 tutorials: install ## run the tutorials anew, all but the long trainings (TRAIN=--train runs these too)
 	$(BIN)/python tools/tutorials.py $(TRAIN)
+
+landmarks: install ## the papers' experiments with ten seeds, in a quarter of an hour: tables in nbs/tutorials/results, pictures in the tutorial
+	$(BIN)/python tools/tutorials.py --train 10_landmarks
 
 bench: $(VENV)/.bench ## set up .venv with the peers if need be, then measure speed side by side
 	for o in benchmarks/*.py; do $(BIN)/python $$o || exit 1; done

@@ -166,13 +166,11 @@ def masks_of(self:AtInit,
 )->list: # of `Masks`, one a compression
     "The masks that a way to prune makes of a network. Raises `ArgumentError` if it can't"
     criterion,method = way
-    own = {**(criterion.fn.__kwdefaults__ or {}), **criterion.params}
-    if 'seed' in own: criterion = criterion(seed=own['seed']+seed)
     x,y = (t.cpu() for t in self.parts['train'])
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed_of(seed, 'masks')))
     batches = [(x[o], y[o]) for o in order.split(self.bs)[:self.n_batch]]
-    sp = Sparsifier(net, 'weight', method, criterion, self.layers, self.allow_collapse, data=batches, loss=self.loss,
-                    n_batch=self.n_batch)
+    sp = Sparsifier(net, 'weight', method, criterion.of_replicate(seed), self.layers, self.allow_collapse,
+                    data=batches, loss=self.loss, n_batch=self.n_batch)
     with sp.gathering(), torch.no_grad(): return [sp.units.masks(sp.choose(o)) for o in self.sparsities]
 
 @patch
@@ -393,4 +391,4 @@ def plot_missing(
     axs[0].invert_yaxis()
     axs[-1].legend(fontsize=8, frameon=False, loc='upper left', bbox_to_anchor=(1,1))
     what = axis_label(metric).replace(', percent', ', points')
-    return finish_figure(fig, df, f'{what}, the arm minus the mask as it was; bars: 95 %, all of a criterion together')
+    return finish_figure(fig, df, f'{what}, the arm minus the mask as it was; bars: 95 %, all together (Bonferroni)')

@@ -21,6 +21,7 @@ from .curves import Curve, curves_at, run_curves
 from .evidence import (arm_label, axis_label, check_metric, density_axis, draw_arms, draw_line, finish_figure,
                                  metric_scale, step_axis, summarise)
 from .masks import unwrap
+from .methods import Method
 from .ticket import Ticket
 
 # %% ../nbs/25_beginning.ipynb #305dc7a7
@@ -188,6 +189,7 @@ def deconstruct(
     seeds:int|list=10, # how many (0, 1, …), or which
     rounds:int=3, # how often they're pruned, at least 1
     prune:float|list=65, # percent of the remaining weights that go in a round; or sparsities
+    method:Method|str='local', # as of `lottery_curve`; here every layer loses the same share, as in the paper's code
     *,
     progress:bool|Callable=True, # show a bar? Or a function (done, total, comment) that's told instead
     **kwargs # what else `lottery_curve` takes
@@ -204,7 +206,7 @@ def deconstruct(
     if not listify(criteria): raise ArgumentError('criteria', criteria, 'at least one')
     curves = {}
     for o in listify(criteria):
-        curve = Curve(model, data, seeds, rounds, prune, actions, criteria=o, **kwargs)
+        curve = Curve(model, data, seeds, rounds, prune, actions, criteria=o, method=method, **kwargs)
         curves[repr(curve.sp.criterion)] = curve
     return made_by(run_curves(curves, 'criteria', progress), deconstruct)
 

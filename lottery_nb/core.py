@@ -56,6 +56,14 @@ def __call__(self:Rule, **params)->Rule:
         if k not in known: raise TypeError(f'{self.name} has no parameter {k!r}: {takes}')
     return replace(self, given=tuple(sorted({**self.params, **params}.items())))
 
+@patch
+def of_replicate(self:Rule,
+    seed:int # of the replicate, whole number of at least 0
+)->Rule:
+    "The same rule; one that has a `seed` itself counts on from it, so that replicates have different random numbers"
+    own = {**(self.fn.__kwdefaults__ or {}), **self.params}
+    return self(seed=own['seed']+seed) if 'seed' in own else self
+
 # %% ../nbs/00_core.ipynb #46210627
 def make_rule(
     fn:callable, # the function; its keyword-only parameters are those of the rule

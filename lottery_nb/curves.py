@@ -74,8 +74,8 @@ def check(self:Curve):
     self.prune,self.rounds = check_prune(self.prune, 8 if self.rounds is None and not several else self.rounds)
     self.seeds,self.arms = check_seeds(self.seeds),[o for o in check_arms(self.arms) if o.name!='dense']
     check_transfers(self.arms, self.seeds, self.rounds)
-    crit = check_choice('criteria', self.criteria, all_criteria, Criterion)
-    self.from_data = any(needs[k].from_data for k in crit.needs)
+    self.criterion = check_choice('criteria', self.criteria, all_criteria, Criterion)
+    self.from_data = any(needs[k].from_data for k in self.criterion.needs)
     check_choice('when', self.when, ['trained','init'])
     if check_granularity(self.granularity)=='group':
         raise ArgumentError('granularity', 'group', 'units within a layer: find_ticket takes those of several')
@@ -146,6 +146,7 @@ def next_ticket(self:Curve, r:int, ticket:Ticket, now:dict, grads:dict, first:Ti
 
     `first` is the seed's network before it was trained, `W_t` what it was at the rewind point"""
     sp,then,before = self.sp,dict(init=first.state, previous=ticket.state),ticket.meta['round']
+    sp.criterion = self.criterion.of_replicate(ticket.meta['seed'])
     set_tensors_(sp.model, now)
     for k in sp.layers: sp.weight(k).grad = grads[k].to(sp.weight(k)) if k in grads else None
     sp.put_on(ticket.masks)

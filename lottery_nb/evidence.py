@@ -12,7 +12,6 @@ import math
 import numpy as np, pandas as pd
 from fastcore.basics import listify
 from matplotlib.figure import Figure
-from pandas.api.types import is_numeric_dtype
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
@@ -105,7 +104,7 @@ def summarise(
     df:pd.DataFrame, # a table of measurements
     metric:str|None=None, # one of its metrics, or 'early_stop'; None: 'test_accuracy', 'accuracy', or the last one
     step:int|str|None=None, # None: the last of an arm's round; 'early_stop': the step of each run's lowest loss
-    by:str|None=None # a further column of the table, such as 'rewind': each of its values by itself
+    by:str|None=None # a further column of the table, such as 'rewind': a comparison has one value of it
 )->pd.DataFrame: # a row an arm and round
     """The mean over seeds, half of its 95 % interval, and how tickets compare, in numbers and in words.
 
@@ -117,22 +116,23 @@ def summarise(
     which nothing differs, at most 5 % show anything. The `difference_interval`s hold together in 95 % of all tables
     (Bonferroni). One that excludes 0 is of a difference that is shown; Holm now and then shows one more, and then the
     finding says so. `interval` is for itself. At the last step a run that ended before others of its arm isn't counted.
-    With `by`, that column comes first, and the `comparisons` are those of each of its values. Raises `ArgumentError`
-    for what isn't there.
+    With `by`, that column comes first, and all of its values are of one call. Raises `ArgumentError` for what isn't
+    there.
 
     Source: Holm 1979"""
-    if by is not None: return _by_value(df, metric, step, by)
-    metric = check_metric(_check_table(df), metric)
-    compared = _compared(df, metric, step)
+    metric = check_metric(_check_table(df) if by is None else _check_columns(df, by), metric)
+    parts = {None: df} if by is None else dict(list(df.groupby(by, sort=False)))
+    compared = [(k, *o) for k,rows in parts.items() for o in _compared(_check_table(rows), metric, step)]
     p = np.array([_p_value(pairs) for *_,pairs in compared])
     p_holm,m = _holm(p)
     found = []
-    for i,(row,values,pairs) in enumerate(compared):
+    for i,(k,row,values,pairs) in enumerate(compared):
         (mean,interval),(difference,half) = mean_interval(values),mean_interval(pairs, max(1, m))
         row = dict(row, mean=mean, interval=interval, seeds=len(values), versus=row['versus'], difference=difference)
         row |= dict(difference_interval=half, pairs=len(pairs), p=p[i], p_holm=p_holm[i], shown=bool(p_holm[i]<.05))
         row |= dict(comparisons=m, **_parts(metric, step))
-        found.append(dict(row, finding=_finding(row, metric)))
+        where = '' if by is None else f'{k}: ' if isinstance(k, str) else f'{by} {k}: '
+        found.append({**({} if by is None else {by: k}), **row, 'finding': where + _finding(row, metric)})
     return _with_attrs(found, df)
 
 # %% ../nbs/13_evidence.ipynb #afb39fb7
@@ -161,14 +161,6 @@ def _holm(p)->tuple: # the corrected values, and how many there are
     tested,corrected = ~np.isnan(p),p.copy()
     if tested.any(): corrected[tested] = multipletests(p[tested], method='holm')[1]
     return corrected,int(tested.sum())
-
-def _by_value(df, metric, step, by)->pd.DataFrame:
-    "The findings of each value of a column, which begin with it"
-    metric = check_metric(_check_columns(df, by), metric)
-    found = {k: summarise(rows, metric, step) for k,rows in df.groupby(by, sort=False)}
-    told = pd.concat(found, names=[by]).reset_index(by).reset_index(drop=True)
-    which = f'{by} '*is_numeric_dtype(told[by]) + told[by].astype(str)
-    return _with_attrs(told.assign(finding=which + ': ' + told.finding), df)
 
 def _with_attrs(rows, df)->pd.DataFrame:
     "`rows` as a table that knows what `df` knows of its settings"

@@ -189,14 +189,14 @@ def like_densities(layers, density, *, of:dict=None):
     if not of: raise ArgumentError('of', of, 'densities by name, in percent: say like(masks)')
     whole = {k: k if w.part is None else k.rpartition('[')[0] for k,w in layers.items()} # its parts have its density
     lacks = [k for k in whole.values() if k not in of]
-    if lacks: raise ArgumentError('of', of, f'a density for {lacks[0]} too')
+    if lacks: raise ArgumentError('method', 'like', f'masks of the same layers: they have none for {lacks[0]}')
     return {k: of[o] for k,o in whole.items()}
 
 def like(
     masks:Masks # of the same layers
 )->Method:
     "The shares that the layers have in `masks`. Raises `ArgumentTypeError` for anything else"
-    if not isinstance(masks, Masks): raise ArgumentTypeError('masks', masks, 'Masks')
+    if not isinstance(masks, Masks): raise ArgumentTypeError('masks', masks, 'Masks: of a ticket, ticket.masks')
     return like_densities(of={k: 100*int(m.count_nonzero())/max(m.numel(), 1) for k,m in masks.items()})
 
 # %% ../nbs/04b_methods.ipynb #0e2e6e4f
@@ -252,6 +252,8 @@ def check_amounts(
 )->dict: # the same with floats
     "Amounts by layer as a dict. Raises `ArgumentError` unless they're percentages by name"
     found = {k: check_percent(f'{name}[{k!r}]', v) for k,v in amounts.items()}
+    if total is not None and 'total' in found:
+        raise ArgumentError('total', total, f'None, since {name} has a total already: {found["total"]:g}')
     if total is not None: found['total'] = check_percent('total', total)
     if not found.keys()-{'total'}: raise ArgumentError(name, amounts, "at least one layer, such as {'fc': 20}")
     if odd := [k for k in found if not isinstance(k, str)]: raise ArgumentTypeError(name, odd[0], 'names of layers')
@@ -265,9 +267,12 @@ def named_amounts(
     names:list, # of all weights
     what:str='sparsity' # the argument's name, for the error
 )->dict: # name -> percent, of those that are named
-    "The amount of each weight that's named, by the first that fits. Raises `ArgumentError` for a name that none has"
+    "The amount of each weight that's named, by the first that fits. Raises `ArgumentError` for a name that means none"
     found = {}
     for k in [k for k in amounts if k!='total']:
-        meant = names_meant(what, k, names, 'a layer that is pruned, or a pattern of some')
+        expected = 'a layer that is pruned, or a pattern of some (report() says why others are not)'
+        meant = names_meant(what, k, names, expected)
+        if found.keys()>={*meant}:
+            raise ArgumentError(f'{what}[{k!r}]', amounts[k], 'an earlier place: the first that fits a layer holds')
         found = dict.fromkeys(meant, amounts[k]) | found
     return {k: found[k] for k in names if k in found}

@@ -18,7 +18,7 @@ from torch import nn, Tensor
 from .channels import (ChannelGroup, channel_axis, channel_groups, eval_copy, inputs_for, is_depthwise,
                                  output_difference, run_model, run_through, runs_in_training, tensors_in)
 from .core import (ArgumentError, ArgumentTypeError, check_flag, check_path, hooked, json_safe,
-                             write_atomically)
+                             warn, write_atomically)
 from .granularity import filters_of, pruned_filters
 from .masks import Masks, copy_model, parameter_name, shape_differences, unwrap
 from .measure import count_macs
@@ -265,21 +265,26 @@ def shrink(
 )->nn.Module: # of the same class, in the mode of `model`; its attribute `shrunk` is the report
     """A smaller dense network without the channels that the masks prune, which gives what the masked network gives.
 
-    Channels that aren't 0, or not alone, stay, and `shrunk.table` says why. Raises `ArgumentError` for masks of another
-    model, masks that leave nothing of a layer, an example that the model can't take, a model that can't be followed.
+    Channels that aren't 0, or not alone, stay, and `shrunk.table` says why. Warns if the model's pruned weights aren't
+    0. Raises `ArgumentError` for masks of another model, masks that leave nothing of a layer, a ticket with
+    `pruned_to='init'`, an example that the model can't take, a model that can't be followed.
 
     Source: Fang et al. 2023, DepGraph: Towards Any Structural Pruning"""
     net,check = copy_model(unwrap(model)).eval(),check_flag('check', check)
     if isinstance(masks, Ticket):
+        if masks.pruned_to!='zero':
+            raise ArgumentError('masks', masks, "a ticket that prunes to 0: with pruned_to='init' pruned weights count")
         (masks.apply_to if masks.trained is None else masks.trained_into)(net)
         masks = masks.masks
     elif not isinstance(masks, Masks): raise ArgumentTypeError('masks', masks, 'Masks or a Ticket')
+    lost = masks.lost_in(net).lost.iloc[-1]
     constants = constant_inputs(masks.apply_(net), example)
     plans = [_plan(g, net, masks, constants) for g in channel_groups(net, example)]
     for n,gone in _gone(plans, 'layers').items():
         if len(gone)==filters_of(net.get_submodule(n)).n:
             raise ArgumentError('masks', masks, f'something left of the {len(gone)} channels of {n}')
     if check: _check(net, plans, constants, example)
+    if lost: warn(f"shrink: {lost:,} pruned weights aren't 0 in the model, but are in what's cut: masks.apply_(model)")
     small = _cut(net, plans, constants)
     small.shrunk,small.save = _report(net, small, plans, masks, example, check),partial(save_shrunk, small)
     return small.train(unwrap(model).training)

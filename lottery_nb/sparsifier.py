@@ -615,21 +615,21 @@ def select(self:Sparsifier,
 
 # %% ../nbs/05_sparsifier.ipynb #badbdbe3
 @patch
-def _warn_low(self:Sparsifier, names, sparsity):
+def _warn_low(self:Sparsifier, names, sparsity, named=False):
     "Warns, once, of layers that keep more than their scores or shares would have it: their floor, or their best unit"
     low = [k for k in self.units.names if k in names and self.n_stays(k)>self.units.least(k)] # the rest: `_warn_missed`
     told,listed = f'at {sparsity:.4g} % sparsity',', '.join(low[:3]) + f' and {len(low)-3} more'*(len(low)>3)
     if self.floor and low: self._warn_once('floor', f'floor: {told} {listed} keep no more than the {self.floor:g} % of '
-                                           'their units that always stay', 'floor=0 lets them go')
+                                           'their units that always stay', 'floor=0 lets them go', named)
     for k in [] if self.floor else low:
         self._warn_once(k, f'layer collapse: {told} {k} would lose all its weights, so the best {self.granularity} of '
-                        'it is kept', 'allow_collapse=True lets it go')
+                        'it is kept', 'allow_collapse=True lets it go', named)
 
 @patch
-def _warn_once(self:Sparsifier, of, told, instead):
+def _warn_once(self:Sparsifier, of, told, instead, named):
     if of in self._warned: return
     self._warned.add(of)
-    other = "method='local' takes the same share of every layer, "*self.method.ranks
+    other = "method='local' takes the same share of every layer, "*(self.method.ranks and not named)
     warn(f'{told} ({other}{instead})')
 
 # %% ../nbs/05_sparsifier.ipynb #f34f9755
@@ -750,6 +750,7 @@ def budgets(self:Sparsifier,
     if 'total' not in sparsity: return found + [([k], (u.n(k)-self._n_left(k))*u.size(k)) for k in rest]
     left,most = count_of(sparsity['total'], total(names))-sum(own.values()),math.floor(total(rest))
     if not -len(own)<=left<=most+len(own): # each of them is rounded
+        if not rest: raise ArgumentError('total', sparsity['total'], 'no total: every layer has an amount already')
         a,b = (100*(sum(own.values())+n)/total(names) for n in (0, most))
         raise ArgumentError('total', sparsity['total'], f'{a:.4g} to {b:.4g} percent beside what the layers have')
     return found + (self._spread(rest, min(max(left, 0), most)) if rest else [])
@@ -825,7 +826,7 @@ def _own_count(self:Sparsifier, name, n):
     size,zeros = self.units.size(name),0
     if self.zeros is not None: zeros = size*int((~self.units.kept(name, self.zeros)).count_nonzero())
     most = self.units.n_weights(name)-self.n_stays(name)*size
-    if most<n and self.zeros is None: self._warn_low([name], 100)
+    if most<n and self.zeros is None: self._warn_low([name], 100*n/self.units.n_weights(name), named=True)
     return min(max(n, zeros), most)
 
 # %% ../nbs/05_sparsifier.ipynb #563572d2
@@ -842,6 +843,7 @@ def check_sparsity(
 )->float|dict: # percent
     "`value` with floats. Raises `ArgumentError` unless it's from 0 to 100; warns if it looks like a fraction"
     if isinstance(value, Mapping): return check_amounts(name, value, total)
+    if hasattr(value, 'allocate'): raise ArgumentTypeError(name, value, 'percent: .allocate(80) gives them by layer')
     value = check_percent(name, value)
     meant = f'{name}={value:g} means {value:g} percent; for {100*value:g} percent say {name}={100*value:g}'
     if 0<value<1: warn(meant)

@@ -21,7 +21,8 @@ from torch.overrides import TorchFunctionMode
 from .core import (ArgumentError, ArgumentTypeError, Rule, check_choice, check_number, check_whole, json_safe,
                              known_keywords, make_rule, seed_of, seeded, versions, warn)
 from .data import WholeDL, dls_by_name, model_by_name
-from .masks import Masks, check_weight, copy_model, keep_bits, named_tensors, set_tensors_, zero_pruned_
+from .masks import (Masks, check_weight, copy_model, keep_bits, named_tensors, set_tensors_, shared_names,
+                              tensor_differences, zero_pruned_)
 from .ticket import Ticket
 
 # %% ../nbs/11b_stacked.ipynb #ec7316ef
@@ -145,6 +146,8 @@ def meet(self:Recipe):
     named = dict(self.net.named_parameters())
     if not named: raise ArgumentError('model', self.model, 'one that makes a network with weights')
     for k,p in named.items(): check_weight(k, p)
+    for k,of in shared_names(named_tensors(self.net)).items():
+        raise ArgumentError('model', self.model, f'a network that can be stacked: {k} and {of} are one tensor')
     parts = _as_parts(self.data, next(self.net.parameters()).dtype)
     self.parts = {k: tuple(t.to(self.device) for t in pair) for k,pair in parts.items()}
     n = len(self.parts['train'][0])
@@ -170,7 +173,10 @@ def first_ticket(self:Recipe,
     masks:Masks|None=None # name -> mask of a weight; None: no weight has one
 )->Ticket: # with `full`, and a meta that has the seed and the settings
     "W_0, the first weights of a seed, under masks"
-    state = {k: t.detach() for k,t in named_tensors(self.network(seed)).items()}
+    net = self.network(seed)
+    if diff := tensor_differences(named_tensors(self.net), net, 'the first', set()):
+        raise ArgumentError('model', self.model, f'one that makes networks of the same architecture ({diff})')
+    state = {k: t.detach() for k,t in named_tensors(net).items()}
     masks = Masks({}) if masks is None else masks
     meta = self.settings | dict(arm='dense', seed=seed, round=0, sparsity=masks.sparsity, granularity='weight')
     return Ticket(masks, state, meta=meta, full={k: state[k] for k in masks})
@@ -270,7 +276,9 @@ class Stack:
     ):
         def stacked(parts): return {k: torch.stack([o[k] for o in parts]).to(recipe.device) for k in parts[0]}
         self.recipe,self.net,self.n = recipe,recipe.net,len(tickets)
-        begun,masks = [t.with_pruned(t.state) for t in tickets],stacked([t.masks for t in tickets])
+        begun,names = [t.with_pruned(t.state) for t in tickets],dict.fromkeys(k for t in tickets for k in t.masks)
+        def mask(t, k): return t.masks[k] if k in t.masks else torch.ones_like(t.state[k], dtype=torch.bool)
+        masks = stacked([{k: mask(t, k) for k in names} for t in tickets])
         self.tensors,stay = stacked(begun),any(t.pruned_to=='init' for t in tickets)
         self.stays = {k: self.tensors[k].masked_fill(m, 0) for k,m in masks.items() if stay} # pruned weights at init
         self.params = {k: self.tensors[k].requires_grad_() for k,p in self.net.named_parameters() if p.requires_grad}
@@ -335,17 +343,18 @@ def _is_perceptron(net):
     "Is `net` linear layers with ReLU or Tanh between them, and nothing else?"
     kinds = [type(m) for m in net] if type(net) is nn.Sequential else []
     hooked = any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
-    return kinds[:1]==[nn.Flatten] and set(kinds[1:])<={nn.Linear,nn.ReLU,nn.Tanh} and not hooked
+    if kinds[:1]!=[nn.Flatten] or (net[0].start_dim,net[0].end_dim)!=(1,-1): return False
+    return set(kinds[1:])<={nn.Linear,nn.ReLU,nn.Tanh} and not hooked
 
 # %% ../nbs/11b_stacked.ipynb #a170b338
 def _perceptrons(net, tensors, x)->Tensor: # [networks, items, units]
     "What networks like `net`, whose `tensors` are stacked, make of a batch each"
     h = x.flatten(2).mT
-    for i,m in enumerate(net):
+    for k,m in net.named_children():
         if type(m) is nn.Linear:
-            w,b = tensors[f'{i}.weight'],tensors.get(f'{i}.bias')
+            w,b = tensors[f'{k}.weight'],tensors.get(f'{k}.bias')
             h = w@h if b is None else torch.baddbmm(b[:,:,None], w, h)
-        elif i: h = h.relu_() if type(m) is nn.ReLU else h.tanh_()
+        elif type(m) is not nn.Flatten: h = h.relu_() if type(m) is nn.ReLU else h.tanh_()
     return h.mT
 
 # %% ../nbs/11b_stacked.ipynb #a09f76b5

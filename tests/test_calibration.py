@@ -13,7 +13,6 @@ from lottery_nb.calibration import Calibration, calibration_batches, fisher, nee
 from lottery_nb.callback import SparsifyCallback
 from lottery_nb.core import ArgumentError
 from lottery_nb.criteria import WeightView, criteria, criterion, needs, taylor
-from lottery_nb.curves import lottery_curve
 from lottery_nb.data import digits_dls
 from lottery_nb.find import find_ticket
 from lottery_nb.sparsifier import Sparsifier
@@ -443,10 +442,6 @@ def test_a_search_by_data_gives_the_same_bits_and_goes_on(name, tmp_path):
     a.tickets[0].trained_into(net)
     sp = Sparsifier(net, criteria=name, data=dls, loss=F.cross_entropy)
     assert sp.sparsify(40)==a.tickets[1].masks
-
-def test_networks_side_by_side_refuse_and_say_what_takes_it():
-    with pytest.raises(ArgumentError, match='criteria=wanda.*find_ticket'):
-        lottery_curve('digits_mlp', 'digits', seeds=1, rounds=1, criteria='wanda', progress=False)
 
 @pytest.mark.parametrize('name', ['fisher', obd(n_probe=4)])
 def test_squares_of_halves_do_not_vanish(name):

@@ -197,6 +197,12 @@ def test_threads_change_nothing_that_can_be_seen():
     finally: torch.set_num_threads(before)
     np.testing.assert_allclose(a.value[a['round']==0], b.value[b['round']==0], atol=1e-3)
 
+def test_random_scores_are_others_for_each_seed():
+    tickets = curve(criteria='random', keep='tickets')[1]
+    assert len({t.masks.digest for (s,r),t in tickets.items() if r==2})==3
+    alone = curve(criteria='random', seeds=[2], keep='tickets')[1]
+    assert alone[2,2].masks==tickets[2,2].masks
+
 def test_random_numbers_are_left_alone():
     def now(): return torch.rand(2).tolist(), np.random.rand(2).tolist(), random.random()
     def seed(): torch.manual_seed(1), np.random.seed(1), random.seed(1)

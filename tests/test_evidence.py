@@ -279,15 +279,17 @@ def test_pictures_show_the_table():
 
 # --- By a further column, and how arms are drawn
 
-def test_each_value_of_a_further_column_is_summarised_by_itself():
+def test_each_value_of_a_further_column_has_its_findings_and_all_are_corrected_together():
     tables = {k: noise(k, arms=2, rounds=2) for k in (0, 5)}
     both = pd.concat([o.assign(rewind=k) for k,o in tables.items()], ignore_index=True)
     found = summarise(both, by='rewind')
     assert list(found)[0]=='rewind' and list(found)[1:]==list(summarise(tables[0]))
+    together = ['difference_interval','p_holm','shown','comparisons','finding']
     for k,o in tables.items():
         alone,here = summarise(o),found[found.rewind==k].drop(columns='rewind').reset_index(drop=True)
-        assert here.finding.tolist()==[f'rewind {k}: {told}' for told in alone.finding]
-        pd.testing.assert_frame_equal(here.drop(columns='finding'), alone.drop(columns='finding'))
+        assert here.finding.str.startswith(f'rewind {k}: at ').all()
+        pd.testing.assert_frame_equal(here.drop(columns=together), alone.drop(columns=together))
+    assert set(found.comparisons)=={sum(summarise(o).comparisons[0] for o in tables.values())}
     named = summarise(both.assign(rewind=both.rewind.map({0: 'early', 5: 'late'})), by='rewind')
     assert named.finding[0].startswith('early: at ')
     with pytest.raises(ValueError, match='a table of measurements with the column rewind; it has no rewind'):

@@ -12,6 +12,7 @@ from torchvision import models
 
 from lottery_nb.arms import random_ticket
 from lottery_nb.channels import ChannelUnits, with_followers
+from lottery_nb.core import ArgumentError
 from lottery_nb.masks import Masks
 from lottery_nb.data import digits_dls
 from lottery_nb.granularity import filters_of
@@ -285,6 +286,21 @@ def test_tickets(trained):
     (ticket.trained_into if trained else ticket.apply_to)(net)
     assert small[0][0].out_channels==4
     with torch.no_grad(): assert torch.allclose(net.eval()(x), small(x), atol=1e-4)
+
+def test_pruned_weights_that_are_not_0_are_told():
+    net = plain()
+    masks = half_of(net, '0.0')
+    with pytest.warns(UserWarning, match=r"36 pruned weights aren't 0 in the model"): shrink(net, masks, x)
+    masks.apply_(net)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        shrink(net, masks, x)
+
+def test_a_ticket_whose_pruned_weights_stay_is_refused():
+    sp = Sparsifier(net := plain(), 'filter', 'local', pruned_to='init')
+    sp.save_weights()
+    sp.sparsify(50)
+    with pytest.raises(ArgumentError, match='a ticket that prunes to 0'): shrink(net, sp.ticket, x)
 
 # The granularity `group`: pruned while training, rewound, stored, and cut
 

@@ -246,6 +246,11 @@ def test_collapse_warns_once_a_layer_and_points_here():
         sp.sparsify(60)
         Sparsifier(mlp(), 'row', 'local').sparsify(90)
 
+def test_a_layer_that_you_name_is_told_its_own_amount():
+    with pytest.warns(UserWarning) as caught: Sparsifier(mlp(), 'row').sparsify({'5': 98})
+    assert len(caught)==1 and "at 98 % sparsity 5.weight would lose" in str(caught[0].message)
+    assert "method='local'" not in str(caught[0].message)
+
 def test_a_layer_that_is_empty_already_stays_empty():
     "Masks of a collapsed network, found with allow_collapse, then pruned further without"
     net = mlp()

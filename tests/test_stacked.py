@@ -1,11 +1,13 @@
 "Networks side by side: each against a plain PyTorch loop of its own, in double precision"
 import itertools, math
+from collections import OrderedDict
 import pytest, torch
 import torch.nn.functional as F
 from torch import nn
 
 from lottery_nb.core import as_table, seeded, table_columns
 from lottery_nb.data import digits_dls
+from lottery_nb.masks import Masks
 from lottery_nb.sparsifier import Sparsifier
 from lottery_nb.stacked import (Recipe, SeededDropout, Stack, as_many_as_fit, augmentation, batch_orders, dropout_key,
                                 flip, shift)
@@ -24,6 +26,13 @@ class Noisy(nn.Linear):
 def dropping():
     return nn.Sequential(nn.Conv2d(1,6,3), nn.Dropout2d(.2), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Dropout(.4),
                          Noisy(6*36,20), nn.ReLU(), nn.Linear(20,10)).double()
+
+def named():
+    return nn.Sequential(OrderedDict(flat=nn.Flatten(), a=nn.Linear(64,12), r=nn.ReLU(), b=nn.Linear(12,10))).double()
+def all_at_once(): # BatchNorm, dropout, and a layer that isn't trained
+    net = dropping()
+    net[0].requires_grad_(False)
+    return net
 
 def recipe(model=mlp, data=DATA, **how): return Recipe(model, data, **dict(n_step=20, bs=20, device='cpu') | how)
 def tickets_of(r, seeds=(3,5,8)):
@@ -58,7 +67,8 @@ def measured_plainly(net, x=VX, y=VY):
     out = net.eval()(x.double())
     return dict(loss=F.cross_entropy(out, y).item(), accuracy=(out.argmax(1)==y).double().mean().item())
 
-@pytest.mark.parametrize('model', [mlp, conv, ConvNet64, dropping], ids=lambda o: o.__name__)
+@pytest.mark.parametrize('model', [mlp, conv, ConvNet64, dropping, named, all_at_once],
+                         ids=lambda o: o.__name__)
 @pytest.mark.parametrize('how', [dict(), dict(opt='adam', augment=['shift','flip'], warmup=7),
                                  dict(opt='adamw', wd=.1, lr_schedule='one_cycle'),
                                  dict(opt='sgd', lr=.05, wd=.01, lr_schedule='cosine')], ids=str)
@@ -96,6 +106,24 @@ def test_a_run_in_parts_is_a_plain_loop_in_parts(model):
         for k,v in everything(middle).items(): close(run.kept[7][i][k], v)
         end = train_plainly(r, Ticket(t.masks, everything(middle)), i+1, first=7, last=13)
         for k,v in everything(end).items(): close(part.ends[i][k], v)
+
+def test_layers_that_see_each_row_by_itself():
+    "`nn.Flatten` needn't flatten everything"
+    def rows(): return nn.Sequential(nn.Flatten(2), nn.Linear(16,3)).double()
+    x,y = X.view(-1,4,1,16)[:100],X.view(-1,4,1,16)[:100,:,0,:3]
+    r = recipe(rows, ((x,y),(x,y)), loss=F.mse_loss)
+    stack = Stack(r, [r.first_ticket(s) for s in (0, 1)])
+    expected = [F.mse_loss(r.network(s)(x.double()), y.double()).item() for s in (0, 1)]
+    assert stack.measure()['loss']==pytest.approx(expected)
+
+def test_masks_may_be_of_other_layers():
+    "A weight without a mask is dense, whatever the masks beside it are of"
+    r = recipe()
+    masks = Sparsifier(r.network(0), criteria='random').sparsify(40)
+    tickets = [r.first_ticket(3, o) for o in (*(Masks({k: m}) for k,m in masks.items()), masks)]
+    run = Stack(r, tickets).train([4]*3)
+    for t,end in zip(tickets, run.ends):
+        for k,v in everything(train_plainly(r, t, 4)).items(): close(end[k], v)
 
 def test_another_learning_rate():
     r = recipe()
@@ -218,6 +246,16 @@ def test_as_many_as_fit():
 
 # --- Bad input
 
+def twice():
+    layer = nn.Linear(64,64)
+    return nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer)
+class Growing:
+    "Every network is wider than the last"
+    n = 10
+    def __call__(self):
+        self.n += 1
+        return nn.Sequential(nn.Flatten(), nn.Linear(64,self.n))
+
 @pytest.mark.parametrize('how, told', [
     *[(dict([o]), f'{o[0]}={o[1]!r}') for o in [('n_step',0), ('bs',0), ('opt','lion'), ('lr',-1), ('wd',-1),
       ('momentum',.5), ('lr_schedule','zigzag'), ('loss','mse'), ('eval_every',0), ('device','tpu'), ('bs',1438)]],
@@ -225,6 +263,8 @@ def test_as_many_as_fit():
     (dict(model=lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10))), 'shape'),
     (dict(data=DATA[:1]), 'data=.*expected numbers as'), (dict(data=[*DATA, *DATA]), 'data=.*expected numbers as'),
     (dict(data=[*DATA, (VX,VY[1:])]), 'as many targets as inputs'),
+    (dict(model=twice), 'can be stacked: 3.weight and 1.weight are one tensor'),
+    (dict(model=Growing()), 'model=.*same architecture .1.weight'),
     (dict(steps=3), 'no such argument'),
     (dict(warmup=21), 'warmup=21: expected at most 20'), (dict(warmup=.1), 'warmup='),
     (dict(augment='rotate'), "augment='rotate': expected one of shift, flip"),
