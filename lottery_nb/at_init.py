@@ -18,13 +18,14 @@ from torch import nn, Tensor
 from .arms import arms as all_arms
 from .calibration import Calibration, mean_gradients, need
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_number, check_whole,
-                             json_safe, known_keywords, progress, seed_of, warn)
+                             json_safe, known_keywords, made_by, progress, seed_of)
 from .criteria import Criterion, WeightView, criteria as all_criteria, criterion, inverted
-from .evidence import summarise
+from .evidence import (arm_label, arm_style, axis_label, check_metric, draw_across, draw_arms, finish_figure,
+                                 metric_scale, summarise)
 from .masks import Masks, named_tensors, set_tensors_
 from .methods import Method, methods
 from .sparsifier import Sparsifier
-from .stacked import Recipe, Stack, as_many_as_fit, check_seeds
+from .stacked import Recipe, Stack, as_many_as_fit, check_seeds, order_of, warn_lost
 from .ticket import Ticket
 
 # %% ../nbs/20_at_init.ipynb #930ae20e
@@ -206,13 +207,13 @@ class _Arms:
         def batch(seeds):
             def say(n): self.move(self.done+len(seeds)*n, self.total, comment)
             tickets = [begun[s] for s in seeds]
-            run = Stack(c, tickets).train([seed_of(s, 'order', 0) for s in seeds], say=say)
+            run = Stack(c, tickets).train([order_of(s, 0) for s in seeds], say=say)
             self.done += len(seeds)*c.n_step
             self.rows += run.rows(c, name, seeds, r, [t.density for t in tickets])
             return zip(seeds, run.bad, run.ends)
         for s,bad,end in itertools.chain(*as_many_as_fit(batch, list(begun), c.batch_seeds)):
             if bad==math.inf: ends[s] = end
-            else: warn(f"seed {s}, {name}, round {r}: the loss isn't finite at step {bad:g}: it's left out there")
+            else: warn_lost(s, f'{name}, round {r}', bad)
         return ends
 
 # %% ../nbs/20_at_init.ipynb #78bfdb7e
@@ -235,7 +236,7 @@ def collapse(*args, **kwargs)->pd.DataFrame: # an arm a criterion, a round a com
                 arms.train(name, r, begun)
     df = as_table(arms.rows)
     df.attrs = c.settings
-    return df
+    return made_by(df, collapse)
 
 collapse.__signature__ = inspect.signature(AtInit).replace(return_annotation=pd.DataFrame)
 collapse.__delwrap__ = AtInit # where its parameters are described
@@ -263,31 +264,25 @@ def empty_layers(
     return found.assign(compression=(2-np.log10(found.density)).round(2))
 
 # %% ../nbs/20_at_init.ipynb #f75d4f96
-_colours = '#555555','#a6761d','#7570b3','#d95f02','#1f78b4','#2e8b57','#e7298a','#66a61e'
-
 def plot_collapse(
     df:pd.DataFrame, # from `collapse`
-    metric:str='accuracy', # what is drawn, one of its metrics
+    metric:str|None=None, # one of its metrics; None: 'test_accuracy', 'accuracy' or 'valid_loss'
     figsize=(9.5,3.4) # inches
 )->Figure:
     "Draws a metric in the end over compression with 95 % intervals over seeds, and which layers are empty in how many"
-    table,empty = summarise(df, metric),empty_layers(df)
+    empty,metric = empty_layers(df),check_metric(df, metric, ('test_accuracy','accuracy','valid_loss'))
+    found = summarise(df, metric)
+    found = found.assign(compression=2-np.log10(found.density))
     arms = [o for o in dict.fromkeys(df.arm) if o!='dense']
-    scale,fig = 100 if metric=='accuracy' else 1,Figure(figsize=figsize, layout='constrained')
+    fig = Figure(figsize=figsize, layout='constrained')
     left,right = fig.subplots(1, 2, width_ratios=(1.3,1))
-    for arm,colour in zip(['dense', *arms], itertools.cycle(_colours)):
-        rows = table[table.arm==arm].sort_values('density', ascending=False)
-        x,y,half = 2-np.log10(rows.density),scale*rows['mean'],scale*rows.interval
-        if arm=='dense': x,y,half = [0, 2-np.log10(table.density.min())],[y.iloc[0]]*2,np.repeat(half.iloc[0], 2)
-        style = dict(ls='--') if arm=='dense' else dict(marker='o', ms=3)
-        left.plot(x, y, color=colour, label=arm, **style)
-        left.fill_between(x, y-half, y+half, color=colour, alpha=.15, lw=0)
-    left.set(xlabel='compression, power of ten', ylabel=metric + ', percent'*(scale==100))
+    for _,row in found[found.arm=='dense'].iterrows():
+        draw_across(left, row, (0, found.compression.max()), metric, arms)
+    draw_arms(left, found[found.arm!='dense'], 'compression', metric, arms)
+    left.set_xlabel('compression, power of ten')
     left.legend(fontsize=8, frameon=False)
     _draw_empty(right, df, empty, arms)
-    told = f"{df.seed.nunique()} seeds; lines: means, bands: 95 % intervals (Student's t)"
-    fig.supxlabel(told, fontsize=8, color='#555555')
-    return fig
+    return finish_figure(fig, df)
 
 def _draw_empty(ax, df, empty, arms):
     "A heat map, criteria by compressions: in which part of the seeds a layer is empty, and which layers"
@@ -299,8 +294,9 @@ def _draw_empty(ax, df, empty, arms):
     for (i,arm),(j,k) in itertools.product(enumerate(arms), enumerate(powers)):
         gone = at.get_group((arm, k)).query('emptied>0').layer.str.removesuffix('.weight')
         if len(gone): ax.text(j, i, f'{share.loc[arm,k]:.0%}\n{" ".join(gone)}', ha='center', va='center', fontsize=6)
-    ax.set(xticks=range(len(powers)), yticks=range(len(arms)), yticklabels=arms, xlabel='compression, power of ten')
+    ax.set(xticks=range(len(powers)), yticks=range(len(arms)), xlabel='compression, power of ten')
     ax.set_xticklabels([f'{o:g}' for o in powers])
+    ax.set_yticklabels(map(arm_label, arms))
     ax.set_title('seeds with an empty layer, and which', fontsize=9)
 
 # %% ../nbs/20_at_init.ipynb #4da5e076
@@ -360,7 +356,7 @@ def missing_the_mark(*args, **kwargs)->pd.DataFrame: # `criterion`, and `table_c
             tables[name] = as_table(dense+arms.rows)
     df = pd.concat(tables, names=['criterion']).reset_index('criterion').reset_index(drop=True)
     df.attrs = c.settings
-    return df
+    return made_by(df, missing_the_mark)
 
 missing_the_mark.__signature__ = inspect.signature(MissingTheMark).replace(return_annotation=pd.DataFrame)
 missing_the_mark.__delwrap__ = MissingTheMark
@@ -371,34 +367,28 @@ def verdicts(
     metric:str|None=None # as `summarise` takes it
 )->pd.DataFrame: # `criterion`, and the columns of `summarise`
     "How the arms of each criterion compare with its tickets, in numbers and in words"
-    def of(name, o):
-        found = summarise(o, metric)
-        return found.assign(finding=f'{name}: ' + found.finding)
-    each = {k: of(k, o) for k,o in df.groupby('criterion', sort=False)}
-    return pd.concat(each, names=['criterion']).reset_index('criterion').reset_index(drop=True)
+    return summarise(df, metric, by='criterion')
 
 def plot_missing(
     df:pd.DataFrame, # from `missing_the_mark`
-    metric:str='accuracy', # what is compared, one of its metrics
+    metric:str|None=None, # as `summarise` takes it
     figsize=None # inches; None: 4.2 a compression, and as high as the criteria need
 )->Figure:
     "Draws how far each arm is from the tickets of its criterion, seed by seed, with 95 % intervals, a panel a density"
-    table = verdicts(df, metric).query('arm not in ("dense","ticket")')
+    table,metric = verdicts(df, metric).query('arm not in ("dense","ticket")'),check_metric(df, metric)
     names,arms,rounds = ([*dict.fromkeys(table[k])] for k in ('criterion','arm','round'))
     fig = Figure(figsize=figsize or (4.2*len(rounds), 1+.42*len(names)), layout='constrained')
-    scale,axs = 100 if metric=='accuracy' else 1,fig.subplots(1, len(rounds), squeeze=False, sharey=True)[0]
+    scale,axs = metric_scale(metric),fig.subplots(1, len(rounds), squeeze=False, sharey=True)[0]
     for ax,r in zip(axs, rounds):
         for i,arm in enumerate(arms):
             rows = table[(table['round']==r) & (table.arm==arm)].set_index('criterion').loc[names]
             at = np.arange(len(names)) + .22*(i-(len(arms)-1)/2)
-            label = all_arms[arm].label if arm in all_arms else arm
-            ax.errorbar(-scale*rows.difference, at, xerr=scale*rows.difference_interval, fmt='o', ms=3.5, lw=1.2,
-                        label=label, color=('#d95f02','#7570b3','#1f78b4')[i%3])
+            style = dict(arm_style(arm, arms), ls='', elinewidth=1.2, label=arm_label(arm))
+            ax.errorbar(-scale*rows.difference, at, xerr=scale*rows.difference_interval, **style)
         ax.axvline(0, color='#555555', lw=1)
-        ax.set(yticks=range(len(names)), yticklabels=names, title=f'{rows.density.mean():.3g} % of the weights')
-        ax.spines[['top','right']].set_visible(False)
+        ax.set(yticks=range(len(names)), yticklabels=names)
+        ax.set_title(f'{rows.density.mean():.3g} % of the weights', fontsize=10)
     axs[0].invert_yaxis()
     axs[-1].legend(fontsize=8, frameon=False, loc='upper left', bbox_to_anchor=(1,1))
-    what = f"{metric}{', points' if scale==100 else ''}: the arm minus the mask as it was"
-    fig.supxlabel(f"{what}; {df.seed.nunique()} seeds, 95 % intervals (Student's t)", fontsize=8, color='#555555')
-    return fig
+    what = axis_label(metric).replace(', percent', ', points')
+    return finish_figure(fig, df, f'{what}, the arm minus the mask as it was; bars: 95 %, all together (Bonferroni)')

@@ -15,8 +15,8 @@ from fastcore.basics import listify
 from matplotlib.figure import Figure
 from torch import nn
 from .arms import Arm, arm, check_arms, fresh_weights, with_weights
-from .core import (ArgumentError, ArgumentTypeError, check_choice, check_flag, check_number, make_rule,
-                             seed_of, seeded)
+from .core import (ArgumentError, ArgumentTypeError, check_choice, check_flag, check_number, made_by,
+                             make_rule, seed_of, seeded)
 from .curves import Curve, curves_at, run_curves
 from .evidence import (arm_label, axis_label, check_metric, density_axis, draw_arms, draw_line, finish_figure,
                                  metric_scale, step_axis, summarise)
@@ -73,7 +73,7 @@ def shuffle_layers(ticket, seed, model, *, signs=False):
 # %% ../nbs/25_beginning.ipynb #7a66aa93
 @arm(label='flipped signs')
 def sign_flips(ticket, seed, model, *, share=.1):
-    "m and W_t, of which a share of each layer's kept weights has the opposite sign"
+    "m and W_t, of which a share of each layer's kept weights has the opposite sign (ours)"
     check_number('share', share, 0, 1)
     def flipped(k, w):
         out,at = w.flatten().clone(),_kept(ticket, k, w).flatten().nonzero().flatten()
@@ -114,7 +114,7 @@ def perturbations(
     arms = ['ticket', *check_arms(arms)]
     curves = curves_at(at, lambda o: _LastRound(model, data, seeds, rounds, prune, arms, rewind=o, **kwargs))
     df = run_curves(curves, 'rewind', progress)
-    return df[df['round'].isin([0, df['round'].max()])].reset_index(drop=True)
+    return made_by(df[df['round'].isin([0, df['round'].max()])].reset_index(drop=True), perturbations)
 
 # %% ../nbs/25_beginning.ipynb #511aa32b
 def plot_perturbations(
@@ -208,7 +208,7 @@ def deconstruct(
     for o in listify(criteria):
         curve = Curve(model, data, seeds, rounds, prune, actions, criteria=o, method=method, **kwargs)
         curves[repr(curve.sp.criterion)] = curve
-    return run_curves(curves, 'criteria', progress)
+    return made_by(run_curves(curves, 'criteria', progress), deconstruct)
 
 # %% ../nbs/25_beginning.ipynb #e16b8ceb
 def plot_deconstruct(

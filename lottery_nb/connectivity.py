@@ -19,17 +19,17 @@ from matplotlib.figure import Figure
 from torch import nn, Tensor
 from torch.func import functional_call, grad, vjp, vmap
 from torch.nn.modules.batchnorm import _NormBase
-from .arms import arms as all_arms
 from .calibration import calibration_batches
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_flag, check_number,
-                             check_whole, progress as progress_bar, rewind_point, seed_of, seeded, table_columns, warn)
+                             check_whole, made_by, progress as progress_bar, rewind_point, seed_of, seeded,
+                             table_columns, warn)
 from .curves import Curve
 from .data import dls_by_name
-from .evidence import mean_interval
+from .evidence import arm_label, draw_arms, finish_figure, mean_interval, step_axis, summarise
 from .find import Search
 from .masks import (Masks, copy_model, growing_buffers, named_tensors, parameter_name, set_tensors_,
                               tensor_differences, unwrap)
-from .stacked import Stack, as_many_as_fit
+from .stacked import Stack, as_many_as_fit, order_of, warn_lost
 from .ticket import Ticket
 
 # %% ../nbs/21_connectivity.ipynb #06d26c56
@@ -307,9 +307,9 @@ def run(self:Instability,
     rows = sorted((o for part in found for o in part), key=self.place)
     df = as_table(rows)
     df.insert(0, 'rewind', [o['rewind'] for o in rows])
-    told = dict(at=self.steps, measured_rounds=self.measured, points=self.points, norm=self.norm)
-    df.attrs = {k: v for k,v in c.settings.items() if k not in ('rewind','eval_every')} | told
-    return df
+    told = dict(rewind=self.steps, measured_rounds=self.measured, points=self.points, norm=self.norm)
+    df.attrs = {k: v for k,v in c.settings.items() if k!='eval_every'} | told
+    return made_by(df, instability)
 
 # %% ../nbs/21_connectivity.ipynb #52a6a6dd
 @patch
@@ -342,11 +342,11 @@ def train(self:Instability, begun, r, arm, first=0, last=None, keep=())->tuple:
 
     seed -> tensors and gradients in the end, and step -> seed -> tensors, of the steps that are kept"""
     c,last = self.curve,self.curve.n_step if last is None else last
-    orders,grads = [seed_of(s, 'order', r) for s in begun],'grad' in c.sp.criterion.needs
+    orders,grads = [order_of(s, r) for s in begun],'grad' in c.sp.criterion.needs
     run = Stack(c, list(begun.values())).train(orders, first, last, keep=keep, grads=grads)
     self.did(len(begun)*(last-first), f'round {r}, {arm}')
     for s,bad in zip(begun, run.bad):
-        if bad<math.inf: warn(f"seed {s}, {arm}, round {r}: the loss isn't finite at step {bad:.0f}: it's left out")
+        if bad<math.inf: warn_lost(s, f'{arm}, round {r}', bad)
     def whole(tensors): return {s: o for s,o,bad in zip(begun, tensors, run.bad) if bad==math.inf}
     return whole(zip(run.ends, run.grads)), {k: whole(o) for k,o in run.kept.items()}
 
@@ -386,8 +386,7 @@ def pairs(self:Instability, k, begun)->list: # of rows
     self.did(2*n*(c.n_step-k), f'{n} pairs that part at step {k}')
     bad = [min(run.bad[i::n]) for i in range(n)]
     for (arm,s,r,_),step in zip(begun, bad):
-        if step<math.inf: warn(f"seed {s}, {arm}, round {r}, rewind {k}: the loss isn't finite at step {step:.0f}: "
-                               "it's left out there")
+        if step<math.inf: warn_lost(s, f'{arm}, round {r}, rewind {k}', step)
     there = [i for i in range(n) if bad[i]==math.inf]
     if not there: return []
     found = self.heights([run.ends[i] for i in there], [run.ends[n+i] for i in there])
@@ -482,9 +481,9 @@ def _told(row)->str:
     def amount(k, sign=''):
         half = row[f'{k}_interval']
         return f'{100*row[k]:{sign}.2f}' + ('' if math.isnan(half) else f' ± {100*half:.2f}')
-    name = all_arms[row['arm']].label if row['arm'] in all_arms else row['arm']
     stable = dict(yes='are stable', no="aren't stable", open='may be stable')[row['stable']]
-    told = f"from step {row['rewind']} on {name} at {row['density']:.3g} % density {stable}: {amount('barrier')} %"
+    who = f"{arm_label(row['arm'])} at {row['density']:.3g} % density"
+    told = f"from step {row['rewind']} on {who} {stable}: {amount('barrier')} %"
     matching = dict(yes='match', no="don't match", open='may match')[row['matching']]
     if row['arm']!='dense': told += f"; they {matching} dense networks: {amount('difference', '+')} points"
     return f"{told}, {row['seeds']} seed{'s'*(row['seeds']!=1)}"
@@ -507,26 +506,10 @@ def plot_instability(
     if last not in set(df['round']): raise ArgumentError('round', round, 'one that was measured')
     df,fig = df[df['round'].isin([0,last])],Figure(figsize=figsize or (4.5*len(metrics), 3.4), layout='constrained')
     for ax,metric in zip(fig.subplots(1, len(metrics), squeeze=False)[0], metrics):
-        scale = 100 if 'error' in metric or 'accuracy' in metric else 1
-        for i,arm in enumerate(df.arm.unique()):
-            found = df[(df.arm==arm) & (df.metric==metric)].groupby('rewind').value
-            mean,half = np.array([mean_interval(scale*o) for _,o in found]).T
-            style = dict(color='#555555', ls='--') if arm=='dense' else dict(color=f'C{i}')
-            at,label = list(found.groups),all_arms[arm].label if arm in all_arms else arm
-            ax.plot(at, mean, marker='o', ms=3.5, label=label, **style)
-            ax.fill_between(at, mean-half, mean+half, alpha=.15, lw=0, color=style['color'])
-        if metric=='error_barrier': ax.axhline(scale*stable, color='black', lw=.8, ls=':')
-        ax.set(xlabel='step at which the copies part', ylabel=metric.replace('_', ' ') + ', percent'*(scale==100))
-        first = min((o for o in df.rewind if o), default=1)
-        ax.set_xscale('symlog', linthresh=first)
-        ax.set_xlim(-.15*first, max(first, df.rewind.max())*1.1)
-        ax.set_xticks(sorted(df.rewind.unique()), sorted(df.rewind.unique()))
-        ax.minorticks_off()
-        ax.spines[['top','right']].set_visible(False)
-    ax.legend(fontsize=8, frameon=False)
-    told = f"lines: means of {df.seed.nunique()} seeds; bands: 95 % intervals (Student's t)"
-    fig.supxlabel(told, fontsize=8, color='#555555')
-    return fig
+        draw_arms(ax, summarise(df, metric, by='rewind'), 'rewind', metric)
+        if metric=='error_barrier': ax.axhline(100*stable, color='black', lw=.8, ls=':')
+        step_axis(ax, df.rewind, 'step at which the copies part')
+    return finish_figure(fig, df)
 
 # %% ../nbs/21_connectivity.ipynb #92d7cf20
 @patch

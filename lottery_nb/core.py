@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['fasterai_words', 'table_columns', 'Rule', 'make_rule', 'ArgumentError', 'ArgumentTypeError', 'check_percent',
            'check_number', 'check_whole', 'check_choice', 'check_flag', 'check_path', 'warn', 'shape_differences',
-           'known_keywords', 'RewindPoint', 'rewind_point', 'as_table', 'better_when_lower', 'check_alike',
+           'known_keywords', 'RewindPoint', 'rewind_point', 'as_table', 'made_by', 'better_when_lower', 'check_alike',
            'overlap_table', 'source_of', 'seed_of', 'get_random_state', 'set_random_state', 'seeded',
            'write_atomically', 'json_safe', 'versions', 'machine', 'progress', 'threads', 'hooked']
 
@@ -294,6 +294,14 @@ def as_table(
     df = pd.DataFrame(list(rows), columns=table_columns)
     df = df.astype(dict(seed='int64', round='int64', density=float, epoch='int64', step='int64', value=float))
     df.attrs = dict(attrs or {})
+    return df
+
+def made_by(
+    df:pd.DataFrame, # a table, whose `attrs` get the name
+    fn:Callable # the function that has made it
+)->pd.DataFrame: # the same
+    "Notes in a table's `attrs` which function has made it, so that `cite` finds its papers"
+    df.attrs['function'] = f'{fn.__module__}.{fn.__name__}'
     return df
 
 # %% ../nbs/00_core.ipynb #51486ce3

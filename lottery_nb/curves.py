@@ -12,15 +12,15 @@ from dataclasses import KW_ONLY, dataclass
 import pandas as pd, torch
 from fastcore.basics import listify, noop, patch
 from .arms import arms as all_arms, check_arms, check_transfers
-from .core import (ArgumentError, as_table, check_choice, check_whole, known_keywords, machine,
-                             progress as progress_bar, rewind_point, seed_of, warn)
+from .core import (ArgumentError, as_table, check_choice, check_whole, known_keywords, machine, made_by,
+                             progress as progress_bar, rewind_point)
 from .criteria import Criterion, criteria as all_criteria, large_final, needs
 from .find import check_prune, check_rounds, next_masks, sparsity_of_round
 from .granularity import check_granularity
 from .masks import Masks, copy_model, set_tensors_
 from .methods import Method
 from .sparsifier import Sparsifier, check_reach
-from .stacked import Recipe, Stack, as_many_as_fit, batch_orders, check_seeds
+from .stacked import Recipe, Stack, as_many_as_fit, batch_orders, check_seeds, order_of, warn_lost
 from .ticket import Ticket
 
 # %% ../nbs/12_curves.ipynb #acfc8622
@@ -134,7 +134,7 @@ def try_out(self:Curve):
 def next_batches(self:Curve, seed:int, r:int, step:int, n:int=8)->list: # of (inputs, targets), not augmented
     "The batches that a network would have got next, after so many steps of round `r`"
     x,y = self.parts['train']
-    orders = batch_orders([seed_of(seed, 'order', r)], len(x), self.bs)
+    orders = batch_orders([order_of(seed, r)], len(x), self.bs)
     return [(x[rows], y[rows]) for rows, in (o.to(self.device) for o in itertools.islice(orders, step, step+n))]
 
 # %% ../nbs/12_curves.ipynb #c1623283
@@ -161,7 +161,7 @@ def untrained(self:Curve, W_0:dict)->dict: # seed -> (tensors, gradients), of se
     "What makes masks before training: W_0 and, if they're needed, its gradients on the first batch"
     states = [t.state for t in W_0.values()]
     if 'grad' not in self.sp.criterion.needs: return {s: (o, {}) for s,o in zip(W_0, states)}
-    run = Stack(self, list(W_0.values())).train([seed_of(s, 'order', 0) for s in W_0], last=0, grads=True)
+    run = Stack(self, list(W_0.values())).train([order_of(s, 0) for s in W_0], last=0, grads=True)
     return dict(zip(W_0, zip(states, run.grads)))
 
 # %% ../nbs/12_curves.ipynb #7b0ae7dc
@@ -186,7 +186,7 @@ class _Batch:
         comment = f'round {r} of {c.rounds}, {arm}, {max(density):.3g} % kept'
         def say(k): self.say(self.done+len(begun)*k, comment)
         if arm.last_lr: how['lr'] = lambda step: c.lr_at(c.n_step-1)
-        orders,grads = [seed_of(s, 'order', r) for s in begun],'grad' in c.sp.criterion.needs
+        orders,grads = [order_of(s, r) for s in begun],'grad' in c.sp.criterion.needs
         run = Stack(c, list(begun.values())).train(orders, first, grads=grads, say=say, **how)
         self.done += len(begun)*(c.n_step-first)
         before = r*(c.n_step-first)*(arm.begins=='trained') # it goes on from where it was
@@ -238,12 +238,11 @@ def run(self:Curve): # the table; with keep='tickets' the table and the tickets
     for seed,arm,r,step in (o for b in done for o in b.lost):
         on = self.when=='trained' and (arm.name in ('dense','ticket') or arm.begins=='trained')
         goes = f', and from all rounds after {r}' if on else ''
-        warn(f"seed {seed}, {arm}, round {r}: the loss isn't finite at step {step}: it's left out there{goes}")
+        warn_lost(seed, f'{arm}, round {r}', step, goes)
     names = ['dense', *map(repr, self.arms)]
     def place(o): return names.index(o['arm']), self.seeds.index(o['seed']), o['round'], o['metric'], o['step']
     rows = sorted((o for b in done for o in b.rows if o['arm'] in names), key=place)
-    function = f'{lottery_curve.__module__}.{lottery_curve.__name__}'
-    df = as_table(rows, self.settings | dict(machine=machine(), function=function))
+    df = made_by(as_table(rows, self.settings | dict(machine=machine())), lottery_curve)
     return (df, {k: t for b in done for k,t in b.tickets.items()}) if self.keep else df
 
 # %% ../nbs/12_curves.ipynb #f4c8d91b

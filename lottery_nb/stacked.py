@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['lr_schedules', 'augmentations', 'Recipe', 'Augmentation', 'augmentation', 'shift', 'flip', 'SeededDropout',
-           'dropout_key', 'Stack', 'batch_orders', 'Training', 'check_seeds', 'as_many_as_fit']
+           'dropout_key', 'Stack', 'order_of', 'batch_orders', 'Training', 'warn_lost', 'check_seeds', 'as_many_as_fit']
 
 # %% ../nbs/11b_stacked.ipynb #54fa4b73
 import itertools, math, re
@@ -364,6 +364,13 @@ def _losses(loss, out, y)->Tensor: # [networks]
     return F.cross_entropy(out.flatten(0, 1), y.flatten(), reduction='none').view(y.shape).mean(1)
 
 # %% ../nbs/11b_stacked.ipynb #3ae349a9
+def order_of(
+    seed:int, # of the replicate
+    r:int # the round; 0 is dense
+)->int: # whole number of at least 0
+    "What the order of a seed's batches in a round depends on: it's the same in all arms of all experiments"
+    return seed_of(seed, 'order', r)
+
 def batch_orders(
     numbers:list, # of each network, whole numbers of at least 0
     n:int, # how many items there are
@@ -474,6 +481,15 @@ def rows(self:Training,
         at['epoch'] = max(at['step']-1, 0)//recipe.n_iter
         if step<bad: found += [dict(at, metric=k, value=v[i]) for k,v in metrics.items()]
     return found
+
+def warn_lost(
+    seed:int, # of the replicate
+    what:str, # which of its networks: the arm, the round
+    step:float, # the first that isn't finite
+    further:str='' # what else is left out
+):
+    "Warns that a replicate is left out from a step on"
+    warn(f"seed {seed}, {what}: the loss isn't finite at step {step:.0f}: it's left out there{further}")
 
 # %% ../nbs/11b_stacked.ipynb #4f363968
 @patch

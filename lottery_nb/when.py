@@ -22,15 +22,16 @@ import lottery_nb.calibration # noqa: F401, which reads the data for criteria th
 from .arms import arms as all_arms
 from .callback import TrainingCallback, data_origin, first_batch
 from .core import (ArgumentError, as_table, check_choice, check_flag, check_number, check_whole, json_safe,
-                             known_keywords, progress as progress_bar, rewind_point, seed_of, versions, warn)
+                             known_keywords, made_by, progress as progress_bar, rewind_point, versions, warn)
 from .criteria import Criterion, criteria as all_criteria, large_final, needs
 from .granularity import check_granularity
-from .curves import Curve
-from .evidence import mean_interval
+from .curves import Curve, curves_at, run_curves
+from .evidence import (arm_label, arm_style, axis_label, check_metric, draw_arms, finish_figure, metric_scale,
+                                 step_axis, summarise)
 from .masks import Masks, copies_of, copy_model, named_tensors, set_tensors_, unwrap
 from .methods import Method, methods
 from .sparsifier import Sparsifier, check_reach, check_sparsity
-from .stacked import Stack, as_many_as_fit
+from .stacked import Stack, as_many_as_fit, order_of, warn_lost
 from .ticket import Ticket
 
 # %% ../nbs/26_when.ipynb #de20ac89
@@ -291,13 +292,6 @@ def _drawn(c, sp, seed, now, step, sparsity): # `now`: the seed's dense network 
     kept = torch.cat([sp.units.kept(k, masks) for k in sp.units.names])
     return Masks({k: m.cpu() for k,m in masks.items()}),kept.cpu()
 
-def _order(seeds, r): return [seed_of(s, 'order', r) for s in seeds] # that of `lottery_curve`'s round
-
-def _tell_lost(lost):
-    "Warns of replicates that are left out: (seed, which, step)"
-    for seed,which,step in lost:
-        warn(f"seed {seed}, {which}: the loss isn't finite at step {step}: it's left out there")
-
 # %% ../nbs/26_when.ipynb #a60a66c0
 class _Birds:
     "Early-bird tickets of some seeds, and what they're compared with; `asked` has what `early_bird` was asked for"
@@ -319,7 +313,8 @@ class _Birds:
     def train(self, seeds, tell): # `tell` is called with how many networks have made how many steps
         "Trains the dense networks, and then what was drawn of them"
         c,begun = self.curve,{k: [] for k in ('early_bird','one_shot','random')}
-        run = Stack(c, [c.first_ticket(s) for s in seeds]).train(_order(seeds, 0), keep={c.first,*self.asked.at})
+        W_0,orders = [c.first_ticket(s) for s in seeds],[order_of(s, 0) for s in seeds]
+        run = Stack(c, W_0).train(orders, keep={c.first,*self.asked.at})
         tell(len(seeds), c.n_step)
         for i,s in enumerate(seeds):
             masks,still = self.look(s, [run.kept[step][i] for step in self.asked.at])
@@ -328,7 +323,7 @@ class _Birds:
             for arm,t in zip(begun, [*drawn, all_arms['random'].begin(searched, s, c.model)]): begun[arm].append(t)
             self.rows += _costs(c, s, self.asked.at[still], searched.density)
         for arm,nets in begun.items():
-            run = Stack(c, nets).train(_order(seeds, c.rounds), c.first)
+            run = Stack(c, nets).train([order_of(s, c.rounds) for s in seeds], c.first)
             tell(len(seeds), c.n_step-c.first)
             self.rows += run.rows(c, arm, seeds, c.rounds, [t.density for t in nets])
             self.lost += [(s, arm, int(bad)) for s,bad in zip(seeds, run.bad) if bad<math.inf]
@@ -358,35 +353,18 @@ def _flown(c, asked, show)->pd.DataFrame:
         def fly(some): return _Birds(c, asked, tickets).train(some, tell)
         seeds = [s for s in c.seeds if (s,c.rounds) in tickets]
         birds = list(as_many_as_fit(fly, seeds, c.batch_seeds))
-    _tell_lost(o for b in birds for o in b.lost)
+    for o in (o for b in birds for o in b.lost): warn_lost(*o)
     if restless := [s for b in birds for s in b.restless]:
         warn(f'early_bird: the masks of {len(restless)} of {len(seeds)} seeds never stood still '
              f'(threshold={asked.threshold:g}, patience={asked.patience}): theirs is the last mask')
     found = pd.concat([df, as_table(o for b in birds for o in b.rows)], ignore_index=True)
     found.attrs = c.settings | vars(asked)
-    return found
-
-# %% ../nbs/26_when.ipynb #37c499f6
-_colours = dict(dense='#555555', ticket='#2e8b57', random='#7570b3', early_bird='#d95f02', one_shot='#1f78b4',
-                lr_rewind='#d95f02', finetune='#1f78b4')
-_labels = dict(early_bird='early birds', one_shot='one-shot masks') # of what isn't in the registry
-
-def _look(arm, **labels): # of its line; arm -> another label
-    label = {**_labels, **labels}.get(arm) or (all_arms[arm].label if arm in all_arms else arm)
-    return dict(color=_colours.get(arm, '#a6761d'), label=label)
-
-def _in_the_end(df, metric, *by): # the rows that count, and the factor and the text of their axis
-    metric = check_choice('metric', metric or ('accuracy' if 'accuracy' in set(df.metric) else 'valid_loss'),
-                          list(dict.fromkeys(df.metric)))
-    share = 'accuracy' in metric
-    rows = df[df.metric==metric]
-    rows = rows[rows.step==rows.groupby(['arm','round',*by]).step.transform('max')]
-    return rows,(100 if share else 1),metric.replace('_', ' ') + ', percent'*share
+    return made_by(found, early_bird)
 
 # %% ../nbs/26_when.ipynb #f0f7f134
 def plot_early_bird(
     df:pd.DataFrame, # from `early_bird`
-    metric:str|None=None, # one of its metrics; None: 'accuracy' if it's there, else 'valid_loss'
+    metric:str|None=None, # one of its metrics; None: 'test_accuracy', 'accuracy' or 'valid_loss'
     figsize=(9,3.6) # inches
 )->Figure:
     "Draws the mean distances of masks over the dense training, and how well arms do over cost, with 95 % intervals"
@@ -400,18 +378,17 @@ def plot_early_bird(
     stop = np.interp(df[df.metric=='stop'].value.mean(), far.index, range(len(far)))
     for line in (left.axvline, left.axhline): line(stop, color='#d95f02', lw=1.5, ls='--')
     left.set_title('dashed: where early birds stop, on average', fontsize=9)
-    rows,scale,told = _in_the_end(df, metric)
-    rows = rows[rows['round'].isin([0, rows['round'].max()])]
-    cost = df[df.metric=='cost'].groupby('arm').value
-    for arm,values in rows.groupby('arm', sort=False).value:
-        (x,wide),(y,high) = mean_interval(cost.get_group(arm)),mean_interval(scale*values)
-        right.errorbar(x, y, high, wide, fmt='o', ms=5, capsize=3, **_look(arm))
-    right.set(xlabel='steps in all', ylabel=told, xlim=(0, None))
-    right.spines[['top','right']].set_visible(False)
+    last = df[df['round'].isin([0, df['round'].max()])]
+    metric = check_metric(df, metric, ('test_accuracy','accuracy','valid_loss'))
+    found,cost = summarise(last, metric),summarise(last, 'cost').set_index('arm')
+    scale,labels = metric_scale(metric),dict(early_bird='early birds', one_shot='one-shot masks')
+    for _,o in found.iterrows():
+        style = dict(arm_style(o.arm, found.arm), ls='', ms=5, capsize=3, label=labels.get(o.arm, arm_label(o.arm)))
+        x,wide = cost.loc[o.arm, ['mean','interval']]
+        right.errorbar(x, scale*o['mean'], scale*o.interval, wide, **style)
+    right.set(xlabel='steps in all', ylabel=axis_label(metric), xlim=(0, None))
     right.legend(fontsize=8, frameon=False)
-    n = rows.seed.nunique()
-    fig.supxlabel(f"means of {n} seed{'s'*(n>1)}; bars: 95 % intervals (Student's t)", fontsize=8, color='#555555')
-    return fig
+    return finish_figure(fig, last, "bars: 95 % intervals (Student's t), each for itself")
 
 # %% ../nbs/26_when.ipynb #84b5afb0
 def steps_down(
@@ -432,7 +409,7 @@ def retraining(
     *, lr_schedule:str|Callable=steps_down, # part of the run -> factor: where it's constant, two of them are the same
     progress:bool|Callable=True, # show a bar? Or a function (done, total, comment) that's told instead
     **kwargs # what else `lottery_curve` takes: n_step, lr, criteria, method, …
-)->pd.DataFrame: # `table_columns`, and `retrained`: steps, k; the dense rows are there for each k
+)->pd.DataFrame: # `retrained` (steps, k) and `table_columns`; the dense rows are there for each k
     """Rewinds weights, rewinds the learning rate, or fine-tunes, at each density and for as many steps each.
 
     Every network is pruned once, after its dense training of n_step; sparsity i of them is round i. Arms: `ticket` (m
@@ -468,7 +445,8 @@ class _Retraining:
     def train(self, seeds, tell): # `tell` is called with how many networks have made how many steps
         "Trains the dense networks, prunes them, and trains them again in all ways"
         c,n,last = self.curve,self.curve.n_step,self.curve.lr_at(self.curve.n_step-1)
-        run = Stack(c, [c.first_ticket(s) for s in seeds]).train(_order(seeds, 0), keep=[n-k for k in self.steps])
+        W_0,orders = [c.first_ticket(s) for s in seeds],[order_of(s, 0) for s in seeds]
+        run = Stack(c, W_0).train(orders, keep=[n-k for k in self.steps])
         tell(len(seeds), n)
         dense = run.rows(c, 'dense', seeds, 0, [100.]*len(seeds))
         self.rows += [dict(o, retrained=k) for k in self.steps for o in dense]
@@ -477,7 +455,7 @@ class _Retraining:
         for k,arm in product(self.steps if pruned else (), self.arms):
             weights = dict(zip(seeds, run.kept[n-k] if arm=='ticket' else run.ends))
             stack = Stack(c, [Ticket(m, weights[s]) for s,_,m in pruned])
-            orders = [seed_of(s, 'order', r) for s,r,_ in pruned]
+            orders = [order_of(s, r) for s,r,_ in pruned]
             self.note(stack.train(orders, n-k, lr=(lambda step: last) if arm=='finetune' else None), arm, k, pruned)
             tell(len(pruned), k)
         return self
@@ -502,59 +480,37 @@ def _retrained(c, arms, steps, show)->pd.DataFrame:
             move(min(done, total), total, f'{k} steps')
         def train(some): return _Retraining(c, arms, steps).train(some, tell)
         parts = list(as_many_as_fit(train, c.seeds, c.batch_seeds))
-    _tell_lost(o for b in parts for o in b.lost)
+    for o in (o for b in parts for o in b.lost): warn_lost(*o)
     names = ['dense', *arms]
     def place(o): return o['retrained'], names.index(o['arm']), c.seeds.index(o['seed']), o['round'], o['metric']
     rows = sorted((o for b in parts for o in b.rows), key=place)
-    found = as_table(rows).assign(retrained=[o['retrained'] for o in rows])
+    found = as_table(rows)
+    found.insert(0, 'retrained', [o['retrained'] for o in rows])
     found.attrs = c.settings | dict(arms=arms, retrained=steps)
-    return found
-
-# %% ../nbs/26_when.ipynb #47dd9a1e
-def _lines(ax, rows, x, arms, scale, names): # `x`: a column of `rows`; arm -> another label
-    "Draws an arm's means at each value of `x` with their 95 % intervals as a band, and the dense networks' across"
-    for arm in arms:
-        look = _look(arm, **names)
-        color = look['color']
-        at = rows[rows.arm==arm].groupby(x).value
-        mean,half = np.array([mean_interval(scale*o) for _,o in at]).T
-        places = [*at.groups]
-        if arm=='dense':
-            ax.axhline(mean[0], lw=1.2, ls='--', **look)
-            if math.isfinite(half[0]): ax.axhspan(mean[0]-half[0], mean[0]+half[0], color=color, alpha=.12, lw=0)
-            continue
-        ax.plot(places, mean, marker='o', ms=3.5, lw=1.5, **look)
-        ax.fill_between(places, mean-half, mean+half, color=color, alpha=.15, lw=0)
-    ax.spines[['top','right']].set_visible(False)
+    return made_by(found, retraining)
 
 # %% ../nbs/26_when.ipynb #72f7affc
-def _panels(df, x, told, metric, figsize, names, **axis): # `x`: the column that differs; arm -> another label
-    "A figure with a panel for each round, an arm a line"
-    rows,scale,what = _in_the_end(df, metric, x)
-    rounds,dense = sorted({*rows['round']}-{0}),rows[rows['round']==0]
-    fig = Figure(figsize=figsize or (.4+2.8*len(rounds), 3), layout='constrained')
+def _panels(df, column, told, metric, figsize, labels=None):
+    "A figure with a panel for each round: what's reached in the end over a column, an arm a line"
+    found,metric = summarise(df, metric, by=column),check_metric(df, metric)
+    rounds = sorted({*found['round']}-{0})
+    fig = Figure(figsize=figsize or (1.8+2.8*len(rounds), 3), layout='constrained')
     for ax,r in zip(fig.subplots(1, len(rounds), squeeze=False)[0], rounds):
-        here,ticks = pd.concat([dense, rows[rows['round']==r]]),sorted({*rows[x]})
-        _lines(ax, here, x, list(dict.fromkeys(here.arm)), scale, names)
-        ax.set(xlabel=told, **axis)
+        here = found[found['round'].isin([0,r])]
+        draw_arms(ax, here, column, metric, labels=labels)
+        step_axis(ax, here[column], told)
         ax.set_title(f'{here[here["round"]==r].density.mean():.3g} % of the weights', fontsize=10)
-        if 'xscale' in axis: ax.set_xticks(ticks, [f'{o:g}' for o in ticks])
-        ax.minorticks_off()
-    fig.axes[0].set_ylabel(what)
-    fig.axes[0].legend(fontsize=8, frameon=False)
-    n = rows.seed.nunique()
-    fig.supxlabel(f"means of {n} seed{'s'*(n>1)}; bands: 95 % intervals (Student's t)", fontsize=8, color='#555555')
-    return fig
+    for ax in fig.axes[1:]: ax.set_ylabel('')
+    fig.legend(*ax.get_legend_handles_labels(), fontsize=8, frameon=False, loc='outside right center')
+    return finish_figure(fig, df)
 
 def plot_retraining(
     df:pd.DataFrame, # from `retraining`
-    metric:str|None=None, # one of its metrics; None: 'accuracy' if it's there, else 'valid_loss'
-    figsize=None # inches; None: 2.7 by 3 a panel
+    metric:str|None=None, # as `summarise` takes it
+    figsize=None # inches; None: 2.8 by 3 a panel, and the legend
 )->Figure:
     "Draws how well networks do after k steps of retraining, a line an arm with its 95 % interval, a panel a density"
-    if 'retrained' not in df: raise ArgumentError('df', df, 'a table of retraining: it has no column retrained')
-    names = dict(ticket='weights rewound')
-    return _panels(df, 'retrained', 'steps of retraining', metric, figsize, names, xscale='log')
+    return _panels(df, 'retrained', 'steps of retraining', metric, figsize, dict(ticket='weights rewound'))
 
 # %% ../nbs/26_when.ipynb #2534455d
 def rewind_grid(
@@ -566,28 +522,19 @@ def rewind_grid(
     arms=('ticket','random'), # names or `Arm`s; the dense networks are always there
     *, progress:bool|Callable=True, # show a bar? Or a function (done, total, comment) that's told instead
     **kwargs # what else `lottery_curve` takes: n_step, rounds, lr, criteria, method, …
-)->pd.DataFrame: # `table_columns`, and `rewind`: the step; the dense rows are there for each
+)->pd.DataFrame: # `rewind` (in steps) and `table_columns`; the dense rows are there for each
     """Searches tickets for each rewind point, by `lottery_curve`: how well do they do, and random ones beside them?
 
     Raises `ArgumentError` as `lottery_curve` does, before anything is trained. Source: Frankle et al. 2019, 2020"""
     given = prune if isinstance(prune, int|float|dict) else list(prune)
-    curves = [Curve(model, data, seeds, prune=given, arms=arms, rewind=o, **kwargs) for o in listify(at)]
-    steps,tables = [c.first for c in curves],[]
-    if not steps or len(set(steps))<len(steps): raise ArgumentError('at', at, 'different steps, at least one')
-    with progress_bar(progress) as move:
-        for i,c in enumerate(curves):
-            c.progress = lambda done,total,what,i=i: move(round(1000*(i+done/total)), 1000*len(curves), what)
-            tables.append(c.run().assign(rewind=c.first))
-    found = pd.concat(tables, ignore_index=True).sort_values('rewind', kind='stable', ignore_index=True)
-    found.attrs = curves[0].settings | dict(rewind=sorted(steps))
-    return found
+    curves = curves_at(at, lambda o: Curve(model, data, seeds, prune=given, arms=arms, rewind=o, **kwargs))
+    return made_by(run_curves(curves, 'rewind', progress), rewind_grid)
 
 # %% ../nbs/26_when.ipynb #973b1dbc
 def plot_rewind_grid(
     df:pd.DataFrame, # from `rewind_grid`
-    metric:str|None=None, # one of its metrics; None: 'accuracy' if it's there, else 'valid_loss'
-    figsize=None # inches; None: 2.7 by 3 a panel
+    metric:str|None=None, # as `summarise` takes it
+    figsize=None # inches; None: 2.8 by 3 a panel, and the legend
 )->Figure:
     "Draws how well networks do over the rewind step, a line an arm with its 95 % interval, a panel a density"
-    if 'rewind' not in df: raise ArgumentError('df', df, 'a table of rewind_grid: it has no column rewind')
-    return _panels(df, 'rewind', 'rewind step', metric, figsize, {})
+    return _panels(df, 'rewind', 'rewind step', metric, figsize)

@@ -188,7 +188,7 @@ def test_perturbations_are_curves_from_each_point():
         assert len(summarise(df[df.rewind==at]).finding)==6
         assert found[found.arm=='shuffle_layers'].step.min()==at and found[found.arm=='reinit'].step.min()==0
     with pytest.raises(ArgumentError, match="rewind differ; take one"): summarise(df)
-    assert df.attrs['rewind']==[0, 5] and df.attrs['n_step']==12
+    assert df.attrs['rewind']==[0, 5] and df.attrs['n_step']==12 and df.attrs['function'].endswith('.perturbations')
 
 def test_progress_goes_from_the_beginning_to_the_end():
     told = []

@@ -323,7 +323,7 @@ def test_without_arms_there_are_dense_networks_and_the_bar_comes_to_its_end():
     assert told[-1][0]==told[-1][1]==2*(14 + 2*14 + 2*9)
     dense = df[df.arm=='dense'].reset_index(drop=True)
     assert set(bare.arm)=={'dense'} and np.allclose(bare.value, dense.value, atol=1e-8)
-    assert bare.attrs['at']==[0, 5] and bare.attrs['n_step']==14
+    assert bare.attrs['rewind']==[0, 5] and bare.attrs['n_step']==14
 
 def test_what_is_not_finite_is_named_and_left_out():
     @arm

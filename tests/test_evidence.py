@@ -3,8 +3,8 @@ import numpy as np, pandas as pd, pytest
 from scipy import stats
 from lottery_nb.arms import arm
 from lottery_nb.core import as_table
-from lottery_nb.evidence import (early_stop, equivalent, mean_interval, plot_curve, plot_differences, plot_learning,
-                                 summarise)
+from lottery_nb.evidence import (arm_style, early_stop, equivalent, mean_interval, plot_curve, plot_differences,
+                                 plot_learning, summarise)
 
 def by_hand(values, metrics=('accuracy','valid_loss')):
     "arm, round -> value of each seed, at two steps"
@@ -276,3 +276,31 @@ def test_pictures_show_the_table():
         rows = pd.concat([table[table.arm=='dense'], table[table.arm==name]])
         np.testing.assert_allclose(fig.axes[0].lines[i].get_ydata(), 100*rows['mean'])
         np.testing.assert_allclose(fig.axes[0].lines[i].get_xdata(), rows.density)
+
+# --- By a further column, and how arms are drawn
+
+def test_each_value_of_a_further_column_has_its_findings_and_all_are_corrected_together():
+    tables = {k: noise(k, arms=2, rounds=2) for k in (0, 5)}
+    both = pd.concat([o.assign(rewind=k) for k,o in tables.items()], ignore_index=True)
+    found = summarise(both, by='rewind')
+    assert list(found)[0]=='rewind' and list(found)[1:]==list(summarise(tables[0]))
+    together = ['difference_interval','p_holm','shown','comparisons','finding']
+    for k,o in tables.items():
+        alone,here = summarise(o),found[found.rewind==k].drop(columns='rewind').reset_index(drop=True)
+        assert here.finding.str.startswith(f'rewind {k}: at ').all()
+        pd.testing.assert_frame_equal(here.drop(columns=together), alone.drop(columns=together))
+    assert set(found.comparisons)=={sum(summarise(o).comparisons[0] for o in tables.values())}
+    named = summarise(both.assign(rewind=both.rewind.map({0: 'early', 5: 'late'})), by='rewind')
+    assert named.finding[0].startswith('early: at ')
+    with pytest.raises(ValueError, match='a table of measurements with the column rewind; it has no rewind'):
+        summarise(tables[0], by='rewind')
+    with pytest.raises(ValueError, match="metric='f1'"): summarise(both, 'f1', by='rewind')
+
+def test_an_arm_looks_the_same_in_every_figure_and_no_two_are_alike():
+    alone = arm_style('shuffle')
+    @arm
+    def newer(ticket, seed, model): return ticket
+    assert arm_style('shuffle', ['dense', 'newer', 'mine'])==alone!=arm_style('newer', ['newer', 'shuffle'])
+    names = ['dense', 'ticket', *(f'mine{i}' for i in range(25))]
+    looks = [tuple(map(str, arm_style(o, names).values())) for o in names]
+    assert len(set(looks))==len(names) and len({o[0] for o in looks[:11]})==11

@@ -4,7 +4,7 @@ from pathlib import Path
 import pandas as pd, pytest
 import lottery_nb.all as everything
 from lottery_nb.arms import arm, arms
-from lottery_nb.core import as_table
+from lottery_nb.core import as_table, made_by
 from lottery_nb.criteria import criteria
 from lottery_nb.curves import lottery_curve
 from lottery_nb.evidence import equivalent, plot_curve, summarise
@@ -120,3 +120,11 @@ def test_what_cannot_be_cited():
     with pytest.raises(TypeError, match='expected a table'): cite(None)
     with pytest.raises(ValueError, match="format='doc'"): cite('agp', format='doc')
     assert cite(pd.DataFrame(dict(a=[1])), 'agp')==cite('agp')
+
+@pytest.mark.parametrize('name, paper', dict(collapse='tanaka2020', missing_the_mark='su2020',
+    instability='frankle2020', perturbations='frankle2020early', deconstruct='zhou2019',
+    early_bird='you2020', retraining='renda2020', rewind_grid='frankle2019stabilizing').items())
+def test_an_experiment_has_its_paper_in_the_references_of_its_table(name, paper):
+    fn = getattr(everything, name)
+    row = dict(arm='dense', seed=0, round=0, density=100, epoch=0, step=1, metric='accuracy', value=.9)
+    assert paper in papers_of(fn) and papers[paper].title in cite(made_by(as_table([row]), fn))

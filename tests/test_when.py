@@ -392,7 +392,7 @@ def test_a_replicate_that_is_not_finite_is_named_and_left_out(run):
     (lambda: early_bird(small, DATA, every=5, when='init', **HOW), "when='init'"),
     (lambda: retraining(small, DATA, [50], when='init', **HOW), "when='init'"),
     (lambda: rewind_grid(small, DATA, ['60it'], **HOW), "rewind='60it'"),
-    (lambda: rewind_grid(small, DATA, [0,'0it'], **HOW), 'at=.*different steps'),
+    (lambda: rewind_grid(small, DATA, [0,'0it'], **HOW), 'at=.*points that differ'),
     (lambda: rewind_grid(small, DATA, ['lr'], **HOW), "rewind='lr'")])
 def test_bad_input_raises_before_anything_is_trained(run, match):
     with pytest.raises(ValueError, match=match): run()
