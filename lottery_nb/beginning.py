@@ -15,9 +15,9 @@ from fastcore.basics import listify
 from matplotlib.figure import Figure
 from torch import nn
 from .arms import Arm, arm, check_arms, fresh_weights, with_weights
-from .core import (ArgumentError, ArgumentTypeError, check_choice, check_flag, check_number, make_rule,
+from .core import (ArgumentError, check_absent, check_choice, check_flag, check_number, made_by, make_rule,
                              progress as progress_bar, seed_of, seeded)
-from .curves import Curve
+from .curves import Curve, curves_at
 from .evidence import mean_interval
 from .masks import unwrap
 from .ticket import Ticket
@@ -71,7 +71,7 @@ def shuffle_layers(ticket, seed, model, *, signs=False):
 # %% ../nbs/25_beginning.ipynb #7a66aa93
 @arm(label='flipped signs')
 def sign_flips(ticket, seed, model, *, share=.1):
-    "m and W_t, of which a share of each layer's kept weights has the opposite sign"
+    "m and W_t, of which a share of each layer's kept weights has the opposite sign (ours)"
     check_number('share', share, 0, 1)
     def flipped(k, w):
         out,at = w.flatten().clone(),_kept(ticket, k, w).flatten().nonzero().flatten()
@@ -84,15 +84,8 @@ def sign_flips(ticket, seed, model, *, share=.1):
 default_perturbations = (noise(std=.5), noise(std=1.), shuffle_filters, shuffle_layers, sign_flips(share=.1))
 
 # %% ../nbs/25_beginning.ipynb #c0f204be
-def _try_arms(curve):
-    "Raises `ArgumentError` for an arm that can't begin with such a network"
-    first = curve.first_ticket(curve.seeds[0])
-    trial = Ticket(first.masks, first.state, first.state, first.meta, first.full)
-    for o in curve.arms: o.begin(trial, curve.seeds[0], curve.model)
-
-def _run_all(curves, progress, column):
-    "The tables of several curves (value -> `Curve`), one below the other; `column` says which"
-    for o in curves.values(): _try_arms(o)
+def _run_all(curves, progress, column, made):
+    "The tables of several curves (value -> `Curve`), one below the other; `column` says which, `made` who made them"
     tables,n = [],len(curves)
     with progress_bar(progress) as move:
         for i,(value,curve) in enumerate(curves.items()):
@@ -102,7 +95,7 @@ def _run_all(curves, progress, column):
             tables.append(df.assign(**{column: value})[[column, *df]])
     df = pd.concat(tables, ignore_index=True)
     alike = {k: v for k,v in curve.settings.items() if all(o.settings[k]==v for o in curves.values())}
-    df.attrs = alike | {column: list(curves)}
+    df.attrs = alike | {column: list(curves)} | made
     return df
 
 # %% ../nbs/25_beginning.ipynb #942d2332
@@ -130,15 +123,12 @@ def perturbations(
     Raises `ArgumentError`, before any training, for what `lottery_curve` doesn't take and for two points that are one.
 
     Source: Frankle, Schwab & Morcos 2020"""
-    for k in {'rewind','keep'} & kwargs.keys(): raise ArgumentTypeError(k, kwargs[k], 'none: `at` has the points')
-    if not (points := listify(at)): raise ArgumentError('at', at, 'at least one rewind point')
+    check_absent(kwargs, rewind='`at` has the points', keep='it gives a table')
     arms = ['ticket', *check_arms(arms)]
-    made = [_LastRound(model, data, seeds, rounds, prune, arms, rewind=o, progress=False, **kwargs) for o in points]
-    curves = {o.first: o for o in made}
-    steps = [o.first for o in made]
-    if len(curves)<len(made): raise ArgumentError('at', at, f'points that differ; these are the steps {steps}')
-    df = _run_all(curves, progress, 'at')
-    return df[df['round'].isin([0, made[0].rounds])].reset_index(drop=True)
+    def curve(o): return _LastRound(model, data, seeds, rounds, prune, arms, rewind=o, progress=False, **kwargs)
+    curves = curves_at(at, curve)
+    df = _run_all(curves, progress, 'at', made_by(perturbations))
+    return df[df['round'].isin([0, *[o.rounds for o in curves.values()]])].reset_index(drop=True)
 
 # %% ../nbs/25_beginning.ipynb #33f202aa
 def _ends(df, column, metric):
@@ -227,7 +217,8 @@ def in_turn(
         return ticket
     several.__name__ = '+'.join(map(repr, parts))
     begins = next((o for o in ('trained','fresh') if o in [part.begins for part in parts]), 'W_t')
-    how = dict(begins=begins, last_lr=any(o.last_lr for o in parts))
+    theirs = next((o.theirs for o in parts if o.theirs), None)
+    how = dict(begins=begins, last_lr=any(o.last_lr for o in parts), theirs=theirs)
     return make_rule(several, Arm, label=', '.join(o.label for o in parts), **how)
 
 # %% ../nbs/25_beginning.ipynb #9a7c48e3
@@ -261,13 +252,13 @@ def deconstruct(
     actions = [in_turn('pruned_to_init', *[o]*(o.name!='ticket')) if p=='init' else o
                for p in wheres for o in check_arms(kept)]
     if not actions: raise ArgumentError('kept', kept, 'at least one arm')
-    if 'criteria' in kwargs: raise ArgumentTypeError('criteria', kwargs['criteria'], 'several of them')
+    check_absent(kwargs, arms='`kept` and `pruned_to` say them', keep='it gives a table')
     if not listify(criteria): raise ArgumentError('criteria', criteria, 'at least one')
     curves = {}
     for o in listify(criteria):
         curve = Curve(model, data, seeds, rounds, prune, actions, criteria=o, progress=False, **kwargs)
         curves[repr(curve.sp.criterion)] = curve
-    return _run_all(curves, progress, 'criteria')
+    return _run_all(curves, progress, 'criteria', made_by(deconstruct))
 
 # %% ../nbs/25_beginning.ipynb #e16b8ceb
 def plot_deconstruct(

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['fasterai_words', 'table_columns', 'Rule', 'make_rule', 'ArgumentError', 'ArgumentTypeError', 'check_percent',
            'check_number', 'check_whole', 'check_choice', 'check_flag', 'check_path', 'warn', 'shape_differences',
-           'known_keywords', 'RewindPoint', 'rewind_point', 'as_table', 'better_when_lower', 'check_alike',
-           'overlap_table', 'source_of', 'seed_of', 'get_random_state', 'set_random_state', 'seeded',
-           'write_atomically', 'json_safe', 'versions', 'machine', 'progress', 'threads', 'hooked']
+           'known_keywords', 'check_absent', 'RewindPoint', 'rewind_point', 'as_table', 'better_when_lower',
+           'check_alike', 'overlap_table', 'source_of', 'seed_of', 'get_random_state', 'set_random_state', 'seeded',
+           'write_atomically', 'json_safe', 'versions', 'machine', 'made_by', 'progress', 'threads', 'hooked']
 
 # %% ../nbs/00_core.ipynb #dde0546f
 import ast, difflib, errno, hashlib, inspect, math, numbers, os, platform, random, re, sys, warnings
@@ -237,6 +237,16 @@ def known_keywords(
         return fn(*args, **kwargs)
     return checked
 
+# %% ../nbs/00_core.ipynb #c4a1b0de
+def check_absent(
+    given:Mapping, # keywords that a function hands on to another one
+    **why:str # name of a keyword that it sets itself -> why you can't give it
+):
+    "Raises `ArgumentTypeError` for a keyword that a function sets itself"
+    for k,text in why.items():
+        if k in given: raise ArgumentTypeError(k, given[k], f'none: {text}')
+
+
 # %% ../nbs/00_core.ipynb #5595600c
 @dataclass(frozen=True)
 class RewindPoint:
@@ -435,6 +445,12 @@ def machine()->dict:
     names = [o.partition(':')[2].strip() for o in lines if o.startswith('model name')]
     cpu = names[0] if names else platform.processor() or platform.machine()
     return dict(cpu=cpu, cores=os.cpu_count(), system=platform.platform())
+
+def made_by(
+    fn:Callable # a public function of a module
+)->dict:
+    "What a table says of the function that made it, and of the machine"
+    return dict(function=f'{fn.__module__}.{fn.__name__}', machine=machine())
 
 # %% ../nbs/00_core.ipynb #aabf1b0e
 @contextmanager
