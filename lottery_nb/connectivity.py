@@ -423,7 +423,7 @@ def heights(self:Instability, a, b)->dict: # metric -> a number a pair
             found = dict(error=[1-o for o in found['accuracy']] if 'accuracy' in found else None, loss=found['loss'])
             for k,v in found.items(): lines.setdefault(f'{name}{k}_barrier', []).append(v)
     lines = {k: np.array(v) for k,v in lines.items() if v[0] is not None}
-    for k,v in lines.items(): v[np.isnan(lines[k.replace('error', 'loss')])] = math.nan # no class is right or wrong there
+    for k,v in lines.items(): v[np.isnan(lines[k.replace('error', 'loss')])] = math.nan # no class is right there
     return {k: (v.max(0)-(v[0]+v[-1])/2).tolist() for k,v in lines.items()}
 
 # %% ../nbs/21_connectivity.ipynb #cdd50501

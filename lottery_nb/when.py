@@ -22,7 +22,8 @@ import lottery_nb.calibration # noqa: F401, which reads the data for criteria th
 from .arms import arms as all_arms
 from .callback import TrainingCallback, data_origin, first_batch
 from .core import (ArgumentError, as_table, check_absent, check_choice, check_flag, check_number,
-                             check_whole, json_safe, known_keywords, made_by, progress as progress_bar, rewind_point, seed_of, versions, warn)
+                             check_whole, json_safe, known_keywords, made_by, progress as progress_bar,
+                             rewind_point, seed_of, versions, warn)
 from .criteria import Criterion, criteria as all_criteria, large_final, needs
 from .granularity import check_granularity
 from .curves import Curve, curves_at
@@ -572,7 +573,9 @@ def rewind_grid(
 )->pd.DataFrame: # `table_columns`, and `rewind`: the step; the dense rows are there for each
     """Searches tickets for each rewind point, by `lottery_curve`: how well do they do, and random ones beside them?
 
-    Raises `ArgumentError` as `lottery_curve` does, before anything is trained. Source: Frankle et al. 2019; Frankle et al. 2020"""
+    Raises `ArgumentError` as `lottery_curve` does, before anything is trained.
+
+    Source: Frankle et al. 2019; Frankle et al. 2020"""
     check_absent(kwargs, rewind='`at` has the points', keep='it gives a table')
     given = list(prune) if isinstance(prune, tuple) else prune
     curves = curves_at(at, lambda o: Curve(model, data, seeds, prune=given, arms=arms, rewind=o, **kwargs))
