@@ -123,15 +123,15 @@ def check_ways(
     "The ways to prune that are meant. Raises `ArgumentError` for what is none"
     given = criteria if isinstance(criteria, Mapping) else {str(o): o for o in listify(criteria)}
     if not given or 'dense' in given: raise ArgumentError('criteria', criteria, "at least one, and none called 'dense'")
-    pairs = {k: o if isinstance(o, tuple) else (o, method) for k,o in given.items()}
+    pairs = {k: o if isinstance(o, tuple) and len(o)==2 else (o, method) for k,o in given.items()}
     return {k: (check_choice('criteria', c, all_criteria, Criterion), check_choice('method', m, methods, Method))
             for k,(c,m) in pairs.items()}
 
 def check_compression(
-    compression # one or several numbers above 0: 2 keeps a hundredth
+    compression # one or several numbers above 0, up to 15: 2 keeps a hundredth
 )->list: # percent that is pruned at each
     "The sparsities of powers of ten. Raises `ArgumentError` unless they rise"
-    found = [check_number('compression', o, above=0) for o in listify(compression)]
+    found = [check_number('compression', o, most=15, above=0) for o in listify(compression)]
     if not found or found!=sorted(set(found)): raise ArgumentError('compression', compression, 'numbers that rise')
     return [100-100/10**o for o in found]
 
@@ -171,6 +171,8 @@ def masks_of(self:AtInit,
     batches = [(x[o], y[o]) for o in order.split(self.bs)[:self.n_batch]]
     sp = Sparsifier(net, 'weight', method, criterion.of_replicate(seed), self.layers, self.allow_collapse,
                     data=batches, loss=self.loss, n_batch=self.n_batch)
+    first = named_tensors(self.network(seed))
+    sp.remembered = {need: {k: first[k].detach() for k in sp.layers} for need in sp.remembered}
     with sp.gathering(), torch.no_grad(): return [sp.units.masks(sp.choose(o)) for o in self.sparsities]
 
 @patch
@@ -193,7 +195,7 @@ class _Arms:
         n_arms:int, # how many arms there will be, for the bar
         move:Callable # told (done, total, comment)
     ):
-        self.start,self.move,self.rows = start,move,[]
+        self.start,self.move,self.rows,self.broken = start,move,[],set() # seeds that nothing can be made of
         self.done,self.total = 0,n_arms*len(start.seeds)*start.n_step
 
     def train(self,
@@ -203,6 +205,7 @@ class _Arms:
     )->dict: # seed -> name -> tensor: what came of those that stayed finite
         "Trains an arm, and warns of replicates that are left out because they didn't stay finite"
         c,ends = self.start,{}
+        if not begun: return ends
         comment = f'{name}, {max(t.density for t in begun.values()):.3g} % kept'
         def batch(seeds):
             def say(n): self.move(self.done+len(seeds)*n, self.total, comment)
@@ -213,7 +216,8 @@ class _Arms:
             return zip(seeds, run.bad, run.ends)
         for s,bad,end in itertools.chain(*as_many_as_fit(batch, list(begun), c.batch_seeds)):
             if bad==math.inf: ends[s] = end
-            else: warn_lost(s, f'{name}, round {r}', bad)
+            else: warn_lost(s, f'{name}, round {r}', bad, ', and from all arms'*(r==bad==0))
+            if r==bad==0: self.broken.add(s)
         return ends
 
 # %% ../nbs/20_at_init.ipynb #78bfdb7e
@@ -228,15 +232,14 @@ def collapse(*args, **kwargs)->pd.DataFrame: # an arm a criterion, a round a com
     with progress(c.progress) as move:
         arms = _Arms(c, 1+len(c.ways)*len(c.sparsities), move)
         arms.train('dense', 0, {s: c.begin(s, c.unpruned, 0) for s in c.seeds})
+        seeds = [s for s in c.seeds if s not in arms.broken]
         for name,way in c.ways.items():
-            masks = {s: c.first_masks[name].get(s) or c.masks_of(c.network(s), way, s) for s in c.seeds}
+            masks = {s: c.first_masks[name].get(s) or c.masks_of(c.network(s), way, s) for s in seeds}
             for r in range(1, len(c.sparsities)+1):
-                begun = {s: c.begin(s, masks[s][r-1], r) for s in c.seeds}
+                begun = {s: c.begin(s, masks[s][r-1], r) for s in seeds}
                 for s,t in begun.items(): arms.rows += kept_rows(name, s, r, t)
                 arms.train(name, r, begun)
-    df = as_table(arms.rows)
-    df.attrs = c.settings
-    return made_by(df, collapse)
+    return made_by(as_table(arms.rows, c.settings), collapse)
 
 collapse.__signature__ = inspect.signature(AtInit).replace(return_annotation=pd.DataFrame)
 collapse.__delwrap__ = AtInit # where its parameters are described
@@ -318,6 +321,7 @@ def check(self:MissingTheMark):
     if self.criteria is None: self.criteria = ways_that_miss
     super(MissingTheMark, self).check()
     self.after = check_ways({'after training': self.trained}, self.method)
+    if 'after training' in self.ways: raise ArgumentError('criteria', self.criteria, "none called 'after training'")
 
 # %% ../nbs/20_at_init.ipynb #b069454d
 @patch
@@ -348,7 +352,7 @@ def missing_the_mark(*args, **kwargs)->pd.DataFrame: # `criterion`, and `table_c
     with progress(c.progress) as move:
         arms = _Arms(c, 1+4*(1+len(c.ways))*len(c.sparsities), move)
         ends = arms.train('dense', 0, {s: c.begin(s, c.unpruned, 0) for s in c.seeds})
-        dense,untrained = arms.rows,{s: c.network(s) for s in c.seeds}
+        dense,untrained = arms.rows,{s: c.network(s) for s in c.seeds if s not in arms.broken}
         trained = {s: set_tensors_(c.network(s), end) for s,end in ends.items()}
         for name,way in (c.ways | c.after).items():
             arms.rows = []

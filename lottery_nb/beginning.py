@@ -15,8 +15,8 @@ from fastcore.basics import listify
 from matplotlib.figure import Figure
 from torch import nn
 from .arms import Arm, arm, check_arms, fresh_weights, with_weights
-from .core import (ArgumentError, ArgumentTypeError, check_choice, check_flag, check_number, made_by,
-                             make_rule, seed_of, seeded)
+from .core import (ArgumentError, check_absent, check_choice, check_flag, check_number, made_by, make_rule,
+                             seed_of, seeded)
 from .curves import Curve, curves_at, run_curves
 from .evidence import (arm_label, axis_label, check_metric, density_axis, draw_arms, draw_line, finish_figure,
                                  metric_scale, step_axis, summarise)
@@ -110,7 +110,7 @@ def perturbations(
     Raises `ArgumentError`, before any training, for what `lottery_curve` doesn't take and for two points that are one.
 
     Source: Frankle, Schwab & Morcos 2020"""
-    for k in {'rewind','keep'} & kwargs.keys(): raise ArgumentTypeError(k, kwargs[k], 'none: `at` has the points')
+    check_absent(kwargs, rewind='`at` has the points', keep='it gives a table')
     arms = ['ticket', *check_arms(arms)]
     curves = curves_at(at, lambda o: _LastRound(model, data, seeds, rounds, prune, arms, rewind=o, **kwargs))
     df = run_curves(curves, 'rewind', progress)
@@ -167,7 +167,8 @@ def in_turn(
         return ticket
     several.__name__ = '+'.join(map(repr, parts))
     begins = next((o for o in ('trained','fresh') if o in [part.begins for part in parts]), 'W_t')
-    how = dict(begins=begins, last_lr=any(o.last_lr for o in parts))
+    theirs = next((o.theirs for o in parts if o.theirs), None)
+    how = dict(begins=begins, last_lr=any(o.last_lr for o in parts), theirs=theirs)
     return make_rule(several, Arm, label=', '.join(o.label for o in parts), **how)
 
 # %% ../nbs/25_beginning.ipynb #9a7c48e3
@@ -202,7 +203,7 @@ def deconstruct(
     actions = [in_turn('pruned_to_init', *[o]*(o.name!='ticket')) if p=='init' else o
                for p in wheres for o in check_arms(kept)]
     if not actions: raise ArgumentError('kept', kept, 'at least one arm')
-    if 'criteria' in kwargs: raise ArgumentTypeError('criteria', kwargs['criteria'], 'several of them')
+    check_absent(kwargs, arms='`kept` and `pruned_to` say them', keep='it gives a table')
     if not listify(criteria): raise ArgumentError('criteria', criteria, 'at least one')
     curves = {}
     for o in listify(criteria):

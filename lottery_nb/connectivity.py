@@ -20,9 +20,9 @@ from torch import nn, Tensor
 from torch.func import functional_call, grad, vjp, vmap
 from torch.nn.modules.batchnorm import _NormBase
 from .calibration import calibration_batches
-from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_flag, check_number,
-                             check_whole, made_by, progress as progress_bar, rewind_point, seed_of, seeded,
-                             table_columns, warn)
+from .core import (ArgumentError, ArgumentTypeError, as_table, check_absent, check_choice, check_flag,
+                             check_number, check_whole, made_by, progress as progress_bar, rewind_point, seed_of,
+                             seeded, table_columns, warn)
 from .curves import Curve
 from .data import dls_by_name
 from .evidence import arm_label, draw_arms, finish_figure, mean_interval, step_axis, summarise
@@ -41,10 +41,10 @@ class Barrier:
 
     @property
     def heights(self)->dict: # error_barrier and loss_barrier, validation; train_… and, if there are such data, test_…
-        "The maximum over the line minus the mean of its ends, of everything that was measured"
+        "The maximum over the line minus the mean of its ends, of all that was measured; NaN if a loss on it is NaN"
         found,ends = {},self.table[self.table.alpha.isin([0,1])].groupby('part')
         for k in [o for o in ('error','loss') if o in self.table]:
-            high = self.table.groupby('part')[k].max() - ends[k].mean()
+            high = self.table.groupby('part')[k].agg(lambda o: o.max(skipna=False)) - ends[k].mean()
             names = {'valid': f'{k}_barrier', **{o: f'{o}_{k}_barrier' for o in ('train','test')}}
             found |= {name: float(high[o]) for o,name in names.items() if o in high}
         return found
@@ -183,7 +183,7 @@ def _measured(net, batches, loss)->dict: # loss, and error (0 to 1) of classes
         y = ys[0] if len(ys)==1 else None
         if y is None or y.is_floating_point() or out.dim()!=y.dim()+1: continue
         found['error'] = found.get('error', 0.) + float((out.argmax(1)!=y).double().mean())*len(xs[0])/n
-    return found
+    return dict.fromkeys(found, math.nan) if math.isnan(found['loss']) else found
 
 # %% ../nbs/21_connectivity.ipynb #d2064a55
 def _norms(net): # name -> module with running statistics
@@ -256,9 +256,8 @@ def instability(
     A pair of which one isn't finite is named in a warning and left out. Raises `ArgumentError` before any training.
 
     Source: Frankle et al. 2020, algorithms 1 and 2"""
-    for k,why in dict(rewind='`at` says where weights go back to', when='give `masks` of untrained networks',
-                      keep='it gives a table').items():
-        if k in how: raise ArgumentTypeError(k, how[k], f'none: {why}')
+    check_absent(how, rewind='`at` says where weights go back to', when='give `masks` of untrained networks',
+                 keep='it gives a table')
     return Instability(model, data, at, seeds, rounds, prune, arms, masks, points, norm, hessian, how).run(progress)
 
 # %% ../nbs/21_connectivity.ipynb #2ccdbe2b
@@ -267,7 +266,8 @@ class Instability:
     def __init__(self, model, data, at, seeds, rounds, prune, arms, masks, points, norm, hessian, how):
         store_attr('masks,points,norm')
         self.hessian = check_flag('hessian', hessian)
-        self.measured = None if rounds is None else [check_whole('rounds', o, 1) for o in listify(rounds)]
+        self.measured = None if rounds is None else sorted({check_whole('rounds', o, 1) for o in listify(rounds)})
+        if self.measured==[]: raise ArgumentError('rounds', rounds, 'at least one')
         if masks is not None and rounds is not None: raise ArgumentError('rounds', rounds, 'None, as masks are given')
         most = 1 if masks is not None else max(self.measured) if self.measured else None
         self.curve = c = Curve(model, data, seeds, most, prune, arms, **{'eval_every': sys.maxsize, **how})
@@ -324,7 +324,8 @@ def run_seeds(self:Instability, seeds)->list: # of rows
             for arm in c.arms:
                 of = {s: arm.begin(t, s, c.model) for s,t in tickets.items()}
                 if arm.begins=='fresh' and k:
-                    of = {s: Ticket(of[s].masks, w) for s,(w,_) in self.train(of, r, arm, 0, k)[0].items()}
+                    of = {s: Ticket(of[s].masks, w, meta=of[s].meta, full={n: w[n] for n in of[s].masks})
+                          for s,(w,_) in self.train(of, r, arm, 0, k)[0].items()}
                 begun += [(repr(arm), s, r, t) for s,t in of.items()]
         rows += self.pairs(k, begun)
     return rows
@@ -393,9 +394,12 @@ def pairs(self:Instability, k, begun)->list: # of rows
     found |= {m: [sum(v[i::n])/2 for i in there] for m,v in run.measured[c.n_step].items()}
     if self.hessian:
         found['top_eigenvalue'] = self.eigenvalues([run.ends[i] for i in there], [tickets[i] for i in there])
+    lost = {j for v in found.values() for j,o in enumerate(v) if math.isnan(o)}
+    for arm,s,r,_ in (begun[there[j]] for j in sorted(lost)):
+        warn(f"seed {s}, {arm}, round {r}, rewind {k}: the loss is NaN between the two copies: they're left out there")
     at = dict(rewind=k, epoch=(c.n_step-1)//c.n_iter, step=c.n_step)
     return [dict(at, arm=arm, seed=s, round=r, density=t.density, metric=m, value=v[j])
-            for j,(arm,s,r,t) in enumerate(begun[i] for i in there) for m,v in found.items()]
+            for j,(arm,s,r,t) in enumerate(begun[i] for i in there) if j not in lost for m,v in found.items()]
 
 # %% ../nbs/21_connectivity.ipynb #3e04e036
 @patch
@@ -416,6 +420,7 @@ def heights(self:Instability, a, b)->dict: # metric -> a number a pair
             found = dict(error=[1-o for o in found['accuracy']] if 'accuracy' in found else None, loss=found['loss'])
             for k,v in found.items(): lines.setdefault(f'{name}{k}_barrier', []).append(v)
     lines = {k: np.array(v) for k,v in lines.items() if v[0] is not None}
+    for k,v in lines.items(): v[np.isnan(lines[k.replace('error', 'loss')])] = math.nan # no class is right there
     return {k: (v.max(0)-(v[0]+v[-1])/2).tolist() for k,v in lines.items()}
 
 # %% ../nbs/21_connectivity.ipynb #cdd50501

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['fasterai_words', 'table_columns', 'Rule', 'make_rule', 'ArgumentError', 'ArgumentTypeError', 'check_percent',
            'check_number', 'check_whole', 'check_choice', 'check_flag', 'check_path', 'warn', 'shape_differences',
-           'known_keywords', 'RewindPoint', 'rewind_point', 'as_table', 'made_by', 'better_when_lower', 'check_alike',
-           'overlap_table', 'source_of', 'seed_of', 'get_random_state', 'set_random_state', 'seeded',
+           'known_keywords', 'check_absent', 'RewindPoint', 'rewind_point', 'as_table', 'made_by', 'better_when_lower',
+           'check_alike', 'overlap_table', 'source_of', 'seed_of', 'get_random_state', 'set_random_state', 'seeded',
            'write_atomically', 'json_safe', 'versions', 'machine', 'progress', 'threads', 'hooked']
 
 # %% ../nbs/00_core.ipynb #dde0546f
@@ -249,6 +249,16 @@ def known_keywords(
         return fn(*args, **kwargs)
     return checked
 
+# %% ../nbs/00_core.ipynb #c4a1b0de
+def check_absent(
+    given:Mapping, # keywords that a function hands on to another one
+    **why:str # name of a keyword that it sets itself -> why you can't give it
+):
+    "Raises `ArgumentTypeError` for a keyword that a function sets itself"
+    for k,text in why.items():
+        if k in given: raise ArgumentTypeError(k, given[k], f'none: {text}')
+
+
 # %% ../nbs/00_core.ipynb #5595600c
 @dataclass(frozen=True)
 class RewindPoint:
@@ -300,8 +310,8 @@ def made_by(
     df:pd.DataFrame, # a table, whose `attrs` get the name
     fn:Callable # the function that has made it
 )->pd.DataFrame: # the same
-    "Notes in a table's `attrs` which function has made it, so that `cite` finds its papers"
-    df.attrs['function'] = f'{fn.__module__}.{fn.__name__}'
+    "Notes in a table's `attrs` which function has made it, so that `cite` finds its papers, and on what machine"
+    df.attrs |= dict(function=f'{fn.__module__}.{fn.__name__}', machine=machine())
     return df
 
 # %% ../nbs/00_core.ipynb #51486ce3

@@ -12,7 +12,7 @@ from dataclasses import KW_ONLY, dataclass
 import pandas as pd, torch
 from fastcore.basics import listify, noop, patch
 from .arms import arms as all_arms, check_arms, check_transfers
-from .core import (ArgumentError, as_table, check_choice, check_whole, known_keywords, machine, made_by,
+from .core import (ArgumentError, as_table, check_choice, check_whole, known_keywords, made_by,
                              progress as progress_bar, rewind_point)
 from .criteria import Criterion, criteria as all_criteria, large_final, needs
 from .find import check_prune, check_rounds, next_masks, sparsity_of_round
@@ -242,7 +242,7 @@ def run(self:Curve): # the table; with keep='tickets' the table and the tickets
     names = ['dense', *map(repr, self.arms)]
     def place(o): return names.index(o['arm']), self.seeds.index(o['seed']), o['round'], o['metric'], o['step']
     rows = sorted((o for b in done for o in b.rows if o['arm'] in names), key=place)
-    df = made_by(as_table(rows, self.settings | dict(machine=machine())), lottery_curve)
+    df = made_by(as_table(rows, self.settings), lottery_curve)
     return (df, {k: t for b in done for k,t in b.tickets.items()}) if self.keep else df
 
 # %% ../nbs/12_curves.ipynb #f4c8d91b
@@ -268,8 +268,11 @@ def curves_at(
     at, # rewind points, one or several, as `rewind` takes them
     make:Callable # rewind point -> `Curve`
 )->dict: # step -> `Curve`, rising
-    "A curve for each rewind point. Raises `ArgumentError` if there's none, or two of them are one"
-    made = [make(o) for o in listify(at)]
+    "A curve for each rewind point. Raises `ArgumentError`, which says `at`, for points that can't be or are the same"
+    made = []
+    for o in listify(at):
+        try: made.append(make(o))
+        except ArgumentError as e: raise (type(e)('at', e.value, e.expected) if e.name=='rewind' else e) from None
     steps = sorted(o.first for o in made)
     if not steps: raise ArgumentError('at', at, 'at least one rewind point')
     if len(set(steps))<len(steps): raise ArgumentError('at', at, f'points that differ; these are the steps {steps}')

@@ -181,11 +181,19 @@ def _rules_named(kind, text)->list:
     "The rules that a text names: 'reinit+shuffle', 'random_scores(seed=1)'"
     return [kind.get(o.partition('(')[0], o) for o in re.split(r'\+(?![^(]*\))', str(text))]
 
+def _each(told)->list:
+    "What a setting names: nothing, one thing, or all in a list or a dict"
+    if isinstance(told, dict): told = list(told.values())
+    return [o for part in told for o in _each(part)] if isinstance(told, list) else [told]*(told is not None)
+
 def _origins(df)->list: # rules, functions and classes; names where nothing is known of them
     "What a table comes from, as far as it says so"
-    def told(name): return [*(df[name].unique() if name in df else []), *[df.attrs.get(name)]*(name in df.attrs)]
-    kinds = dict(arm=arms, criteria=criteria, method=methods, schedule=schedules)
-    found = [o for name,kind in kinds.items() for text in told(name) for o in _rules_named(kind, text)]
+    def told(name): return [*(df[name].unique() if name in df else []), *_each(df.attrs.get(name))]
+    ways,rules = df.attrs.get('criteria'),{**methods, **criteria} # ways to prune by name: {'snip': ['snip', 'global']}
+    named = ways if isinstance(ways, dict) else {}
+    kinds = dict(arm=arms, criteria=rules, trained=rules, method=methods, schedule=schedules)
+    found = [o for name,kind in kinds.items() for text in told(name) if name!='arm' or text not in named
+             for o in _rules_named(kind, text)]
     found += [units_class(o) for o in told('granularity') if units_class(o) is not LayerUnits]
     for name in told('function'):
         module,_,fn = str(name).rpartition('.')
@@ -226,5 +234,6 @@ def cite(
     if format=='bibtex': entries = [_bibtex(k, papers[k]) for k in found]
     else: entries = [_text(papers[k]) + f" [{', '.join(o)}]"*bool(o) for k,o in found.items()]
     mark = '% ' if format=='bibtex' else ''
+    without = [o for o in without if o not in sum(found.values(), [])]
     if without: entries.append(f"{mark}In no paper that we know: {', '.join(dict.fromkeys(without))}")
     return References('\n'.join(entries))

@@ -21,8 +21,9 @@ from torch import Tensor
 import lottery_nb.calibration # noqa: F401, which reads the data for criteria that need some
 from .arms import arms as all_arms
 from .callback import TrainingCallback, data_origin, first_batch
-from .core import (ArgumentError, as_table, check_choice, check_flag, check_number, check_whole, json_safe,
-                             known_keywords, made_by, progress as progress_bar, rewind_point, versions, warn)
+from .core import (ArgumentError, as_table, check_absent, check_choice, check_flag, check_number,
+                             check_whole, json_safe, known_keywords, made_by, progress as progress_bar,
+                             rewind_point, versions, warn)
 from .criteria import Criterion, criteria as all_criteria, large_final, needs
 from .granularity import check_granularity
 from .curves import Curve, curves_at, run_curves
@@ -260,6 +261,7 @@ def early_bird(
     check_number('sparsity', check_sparsity('sparsity', sparsity), most=math.nextafter(100, 0), above=0,
                  expected='percent, more than 0 and less than 100')
     check_whole('rounds', rounds, 1)
+    check_absent(kwargs, prune='`sparsity` and `rounds` say it', arms='it has its own', keep='it gives a table')
     prune = [100-100*(1-sparsity/100)**(r/rounds) for r in range(1, rounds)] + [sparsity]
     c = _curve(model, data, seeds, prune=prune, arms=['ticket'], keep='tickets', **kwargs)
     check_number('threshold', threshold, most=1, above=0, expected='a share, above 0 and up to 1')
@@ -418,7 +420,9 @@ def retraining(
     empty optimizer. Raises `ArgumentError` as `lottery_curve` does, before anything is trained.
 
     Source: Renda, Frankle & Carbin 2020"""
-    arms = [check_choice('arms', o, retraining_arms) for o in listify(arms)]
+    check_absent(kwargs, prune='`sparsities` say it', rewind='`lengths` say where from', keep='it gives a table')
+    arms = list(dict.fromkeys(check_choice('arms', o, retraining_arms) for o in listify(arms)))
+    if not arms: raise ArgumentError('arms', arms, f'some of {", ".join(retraining_arms)}')
     rising = [check_sparsity('sparsities', o) for o in listify(sparsities)]
     if not rising or any(b<=a for a,b in zip([0,*rising], rising)):
         raise ArgumentError('sparsities', sparsities, 'percentages that rise, from more than 0')
@@ -426,7 +430,7 @@ def retraining(
     lengths = [check_number('lengths', o, most=100, above=0, expected='percent, more than 0 to 100')
                for o in listify(lengths)]
     steps = [round(c.n_step*o/100) for o in lengths]
-    if not arms or not steps or min(steps)<1 or len(set(steps))<len(steps):
+    if not steps or min(steps)<1 or len(set(steps))<len(steps):
         raise ArgumentError('lengths', lengths, f'different numbers of the {c.n_step} steps, each at least one')
     return _retrained(c, arms, sorted(steps), progress)
 
@@ -525,8 +529,11 @@ def rewind_grid(
 )->pd.DataFrame: # `rewind` (in steps) and `table_columns`; the dense rows are there for each
     """Searches tickets for each rewind point, by `lottery_curve`: how well do they do, and random ones beside them?
 
-    Raises `ArgumentError` as `lottery_curve` does, before anything is trained. Source: Frankle et al. 2019, 2020"""
-    given = prune if isinstance(prune, int|float|dict) else list(prune)
+    Raises `ArgumentError` as `lottery_curve` does, before anything is trained.
+
+    Source: Frankle et al. 2019; Frankle et al. 2020"""
+    check_absent(kwargs, rewind='`at` has the points', keep='it gives a table')
+    given = list(prune) if isinstance(prune, tuple) else prune
     curves = curves_at(at, lambda o: Curve(model, data, seeds, prune=given, arms=arms, rewind=o, **kwargs))
     return made_by(run_curves(curves, 'rewind', progress), rewind_grid)
 

@@ -9,7 +9,7 @@ from torch.func import functional_call, grad, hessian
 from lottery_nb.at_init import (AtInit, MissingTheMark, collapse, empty_layers, grasp, missing_the_mark, plot_collapse,
                                 plot_missing, snip, synflow, verdicts)
 from lottery_nb.callback import SparsifyCallback
-from lottery_nb.core import ArgumentError, as_table, seed_of, table_columns
+from lottery_nb.core import ArgumentError, as_table, seed_of, seeded, table_columns
 from lottery_nb.criteria import WeightView, criterion, inverted, large_final, movement, small_final, taylor
 from lottery_nb.curves import Curve, lottery_curve
 from lottery_nb.data import digits_dls
@@ -383,6 +383,29 @@ def test_a_replicate_that_breaks_is_left_out_with_all_that_comes_of_it():
     assert list(last[last.arm=='dense'].seed.unique())==fine
     assert list(last[last.criterion=='after training'].seed.unique())==fine
 
+def test_a_first_network_of_nan_is_left_out_of_all_arms():
+    def hollow():
+        net = tiny()
+        if torch.initial_seed()==hurt: net[1].weight.data.fill_(torch.nan)
+        return net
+    with seeded(1, 'init'): hurt = torch.initial_seed()
+    for call in (collapse, missing_the_mark):
+        with pytest.warns(UserWarning, match='seed 1, dense, round 0: .* at step 0: .*from all arms'):
+            df = call(hollow, digits_dls(), ['snip','large_final'], [1], seeds=3, **QUICK)
+        assert set(df.seed)=={0, 2} and df.value.notna().all()
+
+@pytest.mark.parametrize('name', ['movement','magnitude_increase','updating_movement'])
+def test_after_training_the_first_weights_are_those_before_it(name):
+    c = MissingTheMark(tiny, digits_dls(), 'random', [.5], trained=name, seeds=1, **QUICK)
+    first,net = c.network(0),c.network(0)
+    with torch.no_grad():
+        for p in net.parameters(): p += torch.randn(p.shape)
+    masks, = c.masks_of(net, c.after['after training'], 0)
+    sp = Sparsifier(first, criteria=name, method='global', allow_collapse=True)
+    with torch.no_grad():
+        for p,q in zip(first.parameters(), net.parameters()): p.copy_(q)
+    assert masks==sp.sparsify(c.sparsities[0])
+
 @pytest.mark.parametrize('call,match', [
     (lambda: collapse(tiny, digits_dls(), 'snp'), "criteria='snp'"),
     (lambda: collapse(tiny, digits_dls(), []), 'criteria=.*at least one'),
@@ -390,6 +413,9 @@ def test_a_replicate_that_breaks_is_left_out_with_all_that_comes_of_it():
     (lambda: collapse(tiny, digits_dls(), dict(a=('snip','globl'))), "method='globl'"),
     (lambda: collapse(tiny, digits_dls(), compression=[2,1]), 'compression=.*that rise'),
     (lambda: collapse(tiny, digits_dls(), compression=0), 'compression=0'),
+    (lambda: collapse(tiny, digits_dls(), compression=400), 'compression=400'),
+    (lambda: collapse(tiny, digits_dls(), dict(a=('snip','global',3))), 'criteria='),
+    (lambda: missing_the_mark(tiny, digits_dls(), {'after training': 'snip'}), "none called 'after training'"),
     (lambda: collapse(tiny, digits_dls(), compression=[]), 'compression='),
     (lambda: collapse(tiny, digits_dls(), seeds=0), 'seeds=0'),
     (lambda: collapse(tiny, digits_dls(), n_batch=0), 'n_batch=0'),

@@ -211,7 +211,7 @@ def test_a_replicate_that_is_not_finite_is_left_out():
 @pytest.mark.parametrize('call, match', [
     (lambda: perturbations(small, DATA, [1, '71it'], **how | dict(n_step=100)), r'at=.*points that differ'),
     (lambda: perturbations(small, DATA, [], **how), r'at=\[\]: expected at least one'),
-    (lambda: perturbations(small, DATA, '12it', **how), "rewind='12it': expected a point of 12 steps"),
+    (lambda: perturbations(small, DATA, '12it', **how), "at='12it': expected a point of 12 steps"),
     (lambda: perturbations(small, DATA, 0, 'noisy', **how), "arms='noisy'"),
     (lambda: perturbations(small, DATA, 0, rewind=1, **how), 'rewind=1: expected none'),
     (lambda: perturbations(small, DATA, 0, keep='tickets', **how), "keep='tickets': expected none"),
@@ -226,6 +226,8 @@ def test_a_replicate_that_is_not_finite_is_left_out():
     (lambda: deconstruct(small, DATA, [], **how), r'criteria=\[\]'),
     (lambda: deconstruct(small, DATA, kept='sings', **how), "arms='sings'"),
     (lambda: deconstruct(small, DATA, kept=[], **how), r'kept=\[\]'),
+    (lambda: deconstruct(small, DATA, keep='tickets', **how), "keep='tickets': expected none"),
+    (lambda: deconstruct(small, DATA, arms='ticket', **how), "arms='ticket': expected none"),
     (lambda: deconstruct(small, DATA, pruned_to='nothing', **how), "pruned_to='nothing'"),
     (lambda: deconstruct(small, DATA, kept=noise(std=-1), **how), 'std=-1'),
     (lambda: plot_perturbations(pd.DataFrame()), 'with the column rewind; it has no arm'),

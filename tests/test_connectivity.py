@@ -13,6 +13,7 @@ from torch.func import functional_call, hessian
 from torch.optim.swa_utils import update_bn
 
 from lottery_nb.arms import arm, arms
+from lottery_nb.beginning import in_turn
 from lottery_nb.connectivity import (barrier, instability, largest_eigenvalues, line_batches, on_line,
                                      plot_instability, plot_line, stability, top_eigenvalue)
 from lottery_nb.core import ArgumentError, as_table, seed_of, seeded, table_columns
@@ -21,7 +22,7 @@ from lottery_nb.evidence import plot_curve, summarise
 from lottery_nb.find import Search, find_ticket
 from lottery_nb.masks import Masks, copy_model, named_tensors
 from lottery_nb.sparsifier import Sparsifier
-from lottery_nb.stacked import Recipe
+from lottery_nb.stacked import Recipe, Stack
 from lottery_nb.ticket import Ticket
 from models import ConvNet, differing, everything, same_bits
 
@@ -324,6 +325,43 @@ def test_without_arms_there_are_dense_networks_and_the_bar_comes_to_its_end():
     dense = df[df.arm=='dense'].reset_index(drop=True)
     assert set(bare.arm)=={'dense'} and np.allclose(bare.value, dense.value, atol=1e-8)
     assert bare.attrs['rewind']==[0, 5] and bare.attrs['n_step']==14
+
+def test_fresh_weights_keep_their_pruned_ones_where_they_stay(masks, monkeypatch):
+    seen,train = [],Stack.train
+    def watched(self, *args, **how):
+        run = train(self, *args, **how)
+        seen.append(run.ends)
+        return run
+    monkeypatch.setattr(Stack, 'train', watched)
+    arm = in_turn('pruned_to_init', 'reinit')
+    instability(double, DATA, '3it', [1], arms=arm, masks=masks, **HOW)
+    begun = arm.begin(Recipe(double, DATA, bs=50).first_ticket(1, masks), 1, double)
+    assert len(seen)==3
+    for ends in (seen[1], [seen[2][i] for i in (1, 3)]): # the network at step 3, and its two copies in the end
+        for end,(k,m) in itertools.product(ends, masks.items()):
+            assert torch.equal(end[k][~m], begun.full[k][~m]) and not torch.equal(end[k][m], begun.state[k][m])
+
+def test_masks_may_be_of_other_layers_for_each_seed(masks):
+    given = {i: Masks({k: masks[k]}) for i,k in enumerate(masks)}
+    df = instability(double, DATA, [0], list(given), arms='ticket', masks=given, **HOW)
+    for s,m in given.items():
+        one = instability(double, DATA, [0], [s], arms='ticket', masks=m, **HOW)
+        assert np.allclose(df[df.seed==s].value, one.value, atol=1e-8)
+
+class Hollow(nn.Module):
+    "NaN in the middle between two networks that are fine"
+    def __init__(self):
+        super().__init__()
+        self.place,self.layer = nn.Parameter(torch.randn(())),nn.Linear(36, 3)
+    def forward(self, x): return self.layer(x.flatten(1)) + 0*(self.place.abs()-.5).sqrt()
+
+def test_a_barrier_of_nan_is_none():
+    a,b = Hollow(),Hollow()
+    a.place.data,b.place.data = torch.tensor(-1.),torch.tensor(1.)
+    data = [[t.float() if t.is_floating_point() else t for t in part] for part in DATA]
+    line = barrier(a, b, data, 5, progress=False)
+    assert line.table.loss.isna().any() and line.table.iloc[[0,-1]].notna().all().all()
+    assert all(math.isnan(o) for o in line.heights.values())
 
 def test_what_is_not_finite_is_named_and_left_out():
     @arm

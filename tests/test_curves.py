@@ -7,13 +7,14 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from torch import nn
 
-from lottery_nb.arms import arm, arms
-from lottery_nb.core import seed_of, seeded, table_columns
-from lottery_nb.curves import lottery_curve
+from lottery_nb.arms import Arm, arm, arms, transfer
+from lottery_nb.beginning import in_turn, sign_flips, signs_only_norm
+from lottery_nb.core import make_rule, seed_of, seeded, table_columns
+from lottery_nb.curves import Curve, curves_at, lottery_curve
 from lottery_nb.data import digits_dls
 from lottery_nb.masks import copy_model
 from lottery_nb.sparsifier import Sparsifier
-from lottery_nb.stacked import lr_schedules
+from lottery_nb.stacked import Stack, lr_schedules
 from lottery_nb.ticket import Ticket
 from models import ConvNet, differing, everything
 
@@ -448,6 +449,33 @@ def test_bad_input_is_named_before_anything_is_trained(args, told):
         warnings.simplefilter('ignore')
         with pytest.raises((ValueError,TypeError), match=told): curve(**args, progress=lambda *o: trained.append(o))
     assert not trained
+
+@pytest.mark.parametrize('o, told', [(sign_flips(share=2), 'share=2'), (in_turn(sign_flips(share=2)), 'share=2'),
+                                     (signs_only_norm, 'a network with norms')], ids=str)
+def test_arms_are_tried_before_anything_is_trained(o, told, monkeypatch):
+    monkeypatch.setattr(Stack, 'train', None)
+    with pytest.raises(ValueError, match=told): curve(arms=['ticket', o])
+
+def test_an_arm_that_forgets_a_parameter_is_named_before_anything_is_trained(monkeypatch):
+    def bare(ticket, seed, model): return Ticket(ticket.masks, {k: ticket.state[k] for k in ticket.masks})
+    monkeypatch.setattr(Stack, 'train', None)
+    with pytest.raises(ValueError, match='arm bare=.*every parameter and buffer, 1.bias too'):
+        curve(arms=make_rule(bare, Arm))
+
+def test_a_transfer_may_be_one_of_several_in_turn():
+    _,tickets = curve(seeds=[1], rounds=1, arms='ticket', keep='tickets')
+    df = curve(seeds=[1], rounds=1, arms=[in_turn(transfer(tickets, 'theirs'), sign_flips)])
+    begun = sign_flips.begin(tickets[1,1], 1)
+    loss = train_plainly(mlp, begun, 1, 1, 12, lr=1.2e-3)[1]
+    assert at_end(df, 'theirs+sign_flips', 1, 1, 'valid_loss')==pytest.approx(loss, rel=1e-3)
+
+def test_curves_of_several_points():
+    def make(o): return Curve(mlp, DATA, 1, 1, rewind=o, n_step=12, bs=20)
+    assert [(k, c.first) for k,c in curves_at(['5it',0], make).items()]==[(5, 5), (0, 0)]
+    for at,told in (('12it', "at='12it': expected a point of 12"), ([], r'at=\[\]: expected at least one point'),
+                    ([0,'0it'], 'at=.*points that differ.*0, 0'), ([-1], 'at=-1')):
+        with pytest.raises(ValueError, match=told): curves_at(at, make)
+    with pytest.raises(ValueError, match='n_step=0'): curves_at(0, lambda o: Curve(mlp, DATA, 1, 1, n_step=0))
 
 def test_a_model_that_makes_the_same_weights_for_every_seed_is_told():
     def fixed():

@@ -1,10 +1,13 @@
 "Whom a table, a rule or a figure has to thank: every rule names its paper or says that it's ours"
-import ast, re
+import ast, re, warnings
 from pathlib import Path
 import pandas as pd, pytest
 import lottery_nb.all as everything
 from lottery_nb.arms import arm, arms
-from lottery_nb.core import as_table, made_by
+from lottery_nb.at_init import collapse, missing_the_mark
+from lottery_nb.beginning import deconstruct, perturbations
+from lottery_nb.connectivity import instability
+from lottery_nb.core import as_table, machine, made_by
 from lottery_nb.criteria import criteria
 from lottery_nb.curves import lottery_curve
 from lottery_nb.evidence import equivalent, plot_curve, summarise
@@ -13,6 +16,7 @@ from lottery_nb.find import find_ticket
 from lottery_nb.methods import methods
 from lottery_nb.papers import Paper, cite, papers, papers_of
 from lottery_nb.schedules import schedules
+from lottery_nb.when import early_bird, retraining, rewind_grid
 
 package = Path(everything.__file__).parent
 kinds = dict(arms=arms, criteria=criteria, methods=methods, schedules=schedules)
@@ -85,6 +89,22 @@ def test_a_curve_is_cited_with_what_made_it():
     assert set(entries(cite(df, summarise, equivalent, format='bibtex')))==keys | {'holm1979','schuirmann1987'}
     line = next(o for o in cite(df, plot_curve).splitlines() if 'Finding Sparse' in o)
     assert line.endswith('[dense, reinit, lottery_curve, plot_curve]')
+
+@pytest.mark.parametrize('fn, how, keys', [
+    (collapse, dict(criteria=['snip','synflow','large_final']), {'tanaka2020','lee2019','frankle2019'}),
+    (missing_the_mark, dict(criteria={'mine': ('grasp','erk')}), {'frankle2021','su2020','wang2020','evci2020'}),
+    (instability, dict(at=0, arms='random'), {'frankle2020'}),
+    (perturbations, dict(at=0, arms='noise'), {'frankle2020early'}),
+    (deconstruct, dict(criteria=['movement','large_final'], kept='ticket'), {'zhou2019'}),
+    (early_bird, dict(every=1, patience=2), {'you2020'}), (retraining, dict(lengths=100), {'renda2020'}),
+    (rewind_grid, dict(at=0), {'frankle2020','frankle2019stabilizing'})], ids=lambda o: getattr(o, '__name__', None))
+def test_a_landmark_is_cited_with_the_paper_that_it_comes_from(fn, how, keys):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        df = fn('digits_mlp', 'digits', seeds=1, n_step=2, progress=False, **how)
+    assert keys <= set(entries(cite(df, format='bibtex'))) and df.attrs['machine']==machine()
+    assert not {fn.__name__, 'snip', 'synflow', 'mine', 'movement'} & set(re.split('[:,] ', cite(df).splitlines()[-1]))
+    assert '{' not in cite(df) and cite(df[df.metric=='valid_loss'])
 
 def test_an_experiment_is_cited_with_the_settings_that_vary(tmp_path):
     def few(criteria, seed): return as_table([dict(arm='ticket', seed=seed, round=1, density=50, epoch=0, step=1,

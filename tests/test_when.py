@@ -13,6 +13,7 @@ from lottery_nb.curves import lottery_curve
 from lottery_nb.data import digits_dls
 from lottery_nb.evidence import summarise
 from lottery_nb.schedules import iterative
+from lottery_nb.stacked import Stack
 from lottery_nb.ticket import Ticket
 from lottery_nb.when import (EarlyBird, early_bird, plot_early_bird, plot_retraining, plot_rewind_grid, retraining,
                              rewind_grid, steps_down)
@@ -289,6 +290,10 @@ def test_early_birds_are_what_a_plain_loop_gives(rewind, first):
         for r,arm in ((0,'dense'),(3,'ticket')): assert at_end(df, arm, seed, r)==at_end(search, arm, seed, r)
     assert len(summarise(df))==7 and len(plot_early_bird(df).axes)==3
 
+def test_an_arm_that_is_named_twice_is_there_once():
+    df = retraining(small, DATA, [50], [100], 1, ['finetune','finetune'], **HOW)
+    assert not df.duplicated(['arm','seed','round','step','metric','retrained']).any()
+
 def test_masks_that_never_stand_still_are_said():
     with pytest.warns(UserWarning, match='masks of 2 of 2 seeds never stood still'):
         df = early_bird(small, DATA, 2, 70, 1, 1e-9, 3, 10, **HOW)
@@ -391,10 +396,21 @@ def test_a_replicate_that_is_not_finite_is_named_and_left_out(run):
     (lambda: retraining(small, DATA, [50], arms='reinit', **HOW), "arms='reinit'"),
     (lambda: early_bird(small, DATA, every=5, when='init', **HOW), "when='init'"),
     (lambda: retraining(small, DATA, [50], when='init', **HOW), "when='init'"),
-    (lambda: rewind_grid(small, DATA, ['60it'], **HOW), "rewind='60it'"),
+    (lambda: early_bird(small, DATA, every=5, keep='tickets', **HOW), "keep='tickets': expected none"),
+    (lambda: early_bird(small, DATA, every=5, prune=20, **HOW), 'prune=20: expected none'),
+    (lambda: early_bird(small, DATA, every=5, arms='random', **HOW), "arms='random': expected none"),
+    (lambda: retraining(small, DATA, [50], prune=20, **HOW), 'prune=20: expected none'),
+    (lambda: retraining(small, DATA, [50], rewind=1, **HOW), 'rewind=1: expected none'),
+    (lambda: retraining(small, DATA, [50], arms=[], **HOW), r'arms=\[\]: expected some of'),
+    (lambda: rewind_grid(small, DATA, 0, keep='tickets', **HOW), "keep='tickets': expected none"),
+    (lambda: rewind_grid(small, DATA, 0, rewind=1, **HOW), 'rewind=1: expected none'),
+    (lambda: rewind_grid(small, DATA, 0, prune='50', **HOW), "prune='50'"),
+    (lambda: rewind_grid(small, DATA, 0, prune=None, **HOW), 'prune=None'),
+    (lambda: rewind_grid(small, DATA, ['60it'], **HOW), "at='60it'"),
     (lambda: rewind_grid(small, DATA, [0,'0it'], **HOW), 'at=.*points that differ'),
-    (lambda: rewind_grid(small, DATA, ['lr'], **HOW), "rewind='lr'")])
-def test_bad_input_raises_before_anything_is_trained(run, match):
+    (lambda: rewind_grid(small, DATA, ['lr'], **HOW), "at='lr'")])
+def test_bad_input_raises_before_anything_is_trained(run, match, monkeypatch):
+    monkeypatch.setattr(Stack, 'train', None)
     with pytest.raises(ValueError, match=match): run()
 
 def test_progress_goes_up_and_ends():
