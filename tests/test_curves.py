@@ -10,6 +10,7 @@ from torch import nn
 from lottery_nb.arms import Arm, arm, arms, transfer
 from lottery_nb.beginning import in_turn, sign_flips, signs_only_norm
 from lottery_nb.core import make_rule, seed_of, seeded, table_columns
+from lottery_nb.criteria import criteria
 from lottery_nb.curves import Curve, curves_at, lottery_curve
 from lottery_nb.data import digits_dls
 from lottery_nb.masks import copy_model
@@ -267,7 +268,7 @@ def test_criteria_that_look_at_data(name):
         before,net = tickets[seed,r-1],mlp64()
         before.trained_into(net)
         data = [(X[o].double(),Y[o]) for o in batches(seed, r-1, 12+8)[12:]]
-        sp = Sparsifier(net, criteria=name, data=data)
+        sp = Sparsifier(net, criteria=criteria[name].of_replicate(seed), data=data)
         sp.put_on(before.masks)
         assert sp.sparsify(tickets[seed,r].sparsity)==tickets[seed,r].masks
 
@@ -471,8 +472,8 @@ def test_a_transfer_may_be_one_of_several_in_turn():
 
 def test_curves_of_several_points():
     def make(o): return Curve(mlp, DATA, 1, 1, rewind=o, n_step=12, bs=20)
-    assert [(k, c.first) for k,c in curves_at(['5it',0], make).items()]==[(5, 5), (0, 0)]
-    for at,told in (('12it', "at='12it': expected a point of 12"), ([], r'at=\[\]: expected at least one point'),
+    assert [(k, c.first) for k,c in curves_at(['5it',0], make).items()]==[(0, 0), (5, 5)]
+    for at,told in (('12it', "at='12it': expected a point of 12"), ([], r'at=\[\]: expected at least one rewind point'),
                     ([0,'0it'], 'at=.*points that differ.*0, 0'), ([-1], 'at=-1')):
         with pytest.raises(ValueError, match=told): curves_at(at, make)
     with pytest.raises(ValueError, match='n_step=0'): curves_at(0, lambda o: Curve(mlp, DATA, 1, 1, n_step=0))
