@@ -174,11 +174,12 @@ def check_png(
 # %% ../nbs/41_cli.ipynb #f7f224f0
 def decorated(
     path:Path, # of a Python file
-    decorator:str # its name
+    decorator:str, # its name
+    registry:str='' # name of the dict that it fills
 )->list: # of names
     "The functions that a file decorates so, and other names that it registers, without importing it"
     text,line = path.read_text(encoding='utf-8'),r'(?:(?!def ).*\n)*?' # between decorator and function
-    found = re.findall(rf"^@{decorator}\b.*\n{line}def (\w+)|^\w+\['(\w+)'\] = ", text, re.M)
+    found = re.findall(rf"^@{decorator}\b.*\n{line}def (\w+)|^{registry}\['(\w+)'\] = ", text, re.M)
     return [a or b for a,b in found]
 
 # %% ../nbs/41_cli.ipynb #3c8646da
@@ -188,9 +189,9 @@ def known_names(
     "What the option of that name takes"
     here,vision = (Path(find_spec(o).submodule_search_locations[0]) for o in ('lottery_nb','torchvision'))
     if kind=='data': return ['digits','imagenette']
-    if kind=='method': return [o.rstrip('_') for o in decorated(here/'methods.py', 'method')]
-    if kind=='arm': return decorated(here/'arms.py', 'arm')
-    if kind=='criteria': return [o for k in ('criteria','calibration') for o in decorated(here/f'{k}.py', 'criterion')]
+    if kind in (rules := dict(method=('method','methods'), arm=('arm','arms'), criteria=('criterion','criteria'))):
+        modules = re.findall(r'^from \.(\w+) import \*', (here/'all.py').read_text(encoding='utf-8'), re.M)
+        return [o.rstrip('_') for k in modules for o in decorated(here/f'{k}.py', *rules[kind])]
     if kind=='arch':
         files = sorted((vision/'models').glob('*.py'))
         return ['digits_mlp', *(name for o in files for name in decorated(o, 'register_model'))]
