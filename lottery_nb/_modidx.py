@@ -1089,6 +1089,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'lottery_nb.papers': { 'lottery_nb.papers.Paper': ('papers.html#paper', 'lottery_nb/papers.py'),
                                    'lottery_nb.papers.Paper.names': ('papers.html#paper.names', 'lottery_nb/papers.py'),
                                    'lottery_nb.papers.References': ('papers.html#references', 'lottery_nb/papers.py'),
+                                   'lottery_nb.papers.References.__new__': ('papers.html#references.__new__', 'lottery_nb/papers.py'),
                                    'lottery_nb.papers.References.__repr__': ('papers.html#references.__repr__', 'lottery_nb/papers.py'),
                                    'lottery_nb.papers._bibtex': ('papers.html#_bibtex', 'lottery_nb/papers.py'),
                                    'lottery_nb.papers._called': ('papers.html#_called', 'lottery_nb/papers.py'),

@@ -211,6 +211,10 @@ def _meant(what)->list:
 
 class References(str):
     "A list of references as text, which a notebook shows as it is"
+    def __new__(cls,
+        text:str # a paper a line, or an entry each
+    ): return super().__new__(cls, text)
+
     def __repr__(self): return str(self)
 
 def _called(o): return o if isinstance(o, str) else getattr(o, 'name', None) or o.__name__
