@@ -68,8 +68,6 @@ def begin(self:Arm,
     if not isinstance(new, Ticket): raise ArgumentTypeError(f'arm {self}', new, 'a function that gives a Ticket')
     if diff := shape_differences(ticket.masks.shapes(), new.masks.shapes(), 'the ticket', 'the new one'):
         raise ArgumentError(f'arm {self}', new, f'a function that gives a ticket of the same architecture ({diff})')
-    if missing := sorted(ticket.state.keys()-new.state.keys()):
-        raise ArgumentError(f'arm {self}', new, f"a function that gives every parameter and buffer, {missing[0]} too")
     before,meta = ticket.meta.get('arm') or 'ticket',{k: v for k,v in ticket.meta.items() if k!='table'}
     name = before if self.name=='ticket' else repr(self) if before=='ticket' else f'{before}+{self}'
     meta |= dict(arm=name, seed=seed, seeds={**(meta.get('seeds') or {}), name: seed}, sparsity=new.sparsity)

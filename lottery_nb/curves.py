@@ -126,8 +126,11 @@ def try_out(self:Curve):
     super(Curve, self).try_out()
     first = self.first_ticket(self.seeds[0])
     trial = Ticket(first.masks, first.state, first.state, dict(first.meta, round=1), first.full)
-    for o in self.arms:
-        if o.theirs is None: o.begin(trial, self.seeds[0], self.model)
+    for o in [o for o in self.arms if o.theirs is None]:
+        begun = o.begin(trial, self.seeds[0], self.model)
+        if missing := sorted(trial.state.keys()-begun.state.keys()):
+            expected = f'a function that gives every parameter and buffer, {missing[0]} too'
+            raise ArgumentError(f'arm {o}', begun, expected)
 
 # %% ../nbs/12_curves.ipynb #bfcacf77
 @patch

@@ -2,6 +2,7 @@
 import matplotlib, pytest, torch
 from hypothesis import HealthCheck, settings
 
+import lottery_nb.all # noqa: F401, all that registers something: a test is the same alone and with the others
 from lottery_nb.arms import arms
 from lottery_nb.criteria import criteria, needs
 from lottery_nb.granularity import granularities

@@ -125,12 +125,12 @@ find digits --lr 1e30 --epochs 2 -q | --lr | 1e+30: expected a lower one
 train t --data digits --lr 1e30 -q | --lr | 1e+30: expected a lower one
 show nowhere | TICKET | does not exist
 show t --png t | --png | ends in .png
-train t --arm reinitt | --arm | dense, ticket, reinit, shuffle, random, signs, constant
+train t --arm reinitt | --arm | expected a name such as reinit
 train t | --data | for '--data': expected digits, imagenette or a folder: the ticket doesn't say
 profile t --data digitz | --data | digits, imagenette, or
 train t --data digits --epochs 0 | --epochs | at least 1
 train t --data digits --out file | --out | --force
-train filters --data digits --arm shuffle | TICKET | single weights
+train filters --data digits --arm shuffle |  | granularity='filter': expected one that Linear has
 compare t small |  | the same model
 profile t --data digits --seconds nan | --seconds | greater than 0
 profile t --data digits --arch resnet18 | --arch | digits_mlp

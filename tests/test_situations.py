@@ -131,7 +131,7 @@ def test_every_criterion_and_every_arm_takes_them_and_a_rewind_gives_every_bit_b
     assert not differing(everything(net), masked(start, masks))
     ticket = Ticket(masks, start, start, full={k: start[k] for k in masks})
     assert not differing(Ticket.load(ticket.save(tmp_path/'t.safetensors', full=True)).full, ticket.full)
-    for arm in arms.values():
+    for arm in [o for o in arms.values() if o.fn.__module__=='lottery_nb.arms']:
         new = networks[name][0]()
         begun = arm.begin(ticket, 3, networks[name][0])
         begun.apply_to(new)

@@ -313,7 +313,7 @@ def test_round_to_more_than_there_are():
 # Criteria
 
 @quiet
-@pytest.mark.parametrize('name', list(criteria))
+@pytest.mark.parametrize('name', [k for k in criteria if k!='synflow']) # it scores anew on the way: test_at_init.py
 @pytest.mark.parametrize('method', ['local', 'global'])
 def test_every_criterion_prunes_exactly(name, method):
     net, (x,y) = ConvNet(), batch()
