@@ -206,7 +206,8 @@ class _Batch:
 
 # %% ../nbs/12_curves.ipynb #f3d336e6
 @patch
-def run(self:_Batch):
+def run(self:_Batch)->_Batch: # itself
+    "Trains all arms in all rounds"
     c,ticket = self.curve,all_arms['ticket']
     W_0 = {s: c.first_ticket(s) for s in self.seeds}
     ends = self.train(all_arms['dense'], W_0, 0, keep=[c.first])

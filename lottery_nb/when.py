@@ -75,7 +75,9 @@ class EarlyBird(TrainingCallback):
 
 # %% ../nbs/26_when.ipynb #e356d5f7
 @patch
-def before_fit(self:EarlyBird): self.trains = False
+def before_fit(self:EarlyBird):
+    "Nothing is trained yet"
+    self.trains = False
 
 @patch
 def before_train(self:EarlyBird):
