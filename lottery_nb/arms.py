@@ -303,6 +303,7 @@ def transfer(
     elsewhere.__name__ = name
     return make_rule(elsewhere, Arm, label=name, theirs=theirs)
 
+# %% ../nbs/10_arms.ipynb #5ffb8d87
 def _check_has(name, theirs, at):
     if at not in theirs: raise ArgumentError(name, at, f'a seed and round of its tickets: {[*theirs][:9]}')
 
