@@ -63,7 +63,7 @@ def table(head:list, rows:list)->str: # of texts
 
 def wrapped(text:str)->str:
     "Paragraphs in lines of one length; headings, lists and tables as they are"
-    return '\n\n'.join(o if o[0] in '#-|' else fill(' '.join(o.split()), 119, break_on_hyphens=False)
+    return '\n\n'.join(o if o.startswith(('#','- ','|')) else fill(' '.join(o.split()), 119, break_on_hyphens=False)
                        for o in text.strip().split('\n\n'))
 
 def page(title:str, finding:str, picture:str, alt:str, body:str, about:dict)->str:

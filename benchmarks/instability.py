@@ -180,11 +180,11 @@ def ceiling(result:dict)->str:
     n,most,side = result['operations'],float(np.median(result['products'])),result['sizes']['side']
     loop = min(r['seconds'] for r in loops)
     best = loop*most/n
-    so = "which is less than is promised" if best<PROMISE else 'which is at least what is promised'
+    so = 'which is less than is promised' if best<PROMISE else 'which is at least what is promised'
     return f"""Why not more: the products of matrices in all steps of a seed are {n:,.3g} billion operations, two a
 multiply-add. The stacks do {n/ours['seconds']:,.3g} billion of them a second, the loop {n/loop:,.3g}; a product of two
 matrices of {side} by {side} numbers, which is arithmetic and nothing else, {most:,.3g}. If all ran at that speed and
-nothing else took time, the stacks were {best:.1f} times as fast as the loop, {so}."""
+nothing else took time, the stacks would be {best:.1f} times as fast as the loop, {so}."""
 
 def report(result:dict, picture:str)->str:
     "All of it as Markdown"
