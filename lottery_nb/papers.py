@@ -207,7 +207,10 @@ def _origins(df)->list: # rules, functions and classes; names where nothing is k
     found += [units_class(o) for o in told('granularity') if units_class(o) is not LayerUnits]
     for name in told('function'):
         module,_,fn = str(name).rpartition('.')
-        if module.startswith('lottery_nb.'): found.append(getattr(import_module(module), fn))
+        if not module.startswith('lottery_nb.'): continue
+        made = getattr(import_module(module), fn)
+        found = [o for o in found if f'`{o}`' not in made.__doc__ or not isinstance(o, str)] # arms that it explains
+        found.append(made)
     return found
 
 # %% ../nbs/13b_papers.ipynb #692696d8

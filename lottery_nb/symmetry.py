@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['align', 'Alignment', 'HiddenUnits', 'assign', 'permuted', 'permuted_masks', 'carried', 'plot_permuted']
 
-# %% ../nbs/24_symmetry.ipynb #ee223e3f
+# %% ../nbs/24_symmetry.ipynb #086c8b05
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -20,15 +20,15 @@ from .connectivity import barrier, line_batches, line_ends, placed_batches
 from .core import (ArgumentError, ArgumentTypeError, as_table, better_when_lower, check_absent, check_choice,
                              check_whole, hooked, made_by, make_rule, seed_of, seeded, shape_differences, warn)
 from .curves import Curve, run_curves
-from .evidence import (check_metric, density_axis, draw_arms, finish_figure, mean_interval, metric_scale,
-                                 summarise)
+from .evidence import (check_metric, density_axis, draw_across, draw_arms, finish_figure, mean_interval,
+                                 metric_scale, summarise)
 from .granularity import LayerUnits, units_class
 from .masks import Masks, copy_model, named_tensors, parameter_name, set_tensors_, unwrap
 from .sparsifier import find_layers
 from .stacked import Stack, as_many_as_fit, order_of, warn_lost
 from .ticket import Ticket
 
-# %% ../nbs/24_symmetry.ipynb #51b6ee76
+# %% ../nbs/24_symmetry.ipynb #d70f5aaa
 def align(
     a, # a trained network, or a `Ticket` with trained weights; both stay as they are
     b, # another of the same architecture, whose units are put into the order of a's
@@ -62,7 +62,7 @@ def _batches(data, n_batch)->list: # of (inputs, targets), each a tuple
     if data is None: raise ArgumentError('data', None, "a batch of inputs; by='activations' compares units on them")
     return [((data,), ())] if isinstance(data, Tensor) else line_batches(data, n_batch)['train']
 
-# %% ../nbs/24_symmetry.ipynb #8c5671c5
+# %% ../nbs/24_symmetry.ipynb #9233ed7b
 class Alignment(Mapping):
     "In which order the units of b are most like those of a: name of a group -> [n], which of b's stands at each place"
     def __init__(self,
@@ -87,7 +87,7 @@ class Alignment(Mapping):
         n = sum(map(len, self.values()))
         return f"Alignment({self.n_moved:,} of {n:,} units elsewhere, {len(self)} group{'s'*(len(self)!=1)})"
 
-# %% ../nbs/24_symmetry.ipynb #0af3ecdc
+# %% ../nbs/24_symmetry.ipynb #dd6b06e6
 @patch
 def permuted(self:Alignment,
     tensors:Mapping # name -> tensor in the shape of the network's of that name, of any type
@@ -105,7 +105,7 @@ def aligned(self:Alignment): # a network or a `Ticket`, as b is
     net = copy_model(unwrap(self.b))
     return set_tensors_(net, self.permuted(named_tensors(net)))
 
-# %% ../nbs/24_symmetry.ipynb #638285b8
+# %% ../nbs/24_symmetry.ipynb #ac00ae2a
 @patch
 def permuted(self:Masks,
     alignment:Alignment # of networks that have these weights
@@ -121,7 +121,7 @@ def permuted(self:Ticket,
     parts = [o and alignment.permuted(o) for o in (self.state, self.trained, self.full)]
     return Ticket(self.masks.permuted(alignment), *parts[:2], self.meta, parts[2])
 
-# %% ../nbs/24_symmetry.ipynb #56acc7ec
+# %% ../nbs/24_symmetry.ipynb #71c63f4a
 @patch
 def report(self:Alignment)->pd.DataFrame: # columns: group, layers, units, moved, before, after
     "A row a group: its layers, how many units it has and how many moved, how alike they are before and after, -1 to 1"
@@ -137,12 +137,12 @@ def barriers(self:Alignment,
     data, # as `barrier` takes it
     **kwargs # what else it takes: points, norm, loss, n_batch
 )->dict: # 'as they are' and 'aligned' -> `Barrier`, as `plot_line` takes it
-    "What lies between a and b, and between a and the new b"
+    "What lies between a and b, and between a and the new b: likely nothing, as Entezari et al. 2022 conjecture"
     how = dict(progress=False, model=self.model) | kwargs
     return {'as they are': barrier(self.a, self.b, data, **how),
             'aligned': barrier(self.a, self.aligned, data, **how)}
 
-# %% ../nbs/24_symmetry.ipynb #c23cf7e6
+# %% ../nbs/24_symmetry.ipynb #14ad0a31
 class HiddenUnits:
     """The hidden units of an architecture that can change places, and where they are in its tensors.
 
@@ -168,7 +168,7 @@ class HiddenUnits:
         self.fixed = {k: units.stays.get(k, 'no conv or linear layer') for k in layers if k not in movable}
         self.check(net, example)
 
-# %% ../nbs/24_symmetry.ipynb #d554bf22
+# %% ../nbs/24_symmetry.ipynb #51caf2a4
 def _sites(net, group)->Iterator: # of (name of a tensor, axis, [n, k]: where along it a unit is)
     "Where the units of a group are"
     modules = dict(net.named_modules())
@@ -183,7 +183,7 @@ def _sites(net, group)->Iterator: # of (name of a tensor, axis, [n, k]: where al
         columns = (at % modules[n].weight.shape[axis]).T # in a conv with groups, one column serves them all
         yield parameter_name(n), axis, torch.tensor(list(dict.fromkeys(map(tuple, columns.tolist())))).T
 
-# %% ../nbs/24_symmetry.ipynb #ce5eb39a
+# %% ../nbs/24_symmetry.ipynb #08a5b6cc
 @patch
 def moved(self:HiddenUnits,
     tensors:Mapping, # name -> tensor of a network
@@ -202,7 +202,10 @@ def moved(self:HiddenUnits,
 
 @patch
 @torch.no_grad()
-def check(self:HiddenUnits, model:nn.Module, example):
+def check(self:HiddenUnits,
+    model:nn.Module, # the network; it stays as it is
+    example # a batch as it takes it (a tensor), or a tuple of them
+):
     "Raises `ArgumentError` if the network gives something else with its units in another order"
     net = copy_model(model).eval().double()
     inputs = example if isinstance(example, tuple) else (example,)
@@ -216,13 +219,15 @@ def check(self:HiddenUnits, model:nn.Module, example):
     raise ArgumentError('model', type(model).__name__, expected)
 
 @patch
-def tell_fixed(self:HiddenUnits, who:str):
+def tell_fixed(self:HiddenUnits,
+    who:str # the function that was called
+):
     "Warns, by name, of layers whose units stay in place, but for those that give the outputs"
     outputs = LayerUnits.answer,'no layer reads its channels'
     told = [f'{k} ({why})' for k,why in self.fixed.items() if why not in outputs]
     if told: warn(f"{who}: the units of these stay in place: {'; '.join(told)}")
 
-# %% ../nbs/24_symmetry.ipynb #7ae66f44
+# %% ../nbs/24_symmetry.ipynb #8fb046dc
 def assign(
     alike:Tensor # [n, n]: how alike each of a's units is to each of b's
 )->Tensor: # [n]: which of b's comes to each place
@@ -264,7 +269,7 @@ def _correlation(n, p, q, pp, qq, pq)->Tensor:
     size = torch.outer(deviation(p, pp), deviation(q, qq))
     return torch.where(size>0, (pq-torch.outer(p, q)/n)/size, 0).clamp(-1, 1)
 
-# %% ../nbs/24_symmetry.ipynb #4def5ed0
+# %% ../nbs/24_symmetry.ipynb #2f6bfe6e
 @patch
 def weight_products(self:HiddenUnits,
     name:str, # of a group
@@ -293,8 +298,9 @@ def agreement(self:HiddenUnits,
 )->tuple: # their inner product, and the product of their norms
     "How much the parameters that groups have a part in are alike"
     parts = sorted({k for o in names or self.groups for k,*_ in self.sites[o]} & self.trained)
-    both = [torch.cat([o[k].cpu().double().flatten() for k in parts]) for o in (a, self.moved(b, orders))]
-    return float(both[0]@both[1]), float(both[0].norm()*both[1].norm())
+    moved = self.moved({k: b[k] for k in parts}, orders)
+    p,q = (torch.cat([o[k].cpu().double().flatten() for k in parts]) for o in (a, moved))
+    return float(p@q), float(p.norm()*q.norm())
 
 @patch
 def weight_orders(self:HiddenUnits,
@@ -324,7 +330,7 @@ def improved(self:HiddenUnits,
             if after>before+1e-9*abs(before): orders,gained = new,True
     return orders
 
-# %% ../nbs/24_symmetry.ipynb #e82b6320
+# %% ../nbs/24_symmetry.ipynb #40469d64
 @patch
 def match(self:HiddenUnits,
     net:nn.Module, # of the architecture, in eval mode
@@ -343,7 +349,7 @@ def match(self:HiddenUnits,
     return orders,{k: tuple(o[:,i].diagonal().mean().item() for i in (torch.arange(len(o)), orders[k]))
                    for k,o in found.items()}
 
-# %% ../nbs/24_symmetry.ipynb #ff13ae86
+# %% ../nbs/24_symmetry.ipynb #2a54e03b
 def permuted(
     others:Mapping, # seed -> (tensors of another network's W_t; `Alignment` of the ticket's units with its, or None)
     name:str='permuted' # the arm's own, for tables and legends
@@ -359,7 +365,7 @@ def permuted(
     carried.__name__ = name
     return make_rule(carried, Arm, label=name)
 
-# %% ../nbs/24_symmetry.ipynb #e8d39f9d
+# %% ../nbs/24_symmetry.ipynb #226b26ec
 class _Carried(Curve):
     "A curve with two more arms: masks on another network's W_t, as they are and permuted"
     by,points,norm = 'activations',11,'recalibrate'
@@ -372,12 +378,12 @@ def meet(self:_Carried):
 
 @patch
 @torch.no_grad()
-def pairs(self:_Carried, seeds)->list: # of (seed, the other network's W_t, `Alignment`, barriers before and after)
+def pairs(self:_Carried, seeds, say)->list: # of (seed, the other network's W_t, `Alignment`, barriers before and after)
     "Trains two networks a seed, and aligns the one that's pruned with the other"
     begun = [self.first_ticket(s) for s in seeds]
     begun += [all_arms['reinit'].begin(t, s, self.model) for s,t in zip(seeds, begun)]
     orders = [order_of(s, 0) for s in seeds] + [order_of(seed_of('other', s), 0) for s in seeds]
-    with torch.enable_grad(): run = Stack(self, begun).train(orders, keep=[self.first])
+    with torch.enable_grad(): run = Stack(self, begun).train(orders, keep=[self.first], say=say)
     parts,n = [tuple(t.cpu() for t in pair) for pair in self.parts.values()],len(seeds)
     found,inputs = [],[(t,) for t in parts[0][0].split(256)]
     for s,mine,its,W_t,*bad in zip(seeds, run.ends, run.ends[n:], run.kept[self.first][n:], run.bad, run.bad[n:]):
@@ -390,13 +396,16 @@ def pairs(self:_Carried, seeds)->list: # of (seed, the other network's W_t, `Ali
         found.append((s, W_t, alignment, [o.heights for o in lines.values()]))
     return found
 
-# %% ../nbs/24_symmetry.ipynb #abe6ae57
+# %% ../nbs/24_symmetry.ipynb #9c2f8b2e
 @patch
 def run(self:_Carried)->pd.DataFrame: # the table, with the barriers as rows of round 0
     "Trains everything: first the pairs, then the curve with their arms"
     tell,share = self.progress,2/(3+self.rounds*(len(self.arms)+2)) # of the steps, those of the pairs
-    tell(0, 1, 'two dense networks')
-    found = [o for part in as_many_as_fit(self.pairs, self.seeds, self.batch_seeds) for o in part]
+    found = []
+    def pairs(seeds):
+        def say(k): tell(share*(len(found)+len(seeds)*k/self.n_step)/len(self.seeds), 1, 'two dense networks')
+        return self.pairs(seeds, say)
+    for part in as_many_as_fit(pairs, self.seeds, self.batch_seeds): found += part
     self.progress = lambda done, total, comment: tell(share+(1-share)*done/total, 1, comment)
     self.seeds = [s for s,*_ in found]
     both = dict(naive={s: (W_t, None) for s,W_t,*_ in found}, permuted={s: (W_t, o) for s,W_t,o,_ in found})
@@ -405,9 +414,11 @@ def run(self:_Carried)->pd.DataFrame: # the table, with the barriers as rows of 
     at = dict(round=0, density=100., epoch=(self.n_step-1)//self.n_iter, step=self.n_step)
     rows = [dict(at, arm=arm, seed=s, metric=k, value=v) for i,arm in enumerate(both) for s,_,_,heights in found
             for k,v in heights[i].items()]
-    return as_table([*df.to_dict('records'), *rows], df.attrs)
+    both = pd.concat([df, as_table(rows)], ignore_index=True)
+    both.attrs = df.attrs
+    return both
 
-# %% ../nbs/24_symmetry.ipynb #66678985
+# %% ../nbs/24_symmetry.ipynb #ca406cde
 def permuted_masks(
     model:Callable, # function of a width that makes a new network
     data, # as `lottery_curve` takes it
@@ -451,7 +462,7 @@ def permuted_masks(
     df.attrs |= dict(by=by, points=points, norm=norm)
     return made_by(df, permuted_masks)
 
-# %% ../nbs/24_symmetry.ipynb #2053e453
+# %% ../nbs/24_symmetry.ipynb #98b08f0e
 def carried(
     df:pd.DataFrame, # of `permuted_masks`
     metric:str|None=None # one of its metrics, as `summarise` takes it
@@ -482,7 +493,7 @@ def carried(
         rows.append(dict(row, finding=_said(row)))
     return pd.DataFrame(rows)
 
-# %% ../nbs/24_symmetry.ipynb #ba0562cc
+# %% ../nbs/24_symmetry.ipynb #de774e91
 def _said(row)->str:
     "A row of `carried` in words"
     scale = metric_scale(row['metric'])
@@ -501,7 +512,7 @@ def _said(row)->str:
     parts = told('gain', 'the naive one', 'beats', 'loses to'),told('left', 'the ticket', 'is behind', 'is ahead of')
     return f"width {row['width']}, {row['density']:.3g} % density: the permuted mask {' and '.join(parts)}, {seeds}"
 
-# %% ../nbs/24_symmetry.ipynb #f670a412
+# %% ../nbs/24_symmetry.ipynb #abbf0e4d
 def plot_permuted(
     df:pd.DataFrame, # of `permuted_masks`
     metric:str|None=None, # one of its metrics, as `summarise` takes it
@@ -515,19 +526,19 @@ def plot_permuted(
     fig = Figure(figsize=figsize or (3.2*(len(widths)+1), 3.6), layout='constrained')
     *axs,last = fig.subplots(1, len(widths)+1)
     found,barriers = summarise(df, metric, by='width'),summarise(df, high, by='width')
+    names,labels = list(found.arm),dict(naive='as they are', permuted='aligned')
     for ax,w in zip(axs, widths):
+        if ax is not axs[0]: ax.sharey(axs[0])
         rows = found[found.width==w]
-        dense = rows[rows.arm=='dense']
-        parts = [pd.concat([dense, rows[rows.arm==o]]).assign(arm=o) for o in dict.fromkeys(rows.arm) if o!='dense']
-        draw_arms(ax, pd.concat(parts), 'density', metric, list(found.arm))
-        density_axis(ax, rows.density)
+        for _,o in rows[rows.arm=='dense'].iterrows():
+            draw_across(ax, o, (100, rows.density.min()), metric, names)
+        draw_arms(ax, rows[rows.arm!='dense'], 'density', metric, names)
+        density_axis(ax, rows.density[rows.arm!='dense'])
         ax.set_title(f'width {w}', fontsize=10)
-        if ax is not axs[0]:
-            ax.sharey(axs[0])
-            ax.set_ylabel('')
-    labels = dict(naive='as they are', permuted='aligned')
-    draw_arms(last, barriers, 'width', high, list(found.arm), labels)
-    last.set(title='two dense networks', xlabel='width', ylim=(0, None), xscale='log')
+        ax.label_outer()
+    draw_arms(last, barriers, 'width', high, names, labels)
+    last.set(xlabel='width', ylim=(0, None), xscale='log')
+    last.set_title('between two dense networks', fontsize=10)
     last.set_xticks(widths, [str(o) for o in widths])
     last.minorticks_off()
     last.legend(fontsize=8, frameon=False)

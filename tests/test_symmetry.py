@@ -5,6 +5,7 @@ import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, strategies as st
 from matplotlib.figure import Figure
 from torch import nn
+from torchvision.models import resnet18
 
 from lottery_nb.arms import fresh_weights
 from lottery_nb.connectivity import barrier
@@ -12,6 +13,7 @@ from lottery_nb.core import ArgumentError, seed_of, table_columns
 from lottery_nb.curves import lottery_curve
 from lottery_nb.evidence import mean_interval, summarise
 from lottery_nb.masks import Masks, copy_model, named_tensors, set_tensors_
+from lottery_nb.papers import cite
 from lottery_nb.sparsifier import Sparsifier
 from lottery_nb.symmetry import HiddenUnits, align, assign, carried, permuted, permuted_masks, plot_permuted
 from lottery_nb.ticket import Ticket
@@ -98,6 +100,15 @@ def test_gradients_and_training_are_the_same_too():
             opt.step()
     moved = units.moved(named_tensors(net), orders)
     for k,t in named_tensors(other).items(): torch.testing.assert_close(t, moved[k], rtol=1e-6, atol=1e-6)
+
+def test_a_network_of_torchvision():
+    torch.manual_seed(0)
+    net,x = resnet18(num_classes=10).double(),torch.randn(8, 3, 32, 32).double()
+    for _ in range(5): net(x) # statistics
+    net.eval()
+    units = HiddenUnits(net, x)
+    assert len(units.groups)==12 and list(units.fixed)==['fc.weight'] and units.groups['conv1.weight'].n==64
+    torch.testing.assert_close(shuffled(net, units, drawn(units, 1))(x), net(x), rtol=1e-10, atol=1e-10)
 
 def test_what_is_on_one_stream_is_one_group():
     units = HiddenUnits(new(Stream), INPUT)
@@ -376,12 +387,13 @@ def test_what_it_brings_is_what_the_table_says(table):
     by_loss = losses[losses['round']==1].iloc[0]
     assert by_loss.gain==pytest.approx(float((ends(1,'naive',1,'valid_loss')-ends(1,'permuted',1,'valid_loss')).mean()))
     with pytest.raises(ArgumentError, match='a table of permuted_masks'): carried(table[table.arm!='naive'])
+    assert 'arXiv:2505.05143' in cite(table) and 'In no paper' not in cite(table)
 
 def test_the_figure_has_a_panel_a_width_and_one_for_barriers(table):
     fig = plot_permuted(table)
     assert isinstance(fig, Figure) and len(fig.axes)==3
     names = {o.get_label() for o in fig.axes[0].lines}
-    assert len(fig.axes[0].lines)==4 and {'naive','permuted'} <= names
+    assert len(fig.axes[0].lines)==5 and {'naive','permuted'} <= names
     lines = {o.get_label(): o for o in fig.axes[2].lines}
     means = summarise(table, 'error_barrier', by='width')
     for label,arm in {'as they are': 'naive', 'aligned': 'permuted'}.items():
