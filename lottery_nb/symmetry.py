@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['align', 'Alignment', 'HiddenUnits', 'assign', 'permuted', 'permuted_masks', 'carried', 'plot_permuted']
 
-# %% ../nbs/24_symmetry.ipynb #086c8b05
+# %% ../nbs/24_symmetry.ipynb #e7b63a50
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -28,7 +28,7 @@ from .sparsifier import find_layers
 from .stacked import Stack, as_many_as_fit, order_of, warn_lost
 from .ticket import Ticket
 
-# %% ../nbs/24_symmetry.ipynb #d70f5aaa
+# %% ../nbs/24_symmetry.ipynb #a898a758
 def align(
     a, # a trained network, or a `Ticket` with trained weights; both stay as they are
     b, # another of the same architecture, whose units are put into the order of a's
@@ -62,7 +62,7 @@ def _batches(data, n_batch)->list: # of (inputs, targets), each a tuple
     if data is None: raise ArgumentError('data', None, "a batch of inputs; by='activations' compares units on them")
     return [((data,), ())] if isinstance(data, Tensor) else line_batches(data, n_batch)['train']
 
-# %% ../nbs/24_symmetry.ipynb #9233ed7b
+# %% ../nbs/24_symmetry.ipynb #e28290a8
 class Alignment(Mapping):
     "In which order the units of b are most like those of a: name of a group -> [n], which of b's stands at each place"
     def __init__(self,
@@ -87,7 +87,7 @@ class Alignment(Mapping):
         n = sum(map(len, self.values()))
         return f"Alignment({self.n_moved:,} of {n:,} units elsewhere, {len(self)} group{'s'*(len(self)!=1)})"
 
-# %% ../nbs/24_symmetry.ipynb #dd6b06e6
+# %% ../nbs/24_symmetry.ipynb #5088e00b
 @patch
 def permuted(self:Alignment,
     tensors:Mapping # name -> tensor in the shape of the network's of that name, of any type
@@ -105,7 +105,7 @@ def aligned(self:Alignment): # a network or a `Ticket`, as b is
     net = copy_model(unwrap(self.b))
     return set_tensors_(net, self.permuted(named_tensors(net)))
 
-# %% ../nbs/24_symmetry.ipynb #ac00ae2a
+# %% ../nbs/24_symmetry.ipynb #2a05aee3
 @patch
 def permuted(self:Masks,
     alignment:Alignment # of networks that have these weights
@@ -121,7 +121,7 @@ def permuted(self:Ticket,
     parts = [o and alignment.permuted(o) for o in (self.state, self.trained, self.full)]
     return Ticket(self.masks.permuted(alignment), *parts[:2], self.meta, parts[2])
 
-# %% ../nbs/24_symmetry.ipynb #71c63f4a
+# %% ../nbs/24_symmetry.ipynb #981d1b27
 @patch
 def report(self:Alignment)->pd.DataFrame: # columns: group, layers, units, moved, before, after
     "A row a group: its layers, how many units it has and how many moved, how alike they are before and after, -1 to 1"
@@ -142,7 +142,7 @@ def barriers(self:Alignment,
     return {'as they are': barrier(self.a, self.b, data, **how),
             'aligned': barrier(self.a, self.aligned, data, **how)}
 
-# %% ../nbs/24_symmetry.ipynb #14ad0a31
+# %% ../nbs/24_symmetry.ipynb #8902e9ad
 class HiddenUnits:
     """The hidden units of an architecture that can change places, and where they are in its tensors.
 
@@ -168,7 +168,7 @@ class HiddenUnits:
         self.fixed = {k: units.stays.get(k, 'no conv or linear layer') for k in layers if k not in movable}
         self.check(net, example)
 
-# %% ../nbs/24_symmetry.ipynb #51caf2a4
+# %% ../nbs/24_symmetry.ipynb #bf20feb5
 def _sites(net, group)->Iterator: # of (name of a tensor, axis, [n, k]: where along it a unit is)
     "Where the units of a group are"
     modules = dict(net.named_modules())
@@ -183,7 +183,7 @@ def _sites(net, group)->Iterator: # of (name of a tensor, axis, [n, k]: where al
         columns = (at % modules[n].weight.shape[axis]).T # in a conv with groups, one column serves them all
         yield parameter_name(n), axis, torch.tensor(list(dict.fromkeys(map(tuple, columns.tolist())))).T
 
-# %% ../nbs/24_symmetry.ipynb #08a5b6cc
+# %% ../nbs/24_symmetry.ipynb #a6906f19
 @patch
 def moved(self:HiddenUnits,
     tensors:Mapping, # name -> tensor of a network
@@ -227,7 +227,7 @@ def tell_fixed(self:HiddenUnits,
     told = [f'{k} ({why})' for k,why in self.fixed.items() if why not in outputs]
     if told: warn(f"{who}: the units of these stay in place: {'; '.join(told)}")
 
-# %% ../nbs/24_symmetry.ipynb #8fb046dc
+# %% ../nbs/24_symmetry.ipynb #824eb3de
 def assign(
     alike:Tensor # [n, n]: how alike each of a's units is to each of b's
 )->Tensor: # [n]: which of b's comes to each place
@@ -269,7 +269,7 @@ def _correlation(n, p, q, pp, qq, pq)->Tensor:
     size = torch.outer(deviation(p, pp), deviation(q, qq))
     return torch.where(size>0, (pq-torch.outer(p, q)/n)/size, 0).clamp(-1, 1)
 
-# %% ../nbs/24_symmetry.ipynb #2f6bfe6e
+# %% ../nbs/24_symmetry.ipynb #3c0eb61f
 @patch
 def weight_products(self:HiddenUnits,
     name:str, # of a group
@@ -330,7 +330,7 @@ def improved(self:HiddenUnits,
             if after>before+1e-9*abs(before): orders,gained = new,True
     return orders
 
-# %% ../nbs/24_symmetry.ipynb #40469d64
+# %% ../nbs/24_symmetry.ipynb #1800a3fb
 @patch
 def match(self:HiddenUnits,
     net:nn.Module, # of the architecture, in eval mode
@@ -349,7 +349,7 @@ def match(self:HiddenUnits,
     return orders,{k: tuple(o[:,i].diagonal().mean().item() for i in (torch.arange(len(o)), orders[k]))
                    for k,o in found.items()}
 
-# %% ../nbs/24_symmetry.ipynb #2a54e03b
+# %% ../nbs/24_symmetry.ipynb #f7cb964e
 def permuted(
     others:Mapping, # seed -> (tensors of another network's W_t; `Alignment` of the ticket's units with its, or None)
     name:str='permuted' # the arm's own, for tables and legends
@@ -365,7 +365,7 @@ def permuted(
     carried.__name__ = name
     return make_rule(carried, Arm, label=name)
 
-# %% ../nbs/24_symmetry.ipynb #226b26ec
+# %% ../nbs/24_symmetry.ipynb #7fbe8f51
 class _Carried(Curve):
     "A curve with two more arms: masks on another network's W_t, as they are and permuted"
     by,points,norm = 'activations',11,'recalibrate'
@@ -396,7 +396,7 @@ def pairs(self:_Carried, seeds, say)->list: # of (seed, the other network's W_t,
         found.append((s, W_t, alignment, [o.heights for o in lines.values()]))
     return found
 
-# %% ../nbs/24_symmetry.ipynb #9c2f8b2e
+# %% ../nbs/24_symmetry.ipynb #af45f80f
 @patch
 def run(self:_Carried)->pd.DataFrame: # the table, with the barriers as rows of round 0
     "Trains everything: first the pairs, then the curve with their arms"
@@ -418,7 +418,7 @@ def run(self:_Carried)->pd.DataFrame: # the table, with the barriers as rows of 
     both.attrs = df.attrs
     return both
 
-# %% ../nbs/24_symmetry.ipynb #ca406cde
+# %% ../nbs/24_symmetry.ipynb #31153ca4
 def permuted_masks(
     model:Callable, # function of a width that makes a new network
     data, # as `lottery_curve` takes it
@@ -462,7 +462,7 @@ def permuted_masks(
     df.attrs |= dict(by=by, points=points, norm=norm)
     return made_by(df, permuted_masks)
 
-# %% ../nbs/24_symmetry.ipynb #98b08f0e
+# %% ../nbs/24_symmetry.ipynb #271919e2
 def carried(
     df:pd.DataFrame, # of `permuted_masks`
     metric:str|None=None # one of its metrics, as `summarise` takes it
@@ -493,7 +493,7 @@ def carried(
         rows.append(dict(row, finding=_said(row)))
     return pd.DataFrame(rows)
 
-# %% ../nbs/24_symmetry.ipynb #de774e91
+# %% ../nbs/24_symmetry.ipynb #4d725fc0
 def _said(row)->str:
     "A row of `carried` in words"
     scale = metric_scale(row['metric'])
@@ -512,18 +512,18 @@ def _said(row)->str:
     parts = told('gain', 'the naive one', 'beats', 'loses to'),told('left', 'the ticket', 'is behind', 'is ahead of')
     return f"width {row['width']}, {row['density']:.3g} % density: the permuted mask {' and '.join(parts)}, {seeds}"
 
-# %% ../nbs/24_symmetry.ipynb #abbf0e4d
+# %% ../nbs/24_symmetry.ipynb #20e9a02b
 def plot_permuted(
     df:pd.DataFrame, # of `permuted_masks`
     metric:str|None=None, # one of its metrics, as `summarise` takes it
-    figsize=None # inches; None: 3.2 by 3.4 a panel
+    figsize=None # inches; None: 2.8 by 3.4 a panel
 )->Figure:
     """Draws a metric over density, a panel a width, and the barrier over the width, before and after alignment.
 
     Source: the shape of the figures of Adnan et al. 2025 and Ainsworth et al. 2023"""
     metric,widths = check_metric(df, metric),list(dict.fromkeys(df.width))
     high = check_metric(df[df['round']==0], None, ('error_barrier','loss_barrier'))
-    fig = Figure(figsize=figsize or (3.2*(len(widths)+1), 3.6), layout='constrained')
+    fig = Figure(figsize=figsize or (2.8*(len(widths)+1)+1.4, 3.4), layout='constrained')
     *axs,last = fig.subplots(1, len(widths)+1)
     found,barriers = summarise(df, metric, by='width'),summarise(df, high, by='width')
     names,labels = list(found.arm),dict(naive='as they are', permuted='aligned')
@@ -542,5 +542,5 @@ def plot_permuted(
     last.set_xticks(widths, [str(o) for o in widths])
     last.minorticks_off()
     last.legend(fontsize=8, frameon=False)
-    axs[0].legend(fontsize=8, frameon=False)
+    fig.legend(*axs[0].get_legend_handles_labels(), fontsize=8, frameon=False, loc='outside right center')
     return finish_figure(fig, df)
