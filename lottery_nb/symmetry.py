@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['align', 'Alignment', 'HiddenUnits', 'assign', 'permuted', 'permuted_masks', 'carried', 'plot_permuted']
 
-# %% ../nbs/24_symmetry.ipynb #e7b63a50
+# %% ../nbs/24_symmetry.ipynb #037ad7e7
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -28,7 +28,7 @@ from .sparsifier import find_layers
 from .stacked import Stack, as_many_as_fit, order_of, warn_lost
 from .ticket import Ticket
 
-# %% ../nbs/24_symmetry.ipynb #a898a758
+# %% ../nbs/24_symmetry.ipynb #a431008a
 def align(
     a, # a trained network, or a `Ticket` with trained weights; both stay as they are
     b, # another of the same architecture, whose units are put into the order of a's
@@ -62,7 +62,7 @@ def _batches(data, n_batch)->list: # of (inputs, targets), each a tuple
     if data is None: raise ArgumentError('data', None, "a batch of inputs; by='activations' compares units on them")
     return [((data,), ())] if isinstance(data, Tensor) else line_batches(data, n_batch)['train']
 
-# %% ../nbs/24_symmetry.ipynb #e28290a8
+# %% ../nbs/24_symmetry.ipynb #823a559f
 class Alignment(Mapping):
     "In which order the units of b are most like those of a: name of a group -> [n], which of b's stands at each place"
     def __init__(self,
@@ -87,7 +87,7 @@ class Alignment(Mapping):
         n = sum(map(len, self.values()))
         return f"Alignment({self.n_moved:,} of {n:,} units elsewhere, {len(self)} group{'s'*(len(self)!=1)})"
 
-# %% ../nbs/24_symmetry.ipynb #5088e00b
+# %% ../nbs/24_symmetry.ipynb #e13da6d5
 @patch
 def permuted(self:Alignment,
     tensors:Mapping # name -> tensor in the shape of the network's of that name, of any type
@@ -105,7 +105,7 @@ def aligned(self:Alignment): # a network or a `Ticket`, as b is
     net = copy_model(unwrap(self.b))
     return set_tensors_(net, self.permuted(named_tensors(net)))
 
-# %% ../nbs/24_symmetry.ipynb #2a05aee3
+# %% ../nbs/24_symmetry.ipynb #c27b478a
 @patch
 def permuted(self:Masks,
     alignment:Alignment # of networks that have these weights
@@ -121,7 +121,7 @@ def permuted(self:Ticket,
     parts = [o and alignment.permuted(o) for o in (self.state, self.trained, self.full)]
     return Ticket(self.masks.permuted(alignment), *parts[:2], self.meta, parts[2])
 
-# %% ../nbs/24_symmetry.ipynb #981d1b27
+# %% ../nbs/24_symmetry.ipynb #06a69e68
 @patch
 def report(self:Alignment)->pd.DataFrame: # columns: group, layers, units, moved, before, after
     "A row a group: its layers, how many units it has and how many moved, how alike they are before and after, -1 to 1"
@@ -142,7 +142,7 @@ def barriers(self:Alignment,
     return {'as they are': barrier(self.a, self.b, data, **how),
             'aligned': barrier(self.a, self.aligned, data, **how)}
 
-# %% ../nbs/24_symmetry.ipynb #8902e9ad
+# %% ../nbs/24_symmetry.ipynb #3a394927
 class HiddenUnits:
     """The hidden units of an architecture that can change places, and where they are in its tensors.
 
@@ -168,7 +168,7 @@ class HiddenUnits:
         self.fixed = {k: units.stays.get(k, 'no conv or linear layer') for k in layers if k not in movable}
         self.check(net, example)
 
-# %% ../nbs/24_symmetry.ipynb #bf20feb5
+# %% ../nbs/24_symmetry.ipynb #737aa1fa
 def _sites(net, group)->Iterator: # of (name of a tensor, axis, [n, k]: where along it a unit is)
     "Where the units of a group are"
     modules = dict(net.named_modules())
@@ -183,7 +183,7 @@ def _sites(net, group)->Iterator: # of (name of a tensor, axis, [n, k]: where al
         columns = (at % modules[n].weight.shape[axis]).T # in a conv with groups, one column serves them all
         yield parameter_name(n), axis, torch.tensor(list(dict.fromkeys(map(tuple, columns.tolist())))).T
 
-# %% ../nbs/24_symmetry.ipynb #a6906f19
+# %% ../nbs/24_symmetry.ipynb #c3e65237
 @patch
 def moved(self:HiddenUnits,
     tensors:Mapping, # name -> tensor of a network
@@ -200,6 +200,7 @@ def moved(self:HiddenUnits,
             found[k] = found[k].index_select(axis, index.to(found[k].device))
     return found
 
+# %% ../nbs/24_symmetry.ipynb #2bf60a2e
 @patch
 @torch.no_grad()
 def check(self:HiddenUnits,
@@ -227,13 +228,14 @@ def tell_fixed(self:HiddenUnits,
     told = [f'{k} ({why})' for k,why in self.fixed.items() if why not in outputs]
     if told: warn(f"{who}: the units of these stay in place: {'; '.join(told)}")
 
-# %% ../nbs/24_symmetry.ipynb #824eb3de
+# %% ../nbs/24_symmetry.ipynb #e8236a4e
 def assign(
     alike:Tensor # [n, n]: how alike each of a's units is to each of b's
 )->Tensor: # [n]: which of b's comes to each place
     "The order in which what's alike adds up to most"
     return torch.from_numpy(linear_sum_assignment(alike.cpu().numpy(), maximize=True)[1])
 
+# %% ../nbs/24_symmetry.ipynb #cd89393d
 @patch
 @torch.no_grad()
 def correlations(self:HiddenUnits,
@@ -269,7 +271,7 @@ def _correlation(n, p, q, pp, qq, pq)->Tensor:
     size = torch.outer(deviation(p, pp), deviation(q, qq))
     return torch.where(size>0, (pq-torch.outer(p, q)/n)/size, 0).clamp(-1, 1)
 
-# %% ../nbs/24_symmetry.ipynb #3c0eb61f
+# %% ../nbs/24_symmetry.ipynb #cae5cc16
 @patch
 def weight_products(self:HiddenUnits,
     name:str, # of a group
@@ -289,6 +291,7 @@ def weight_products(self:HiddenUnits,
         found += p@q.T
     return found
 
+# %% ../nbs/24_symmetry.ipynb #a2538eb2
 @patch
 def agreement(self:HiddenUnits,
     a:Mapping, # name -> tensor: the parameters of one network
@@ -302,6 +305,7 @@ def agreement(self:HiddenUnits,
     p,q = (torch.cat([o[k].cpu().double().flatten() for k in parts]) for o in (a, moved))
     return float(p@q), float(p.norm()*q.norm())
 
+# %% ../nbs/24_symmetry.ipynb #fdd8cad7
 @patch
 def weight_orders(self:HiddenUnits,
     a:Mapping, # name -> tensor: the parameters of one network
@@ -330,7 +334,7 @@ def improved(self:HiddenUnits,
             if after>before+1e-9*abs(before): orders,gained = new,True
     return orders
 
-# %% ../nbs/24_symmetry.ipynb #1800a3fb
+# %% ../nbs/24_symmetry.ipynb #5c328782
 @patch
 def match(self:HiddenUnits,
     net:nn.Module, # of the architecture, in eval mode
@@ -349,7 +353,7 @@ def match(self:HiddenUnits,
     return orders,{k: tuple(o[:,i].diagonal().mean().item() for i in (torch.arange(len(o)), orders[k]))
                    for k,o in found.items()}
 
-# %% ../nbs/24_symmetry.ipynb #f7cb964e
+# %% ../nbs/24_symmetry.ipynb #950677b4
 def permuted(
     others:Mapping, # seed -> (tensors of another network's W_t; `Alignment` of the ticket's units with its, or None)
     name:str='permuted' # the arm's own, for tables and legends
@@ -365,7 +369,7 @@ def permuted(
     carried.__name__ = name
     return make_rule(carried, Arm, label=name)
 
-# %% ../nbs/24_symmetry.ipynb #7fbe8f51
+# %% ../nbs/24_symmetry.ipynb #7b3140a3
 class _Carried(Curve):
     "A curve with two more arms: masks on another network's W_t, as they are and permuted"
     by,points,norm = 'activations',11,'recalibrate'
@@ -396,7 +400,7 @@ def pairs(self:_Carried, seeds, say)->list: # of (seed, the other network's W_t,
         found.append((s, W_t, alignment, [o.heights for o in lines.values()]))
     return found
 
-# %% ../nbs/24_symmetry.ipynb #af45f80f
+# %% ../nbs/24_symmetry.ipynb #b805381a
 @patch
 def run(self:_Carried)->pd.DataFrame: # the table, with the barriers as rows of round 0
     "Trains everything: first the pairs, then the curve with their arms"
@@ -418,7 +422,7 @@ def run(self:_Carried)->pd.DataFrame: # the table, with the barriers as rows of 
     both.attrs = df.attrs
     return both
 
-# %% ../nbs/24_symmetry.ipynb #31153ca4
+# %% ../nbs/24_symmetry.ipynb #332bab8e
 def permuted_masks(
     model:Callable, # function of a width that makes a new network
     data, # as `lottery_curve` takes it
@@ -454,15 +458,14 @@ def permuted_masks(
     except TypeError as e: raise ArgumentTypeError('model', model, expected) from e
     curves,arms = {},['ticket', *check_arms(arms)]
     for w in widths:
-        o = curves[w] = _Carried(partial(model, w), data, seeds, kwargs.get('rounds'), prune, arms, rewind=rewind,
-                                 **{k: v for k,v in kwargs.items() if k!='rounds'})
+        o = curves[w] = _Carried(partial(model, w), data, seeds, prune=prune, arms=arms, rewind=rewind, **kwargs)
         o.by,o.points,o.norm = by,points,norm
     curves[widths[0]].units.tell_fixed('permuted_masks')
     df = run_curves(curves, 'width', progress)
     df.attrs |= dict(by=by, points=points, norm=norm)
     return made_by(df, permuted_masks)
 
-# %% ../nbs/24_symmetry.ipynb #271919e2
+# %% ../nbs/24_symmetry.ipynb #6ba5f3b1
 def carried(
     df:pd.DataFrame, # of `permuted_masks`
     metric:str|None=None # one of its metrics, as `summarise` takes it
@@ -493,7 +496,7 @@ def carried(
         rows.append(dict(row, finding=_said(row)))
     return pd.DataFrame(rows)
 
-# %% ../nbs/24_symmetry.ipynb #4d725fc0
+# %% ../nbs/24_symmetry.ipynb #4c5a1a3d
 def _said(row)->str:
     "A row of `carried` in words"
     scale = metric_scale(row['metric'])
@@ -512,7 +515,7 @@ def _said(row)->str:
     parts = told('gain', 'the naive one', 'beats', 'loses to'),told('left', 'the ticket', 'is behind', 'is ahead of')
     return f"width {row['width']}, {row['density']:.3g} % density: the permuted mask {' and '.join(parts)}, {seeds}"
 
-# %% ../nbs/24_symmetry.ipynb #20e9a02b
+# %% ../nbs/24_symmetry.ipynb #7b14e1fc
 def plot_permuted(
     df:pd.DataFrame, # of `permuted_masks`
     metric:str|None=None, # one of its metrics, as `summarise` takes it
