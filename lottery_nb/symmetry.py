@@ -441,7 +441,6 @@ def permuted_masks(
 
     In round 0, `naive` and `permuted` have the barrier between the two dense networks, before and after alignment:
     error_barrier, loss_barrier, train_…. Both arms begin with the other network's W_t, and get the ticket's batches.
-
     A seed of which one dense network isn't finite is named in a warning and left out. Raises `ArgumentError`, before
     any training, for what `lottery_curve` doesn't take, and for networks without units that can change places.
 
@@ -456,10 +455,9 @@ def permuted_masks(
     if isinstance(model, nn.Module): raise ArgumentTypeError('model', model, expected)
     try: inspect.signature(model).bind(widths[0])
     except TypeError as e: raise ArgumentTypeError('model', model, expected) from e
-    curves,arms = {},['ticket', *check_arms(arms)]
-    for w in widths:
-        o = curves[w] = _Carried(partial(model, w), data, seeds, prune=prune, arms=arms, rewind=rewind, **kwargs)
-        o.by,o.points,o.norm = by,points,norm
+    kwargs |= dict(prune=prune, arms=['ticket', *check_arms(arms)], rewind=rewind)
+    curves = {w: _Carried(partial(model, w), data, seeds, **kwargs) for w in widths}
+    for o in curves.values(): o.by,o.points,o.norm = by,points,norm
     curves[widths[0]].units.tell_fixed('permuted_masks')
     df = run_curves(curves, 'width', progress)
     df.attrs |= dict(by=by, points=points, norm=norm)
