@@ -94,8 +94,18 @@ papers |= dict(
         '2210.03044'),
     jordan2023=Paper('Jordan, K.; Sedghi, H.; Saukh, O.; Entezari, R.; Neyshabur, B.', 2023,
         'REPAIR: REnormalizing Permuted Activations for Interpolation Repair', 'ICLR 2023', '2211.08403'),
+    li2016=Paper('Li, Y.; Yosinski, J.; Clune, J.; Lipson, H.; Hopcroft, J.', 2016,
+        'Convergent Learning: Do different neural networks learn the same representations?', 'ICLR 2016', '1511.07543',
+        also='Li et al. 2015'),
+    entezari2022=Paper('Entezari, R.; Sedghi, H.; Saukh, O.; Neyshabur, B.', 2022,
+        'The Role of Permutation Invariance in Linear Mode Connectivity of Neural Networks', 'ICLR 2022',
+        '2110.06296'),
+    ainsworth2023=Paper('Ainsworth, S. K.; Hayase, J.; Srinivasa, S.', 2023,
+        'Git Re-Basin: Merging Models modulo Permutation Symmetries', 'ICLR 2023', '2209.04836'),
     oh2025=Paper('Oh, J.; Baik, S.; Lee, K. M.', 2025,
-        'Find A Winning Sign: Sign Is All We Need to Win the Lottery', 'ICLR 2025', '2504.05357'))
+        'Find A Winning Sign: Sign Is All We Need to Win the Lottery', 'ICLR 2025', '2504.05357'),
+    adnan2025=Paper('Adnan, M.; Jain, R.; Sharma, E.; Krishnan, R. G.; Ioannou, Y.', 2025, 'Sparse Training from '
+        'Random Initialization: Aligning Lottery Ticket Masks using Weight Symmetry', 'ICML 2025', '2505.05143'))
 
 # %% ../nbs/13b_papers.ipynb #6cefc8c3
 papers |= dict(
@@ -197,7 +207,10 @@ def _origins(df)->list: # rules, functions and classes; names where nothing is k
     found += [units_class(o) for o in told('granularity') if units_class(o) is not LayerUnits]
     for name in told('function'):
         module,_,fn = str(name).rpartition('.')
-        if module.startswith('lottery_nb.'): found.append(getattr(import_module(module), fn))
+        if not module.startswith('lottery_nb.'): continue
+        made = getattr(import_module(module), fn)
+        found = [o for o in found if f'`{o}`' not in made.__doc__ or not isinstance(o, str)] # arms that it explains
+        found.append(made)
     return found
 
 # %% ../nbs/13b_papers.ipynb #692696d8
