@@ -1142,6 +1142,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'lottery_nb.regrow.RegrowCallback.before_train': ( 'regrow.html#regrowcallback.before_train',
                                                                                       'lottery_nb/regrow.py'),
                                    'lottery_nb.regrow.RegrowCallback.begin': ('regrow.html#regrowcallback.begin', 'lottery_nb/regrow.py'),
+                                   'lottery_nb.regrow.RegrowCallback.go_on': ('regrow.html#regrowcallback.go_on', 'lottery_nb/regrow.py'),
                                    'lottery_nb.regrow.RegrowCallback.masks': ('regrow.html#regrowcallback.masks', 'lottery_nb/regrow.py'),
                                    'lottery_nb.regrow.RegrowCallback.save': ('regrow.html#regrowcallback.save', 'lottery_nb/regrow.py'),
                                    'lottery_nb.regrow.RegrowCallback.table': ('regrow.html#regrowcallback.table', 'lottery_nb/regrow.py'),

@@ -20,7 +20,7 @@ from torch import nn, Tensor
 from .callback import TrainingCallback, data_origin, recorded
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_flag, check_number,
                              check_path, check_whole, json_safe, known_keywords, made_by, progress as progress_bar,
-                             seed_of, versions, write_atomically)
+                             seed_of, shape_differences, versions, warn, write_atomically)
 from .criteria import random_scores
 from .curves import Curve
 from .evidence import check_metric, density_axis, draw_across, draw_arms, finish_figure, summarise
@@ -185,6 +185,9 @@ class Regrower:
         self.sp,self.seed = sp,check_whole('seed', seed)
         self.growth = Growth(n_step, grow, drop, every, until, within)
         self.check()
+        if grow is not None and every>=self.growth.last:
+            warn(f'masks never move: every={every}, and {self.growth.last:g} of {n_step} steps (until={until:g}) may '
+                 'move them. Say a smaller `every`')
         self.opt,self.n,self.alive = bare_optimizer(opt),0,sp.masks # steps so far; which weights ever were alive
         self.groups = {k: groups_of(sp.units.parts[k], within).to(sp.units.parts[k].weight.device)
                        for k in sp.units.names}
@@ -274,7 +277,8 @@ def _unpacked(tree, tensors):
 @patch(as_prop=True)
 def settings(self:Regrower)->dict:
     "What it was made with, as JSON can hold it"
-    return asdict(self.growth) | dict(seed=self.seed)
+    sizes = [len(group['params']) for group in self.opt.param_groups]
+    return asdict(self.growth) | dict(seed=self.seed, opt=f'{type(self.opt).__name__} of {sizes} parameters')
 
 @patch
 def save(self:Regrower,
@@ -312,7 +316,9 @@ def load(self:Regrower,
     def part(name): return {k.partition('/')[2]: t for k,t in tensors.items() if k.startswith(f'{name}/')}
     if diff := [f'{k}={v!r}' for k,v in header['settings'].items() if v!=self.settings.get(k)]:
         raise ArgumentError('path', str(path), f"a training with these settings; there it's {', '.join(diff)}")
-    if diff := tensor_differences(part('model'), self.sp.model, 'the file', set()):
+    shapes = [{k: m.shape for k,m in o.items()} for o in (part('mask'), self.sp.masks)]
+    if diff := (tensor_differences(part('model'), self.sp.model, 'the file', set())
+                or shape_differences(*shapes, 'the masks of the file', 'these masks')):
         raise ArgumentError('path', str(path), f'a training of this model: {diff}')
     set_tensors_(self.sp.model, part('model'))
     here = {k: self.sp.weight(k).device for k in self.sp.layers}
@@ -382,10 +388,18 @@ def begin(self:RegrowCallback):
     alive = self.regrower.alive if goes_on else self.first_masks
     self.sparsifier,self.regrower = sp,Regrower(sp, self.opt, self.n_epoch*n_iter, seed=self.seed, **self.how)
     self.regrower.alive,self.regrower.n = alive,self.epoch*n_iter # a fit may begin with a later epoch
-    if self.resume is not None and not goes_on: self.regrower.load(self.resume)
+    if self.resume is not None and not goes_on: self.go_on()
     self.begun,self.meta = True,data_origin(self.dls)
     moves = f'they move by {self.grow} every {self.every} of {self.n_epoch*n_iter} steps' if self.grow else 'they stay'
     if self.verbose: print(f'{sp.masks.density:.2f}% of the weights are alive, and {moves}')
+
+# %% ../nbs/23_regrow.ipynb #02dccda3
+@patch
+def go_on(self:RegrowCallback):
+    "Puts everything back to where `resume` has it. Raises `ArgumentError` unless the fit goes on there"
+    self.regrower.load(self.resume)
+    if self.regrower.n and not self.epoch:
+        raise ArgumentError('start_epoch', 0, f'the epoch to go on with: {self.resume} is of step {self.regrower.n}')
 
 # %% ../nbs/23_regrow.ipynb #bba9fb45
 @patch
@@ -461,8 +475,14 @@ class GrowingStack(Stack):
         self.average = {k: torch.zeros_like(self.tensors[k].detach()) for k in sp.layers if growth.grow=='momentum'}
         self.groups = {k: groups_of(u.parts[k], growth.within).to(recipe.device) for k in u.names}
 
-    def step(self, x, y, lr, keys=None, step=0):
-        "One step, as of a `Stack`; where masks move no weight is trained"
+    def step(self,
+        x:Tensor, # [networks, batch, ...]
+        y:Tensor, # [networks, batch, ...]
+        lr:float, # learning rate
+        keys:Tensor|None=None, # [networks], as in a call of a `Stack`
+        step:int=0 # which it is
+    )->Tensor: # [networks]
+        "One step, as of a `Stack`; where masks move no weight is trained. Gives the losses before it"
         due = self.growth.due(step)
         losses = self.backward(x, y, keys, step) if due else super().step(x, y, lr, keys, step)
         for k,t in self.average.items():
@@ -561,6 +581,8 @@ def check(self:DynamicSparse):
     if self.every is None: self.every = max(1, self.n_step//50)
     self.growths = {k: Growth(self.n_step, regrow_arms[k], self.drop, self.every, self.until, self.within)
                     for k in self.arms if k!='ticket'}
+    last = max((o.last for o in self.growths.values()), default=math.inf)
+    if self.every>=last: raise ArgumentError('every', self.every, f'less than {last:g}, or masks never move')
 
 @patch
 def search(self:DynamicSparse)->list: # percent that is pruned in each round of the ticket's search

@@ -26,6 +26,9 @@ def mlp(): return nn.Sequential(nn.Flatten(), nn.Linear(64,30), nn.ReLU(), nn.Li
 def conv():
     return nn.Sequential(nn.Conv2d(1,6,3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6,8,3), nn.BatchNorm2d(8), nn.ReLU(),
                          nn.Flatten(), nn.Linear(8*16,10)).double()
+def narrow():
+    return nn.Sequential(nn.Conv2d(1,6,3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6,7,3), nn.BatchNorm2d(7), nn.ReLU(),
+                         nn.Flatten(), nn.Linear(7*16,10)).double()
 def frozen():
     net = conv()
     net[3].requires_grad_(False)
@@ -291,7 +294,12 @@ def test_a_file_of_something_else_changes_nothing(tmp_path):
     for name in files:
         with pytest.raises(ArgumentError, match='a whole file that Regrower.save wrote'): new.load(tmp_path/name)
     with pytest.raises(ArgumentError, match="there it's grow='gradient'"): new.load(path)
-    with pytest.raises(ArgumentError, match='a training of this model'): begun(mlp()).load(path)
+    with pytest.raises(ArgumentError, match="there it's opt='Adam"): begun(opt='sgd').load(path)
+    with pytest.raises(ArgumentError, match='a training of this model'): begun(narrow()).load(path)
+    fewer = Sparsifier(conv(), method='erk', layers=nn.Conv2d)
+    fewer.put_on(random_start(fewer, 20))
+    with pytest.raises(ArgumentError, match='a training of this model: 7.weight'):
+        Regrower(fewer, optimizers['adam'](fewer.model.parameters()), 40, every=4).load(path)
     with pytest.raises(OSError): new.load(tmp_path/'nowhere')
     assert not differing(before, everything(new.sp.model)) and new.sp.masks==masks and new.n==0
 
@@ -342,6 +350,28 @@ def test_clipping_and_accumulation_see_what_they_should():
     moves = Moves(cb)
     learner(ConvNet(), cbs=[GradientAccumulation(16), GradientClip(.1)]).fit(6, cbs=[cb, moves])
     assert cb.regrower.n==12 and len({o.digest() for o in moves.seen})>3 and not moves.old
+
+@pytest.mark.parametrize('within,density', [('row',20), ('2:4',50)])
+def test_the_callback_keeps_rows_and_n_of_m(within, density):
+    cb = RegrowCallback(density, within=within, every=3, verbose=False)
+    learner(mlp().float()).fit(6, cbs=cb)
+    first,w = cb.first_masks,find_layers(mlp())
+    def counts(masks): return {k: groups_of(w[k], within)[m.flatten()].bincount().tolist() for k,m in masks.items()}
+    assert cb.masks!=first and counts(cb.masks)==counts(first)
+
+def test_a_fit_without_a_move_says_so():
+    with pytest.warns(UserWarning, match='masks never move: every=100, and 18 of 24 steps'):
+        learner(ConvNet()).fit(6, cbs=RegrowCallback(20, verbose=False))
+
+def test_a_fit_that_should_go_on_says_where(tmp_path):
+    def net():
+        torch.manual_seed(0)
+        return ConvNet()
+    cb = RegrowCallback(20, every=3, verbose=False)
+    learner(net()).fit(6, cbs=cb)
+    path = cb.save(tmp_path/'a.safetensors')
+    with pytest.raises(ArgumentError, match='start_epoch=0: expected the epoch to go on with'):
+        learner(net()).fit(6, cbs=RegrowCallback(20, every=3, verbose=False, resume=path))
 
 @pytest.mark.parametrize('opt', [torch.optim.Adam, None], ids=['torch','fastai'])
 def test_a_fit_that_goes_on(tmp_path, opt):
@@ -546,7 +576,8 @@ def test_what_does_not_move(make, said):
     (dict(density=0), 'density=0'), (dict(density=100), 'density=100'), (dict(density=[]), 'density'),
     (dict(density=[10,10]), 'density'), (dict(arms='snip'), 'arms'), (dict(arms=[]), 'arms'),
     (dict(rounds=0), 'rounds'),
-    (dict(every=0), 'every'), (dict(within='filter'), 'within'), (dict(within='2:4'), 'density=10'),
+    (dict(every=0), 'every'), (dict(every=18), 'every=18'), (dict(within='filter'), 'within'),
+    (dict(within='2:4'), 'density=10'),
     (dict(seeds=0), 'seeds'), (dict(prune=3), 'prune')], ids=str)
 def test_bad_arguments_of_the_experiment(how, said, monkeypatch):
     monkeypatch.setattr(Stack, 'train', lambda *args, **kwargs: pytest.fail('something was trained'))
