@@ -222,7 +222,7 @@ def step(self:Regrower)->bool: # have masks moved? Then the optimizer has nothin
     for k in self.average.keys() & grads.keys(): self.average[k].lerp_(grads[k], .1)
     due = self.growth.due(self.n) and all(g.isfinite().all() for g in grads.values())
     if due: self.move(grads)
-    if due or self.sp.dense:
+    if due or self.sp.dense or not self.sp.watches:
         self.sp.dense = False
         self.sp.drop_gradients()
     self.n += 1

@@ -214,6 +214,14 @@ def test_what_stays_keeps_its_weight_and_its_moments():
         assert same_bits(sp.weight(k)[stays], then[k][0][stays]) and stays.any()
         assert same_bits(regrower.opt.state[sp.weight(k)]['exp_avg'][stays], then[k][1][stays])
 
+@pytest.mark.parametrize('grow', GROW[1:])
+def test_a_loop_that_forgets_to_watch_keeps_its_zeros(grow):
+    watched,alone = begun(grow=grow),begun(grow=grow)
+    alone.sp.model.load_state_dict(watched.sp.model.state_dict())
+    for o in list(alone.sp.watches): o.remove()
+    for _ in zip(steps(watched), steps(alone)): assert nonzero_pruned(alone.sp)==0
+    assert not differing(everything(watched.sp.model), everything(alone.sp.model))
+
 @pytest.mark.parametrize('grow', GROW)
 def test_dense_gradients_only_where_they_are_needed(grow):
     regrower,dense = begun(grow=grow),[]
