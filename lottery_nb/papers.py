@@ -146,6 +146,13 @@ papers |= dict(
         '1902.09574'),
     evci2020=Paper('Evci, U.; Gale, T.; Menick, J.; Castro, P. S.; Elsen, E.', 2020,
         'Rigging the Lottery: Making All Tickets Winners', 'ICML 2020', '1911.11134'),
+    dettmers2019=Paper('Dettmers, T.; Zettlemoyer, L.', 2019,
+        'Sparse Networks from Scratch: Faster Training without Losing Performance', '', '1907.04840'),
+    liu2021dense=Paper('Liu, S.; Yin, L.; Mocanu, D. C.; Pechenizkiy, M.', 2021, 'Do We Actually Need Dense '
+        'Over-Parameterization? In-Time Over-Parameterization in Sparse Training', 'ICML 2021', '2102.02887',
+        name='Liu, Yin, Mocanu & Pechenizkiy 2021'),
+    lasby2024=Paper('Lasby, M.; Golubeva, A.; Evci, U.; Nica, M.; Ioannou, Y.', 2024,
+        'Dynamic Sparse Training with Structured Sparsity', 'ICLR 2024', '2305.02299'),
     su2020=Paper('Su, J.; Chen, Y.; Cai, T.; Wu, T.; Gao, R.; Wang, L.; Lee, J. D.', 2020,
         'Sanity-Checking Pruning Methods: Random Tickets can Win the Jackpot', 'NeurIPS 2020', '2009.11094'),
     lee2021=Paper('Lee, J.; Park, S.; Mo, S.; Ahn, S.; Shin, J.', 2021,
