@@ -185,7 +185,8 @@ class SearchPlan:
     def sparsifier(self, learn):
         from_data = dict(data=learn.dls, loss=learn.loss_func) if self.from_data else {}
         example = first_batch(learn.dls) if self.group else None
-        return Sparsifier(learn.model, **self.how, example=example, **from_data)
+        how = {**self.how, 'criteria': self.criterion.of_replicate(self.seed)} # random ones differ from seed to seed
+        return Sparsifier(learn.model, **how, example=example, **from_data)
     def bar(self, show): return progress_bar(show)
     def luck(self, r): return self.seed,r,'fit' # what the random numbers of a run are made from
 
