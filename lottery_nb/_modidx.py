@@ -423,6 +423,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'lottery_nb.connectivity._row_of': ('connectivity.html#_row_of', 'lottery_nb/connectivity.py'),
                                          'lottery_nb.connectivity._statistics': ( 'connectivity.html#_statistics',
                                                                                   'lottery_nb/connectivity.py'),
+                                         'lottery_nb.connectivity._taken': ('connectivity.html#_taken', 'lottery_nb/connectivity.py'),
                                          'lottery_nb.connectivity._tensors': ('connectivity.html#_tensors', 'lottery_nb/connectivity.py'),
                                          'lottery_nb.connectivity._told': ('connectivity.html#_told', 'lottery_nb/connectivity.py'),
                                          'lottery_nb.connectivity._walk': ('connectivity.html#_walk', 'lottery_nb/connectivity.py'),
