@@ -142,7 +142,7 @@ def check(self:AtInit):
     super(AtInit, self).check()
     self.ways = check_ways(ways_at_start if self.criteria is None else self.criteria, self.method)
     self.sparsities,self.seeds = check_compression(self.compression),check_seeds(self.seeds)
-    check_whole('batch_seeds', self.batch_seeds, 1)
+    for k in ('batch_seeds','n_batch'): check_whole(k, getattr(self, k), 1)
 
 @patch
 def try_out(self:AtInit):
@@ -259,6 +259,7 @@ def empty_layers(
     df:pd.DataFrame # from `collapse`
 )->pd.DataFrame: # columns: arm, round, density, compression, layer, emptied (part of the seeds, 0 to 1)
     "In how many of the seeds each layer has lost all its weights"
+    check_metric(df)
     rows = df[df.metric.str.startswith('kept in ')]
     if rows.empty: raise ArgumentError('df', df, "a table of `collapse`, with the metrics 'kept in …'")
     rows = rows.assign(layer=rows.metric.str.removeprefix('kept in '), emptied=(rows.value==0).astype(float))
@@ -320,7 +321,8 @@ def check(self:MissingTheMark):
     "Replaces names and numbers by what they mean. Raises `ArgumentError` for those that can't be right"
     if self.criteria is None: self.criteria = ways_that_miss
     super(MissingTheMark, self).check()
-    self.after = check_ways({'after training': self.trained}, self.method)
+    try: self.after = check_ways({'after training': self.trained}, self.method)
+    except ArgumentError as e: raise type(e)('trained', e.value, e.expected) from None
     if 'after training' in self.ways: raise ArgumentError('criteria', self.criteria, "none called 'after training'")
 
 # %% ../nbs/20_at_init.ipynb #b069454d

@@ -423,8 +423,13 @@ def test_after_training_the_first_weights_are_those_before_it(name):
     (lambda: collapse(tiny, digits_dls(), n_steps=3), 'n_steps=3.*n_step'),
     (lambda: collapse(tiny(), digits_dls()), 'a function without arguments'),
     (lambda: collapse(tiny, digits_dls(), layers='2'), "layers='2'"),
-    (lambda: missing_the_mark(tiny, digits_dls(), trained='snp'), "criteria='snp'"),
-    (lambda: empty_layers(as_table([])), 'a table of `collapse`'),
+    (lambda: missing_the_mark(tiny, digits_dls(), trained='snp'), "trained='snp'"),
+    (lambda: missing_the_mark(tiny, digits_dls(), trained=('snip','globl')), "trained='globl'"),
+    (lambda: collapse(tiny, digits_dls(), 'random', n_batch='8'), "n_batch='8'"),
+    (lambda: collapse(tiny, digits_dls(), compression=16), 'compression=16: .*at most 15'),
+    (lambda: empty_layers(as_table([])), 'it has no rows'), (lambda: plot_collapse(None), 'df=None'),
+    (lambda: empty_layers(as_table([dict(arm='dense', seed=0, round=0, density=1, epoch=0, step=0, metric='loss', value=1)])),
+     'a table of `collapse`'),
 ])
 def test_bad_input_raises_before_anything_is_trained(call, match, monkeypatch):
     def never(*args, **kwargs): raise AssertionError('trained')

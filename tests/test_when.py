@@ -300,6 +300,17 @@ def test_masks_that_never_stand_still_are_said():
     assert set(df[df.metric=='stop'].value)=={60}
     for s in (0,1): assert at_end(df, 'early_bird', s, 1)==at_end(df, 'one_shot', s, 1)==at_end(df, 'ticket', s, 1)
 
+def test_random_early_birds_are_others_for_each_seed():
+    df = early_bird(small, DATA, 2, 70, 1, .1, 3, 10, criteria='random', **HOW)
+    for s in (0,1): assert at_end(df, 'early_bird', s, 1)==at_end(df, 'ticket', s, 1)
+
+def test_small_parts_of_a_sparsity_are_nobodys_fractions():
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        early_bird(small, DATA, 1, 5, 8, .9, 2, 30, **HOW)
+        with pytest.warns(UserWarning, match='sparsities=0.5 means') as told: retraining(small, DATA, [.5], [10], 1, **HOW)
+    assert len(told)==1
+
 @pytest.mark.parametrize('arm', ['ticket', 'lr_rewind', 'finetune'])
 def test_each_way_of_retraining_is_what_a_plain_loop_gives(arm):
     df = retraining(small, DATA, [50,80], [20,100], [2,4], **HOW)
@@ -320,9 +331,11 @@ def test_each_way_of_retraining_is_what_a_plain_loop_gives(arm):
     last = df[df.arm==arm].step.max()
     assert last==(60 if arm=='ticket' else 120) and set(df.retrained)=={12,60}
 
-def test_rewound_weights_are_lottery_curves_tickets():
-    df = retraining(small, DATA, [60], [50], 2, arms='ticket', **HOW)
-    curve = lottery_curve(small, DATA, 2, prune=[60], arms='ticket', rewind='30it', lr_schedule=steps_down, **HOW)
+@pytest.mark.parametrize('criteria', ['large_final','random'])
+def test_rewound_weights_are_lottery_curves_tickets(criteria):
+    df = retraining(small, DATA, [60], [50], 2, arms='ticket', criteria=criteria, **HOW)
+    how = HOW | dict(lr_schedule=steps_down, criteria=criteria)
+    curve = lottery_curve(small, DATA, 2, prune=[60], arms='ticket', rewind='30it', **how)
     for s in (0,1): assert at_end(df, 'ticket', s, 1)==at_end(curve, 'ticket', s, 1)
     assert len(summarise(df)) and len(plot_retraining(df).axes)==1
     assert set(summarise(df[df.retrained==30]).arm)=={'dense','ticket'}
@@ -387,6 +400,10 @@ def test_a_replicate_that_is_not_finite_is_named_and_left_out(run):
 @pytest.mark.parametrize('run, match', [
     (lambda: early_bird(small, DATA, sparsity=100, **HOW), 'sparsity=100'),
     (lambda: early_bird(small, DATA, rounds=0, **HOW), 'rounds=0'),
+    (lambda: early_bird(small, DATA, every=61, **HOW), 'every=61: expected at most 60'),
+    (lambda: early_bird(small, DATA, granularity='2:4', every=5, **HOW), '^sparsity=80.*: expected at most 50'),
+    (lambda: retraining(small, DATA, [20,80], granularity='2:4', **HOW), 'sparsities=.*: expected at most 50'),
+    (lambda: retraining(small, DATA, [{'1.weight': 50}], **HOW), 'sparsities='),
     (lambda: early_bird(small, DATA, patience=3, **HOW), 'patience=3: expected at most 2'),
     (lambda: early_bird(small, DATA, threshold=0, every=5, **HOW), 'threshold=0'),
     (lambda: early_bird(small, DATA, n_stepp=5), 'n_stepp=5'),
@@ -425,4 +442,5 @@ def test_progress_goes_up_and_ends():
 @pytest.mark.parametrize('plot', [plot_early_bird, plot_retraining, plot_rewind_grid])
 def test_plots_say_which_table_they_take(plot):
     df = lottery_curve(small, DATA, 1, prune=[50], arms=[], **HOW)
-    with pytest.raises(ValueError, match='df=.*a table of'): plot(df)
+    for o in (df, None):
+        with pytest.raises(ValueError, match='df=.*a table of'): plot(o)
