@@ -135,7 +135,7 @@ def _ends(a, b, model)->tuple: # a network to try points in, and the tensors of 
         if diff: raise ArgumentError(name, type(o).__name__, expected)
     for k,t in ends[0].items():
         if (kind := ends[1].get(k, t).dtype)!=t.dtype:
-            raise ArgumentError('b', type(b).__name__, f'numbers of the same type as in a: {k} is {kind}, not {t.dtype}')
+            raise ArgumentError('b', type(b).__name__, f'numbers of the same type as a: {k} is {kind}, not {t.dtype}')
     now = named_tensors(net)
     return net, *({k: t.detach().to(now.get(k, t).device, copy=True) for k,t in end.items()} for end in ends)
 

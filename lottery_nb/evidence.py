@@ -17,8 +17,8 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 from .arms import arms as all_arms
-from .core import (ArgumentError, ArgumentTypeError, better_when_lower, check_choice, check_number, check_whole,
-                             table_columns)
+from .core import (ArgumentError, ArgumentTypeError, better_when_lower, check_choice, check_number,
+                             check_whole, table_columns)
 
 # %% ../nbs/13_evidence.ipynb #5e14c9ed
 def mean_interval(
@@ -380,9 +380,9 @@ def step_axis(
     "Makes a log axis that has room for step 0, with the steps as its ticks"
     ticks = sorted(set(steps))
     first = next((o for o in ticks if o), 1)
-    ax.set_xscale('symlog', linthresh=first)
+    ax.set_xscale('symlog', linthresh=first, linscale=.4) # from 0 to the first, less than half of a power of ten
     ax.set(xlim=(-.15*first if ticks[0]<first else .8*first, max(first, ticks[-1])*1.2), xlabel=label)
-    ax.set_xticks(ticks, [f'{o:g}' for o in ticks])
+    ax.set_xticks(ticks, [f'{o:g}' for o in ticks], fontsize=8 if len(ticks)>5 else None)
     ax.minorticks_off()
 
 # %% ../nbs/13_evidence.ipynb #885d6ea8

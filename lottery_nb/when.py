@@ -280,7 +280,8 @@ def _curve(name, value, *args, **kwargs): # of the argument that says how much i
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', 'prune=') # these percentages are nobody's words
             c = Curve(*args, **kwargs)
-    except ArgumentError as e: raise (ArgumentError(name, value, e.expected) if e.name.startswith('prune=') else e) from None
+    except ArgumentError as e:
+        raise (ArgumentError(name, value, e.expected) if e.name.startswith('prune=') else e) from None
     if c.when=='init': raise ArgumentError('when', 'init', "'trained': these masks are of networks that are trained")
     return c
 

@@ -469,7 +469,7 @@ class Other(nn.Sequential): pass
     (lambda: barrier(net(), net(), (TRAIN, VALID), norm='reset'), "norm='reset'"),
     (lambda: barrier(net(), net(), (TRAIN, VALID), loss=3), 'loss=3'),
     (lambda: barrier(net(), net(), (TRAIN, VALID), n_batch=0), 'n_batch=0'),
-    (lambda: barrier(net(), net().double(), (TRAIN, VALID)), 'b=.*numbers of the same type.*float64, not torch.float32'),
+    (lambda: barrier(net(), net().double(), (TRAIN, VALID)), 'b=.*of the same type.*float64, not torch.float32'),
     (lambda: barrier(net(), net(), (data(0, 0), VALID)), 'data=.*at least one'),
     (lambda: barrier(net(), net(), (TRAIN, (VALID[0], VALID[1][:9]))), r'data=.*\(9,\).*as many targets'),
     (lambda: barrier(net(), net(), (TRAIN, (VALID[0][:,:,:3], VALID[1]))), 'data=.*that the network and the loss take'),

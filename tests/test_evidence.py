@@ -57,10 +57,10 @@ def test_what_is_not_finite_does_not_count(far):
     broken = df.assign(value=df.value.where((df.arm!='ticket') | (df.seed!=1), far))
     t = summarise(broken).set_index('arm')
     assert t.loc['ticket',['seeds','pairs']].tolist()==[2,2] and t.loc['ticket','difference']==pytest.approx(.015)
-    assert early_stop(broken)[['arm','seed']].values.tolist()==[['dense',0],['dense',1],['dense',2],['ticket',0],['ticket',2]]
+    assert early_stop(broken).seed.tolist()==[0,1,2,0,2]
     with pytest.raises(ValueError, match='a number in some run'): summarise(df.assign(value=far))
 
-@pytest.mark.parametrize('by, told', [(['lr'], 'by=.*the name of a further'), (3, 'by=3'), ('arm', "by='arm': expected a further"),
+@pytest.mark.parametrize('by, told', [(['lr'], 'by=.*the name of a further'), (3, 'by=3'), ('arm', "by='arm'.*further"),
     ('lr', 'value in every row'), ('nope', 'with the column nope'), ('seeds', "by='seeds'.*rename it")])
 def test_a_further_column_is_one(by, told):
     df = by_hand({('dense',0): [.9,.92], ('ticket',1): [.91,.95]})

@@ -4,10 +4,11 @@ import numpy as np, pandas as pd, pytest, torch
 import torch.nn.functional as F
 from fastai.basics import Callback, CrossEntropyLossFlat, Learner, accuracy
 from fastai.callback.all import CSVLogger, EarlyStoppingCallback, GradientAccumulation, SaveModelCallback
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from torch import nn
 
 from lottery_nb.callback import SparsifyCallback
-from lottery_nb.core import seed_of, seeded
+from lottery_nb.core import as_table, seed_of, seeded
 from lottery_nb.criteria import large_final
 from lottery_nb.curves import lottery_curve
 from lottery_nb.data import digits_dls
@@ -308,7 +309,8 @@ def test_small_parts_of_a_sparsity_are_nobodys_fractions():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         early_bird(small, DATA, 1, 5, 8, .9, 2, 30, **HOW)
-        with pytest.warns(UserWarning, match='sparsities=0.5 means') as told: retraining(small, DATA, [.5], [10], 1, **HOW)
+        with pytest.warns(UserWarning, match='sparsities=0.5 means') as told:
+            retraining(small, DATA, [.5], [10], 1, **HOW)
     assert len(told)==1
 
 @pytest.mark.parametrize('arm', ['ticket', 'lr_rewind', 'finetune'])
@@ -438,6 +440,19 @@ def test_progress_goes_up_and_ends():
         run(lambda done,total,comment: told.append((done, total)))
         done,total = zip(*told)
         assert len(set(total))==1 and list(done)==sorted(done) and .9*total[0]<=done[-1]<=total[0]
+
+@pytest.mark.parametrize('steps', [(0,5,10,20,50,100,200), (0,100,200,400,1000,2000,4000)], ids=str)
+def test_the_ticks_of_a_grid_do_not_touch(steps):
+    one = as_table(
+        dict(arm=a, seed=s, round=r, density=d, epoch=0, step=400, metric='accuracy', value=.9+s/99)
+        for a,r,d in (('dense',0,100.), ('ticket',1,50.), ('ticket',2,20.), ('ticket',3,5.)) for s in range(3))
+    df = pd.concat([one.assign(rewind=k) for k in steps])
+    fig = plot_rewind_grid(df)
+    canvas = FigureCanvasAgg(fig)
+    canvas.draw()
+    for ax in fig.axes:
+        boxes = [o.get_window_extent(canvas.get_renderer()) for o in ax.get_xticklabels()]
+        assert len(boxes)==7 and all(b.x0-a.x1>2 for a,b in zip(boxes, boxes[1:]))
 
 @pytest.mark.parametrize('plot', [plot_early_bird, plot_retraining, plot_rewind_grid])
 def test_plots_say_which_table_they_take(plot):
