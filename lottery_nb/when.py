@@ -88,7 +88,8 @@ def before_train(self:EarlyBird):
     if self.W_t is not None or self.point.kind=='lr': return
     n,now = len(self.dls.train),self.step if self.point.kind=='step' else self.epochs
     end = now + (self.n_epoch-self.epoch)*(n if self.point.kind=='step' else 1)
-    if not now<=self.point.at<end:
+    more = any(not p.requires_grad for p in self.model.parameters()) # such as the first half of `fine_tune`
+    if not now<=self.point.at<(math.inf if more else end):
         raise ArgumentError('rewind', self.rewind, f"a point of this fit, {self.point.kind} {now} to {end-1}, or 'lr'")
 
 @patch

@@ -176,6 +176,12 @@ def test_fits_go_on_and_another_network_begins_anew():
     other.fit(9, cbs=cb)
     assert cb.found==2 and cb.ticket!=before and [o['step'] for o in cb.drawings]==[4,8,12]
 
+def test_the_rewind_point_may_be_in_the_second_half_of_fine_tune():
+    def halves(m): return [[p for k,p in m.named_parameters() if k[:4]!='head'], list(m.head.parameters())]
+    learn,cb,watch = learner(splitter=halves),bird(60, threshold=1, patience=2, rewind=2),Watch()
+    with pytest.warns(UserWarning, match='the rewind point 2 was not reached'): learn.fine_tune(6, cbs=[cb, watch])
+    assert cb.found==2 and not differing(cb.ticket.state, masked(watch.before[8], cb.masks))
+
 def test_by_steps():
     cb,learn = bird(threshold=1, patience=4, every=3),learner()
     learn.fit(9, cbs=cb)
