@@ -163,6 +163,8 @@ def mask_distance(
     b:Tensor # of the same units
 )->float: # 0 to 1
     "The share of the units that one mask keeps and the other doesn't"
+    expected = f'a mask of the units of a, {list(a.shape)}'
+    if a.shape!=b.shape or not len(a): raise ArgumentError('b', list(b.shape), expected)
     return int((a!=b).sum())/len(a)
 
 def farthest(
@@ -508,6 +510,7 @@ def _panels(df, column, told, metric, figsize, labels=None):
     "A figure with a panel for each round: what's reached in the end over a column, an arm a line"
     found,metric = summarise(df, metric, by=column),check_metric(df, metric)
     rounds = sorted({*found['round']}-{0})
+    if not rounds: raise ArgumentError('df', df, 'a table of networks that were pruned, beside dense ones')
     fig = Figure(figsize=figsize or (1.8+2.8*len(rounds), 3), layout='constrained')
     for ax,r in zip(fig.subplots(1, len(rounds), squeeze=False)[0], rounds):
         here = found[found['round'].isin([0,r])]

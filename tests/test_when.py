@@ -16,8 +16,8 @@ from lottery_nb.evidence import summarise
 from lottery_nb.schedules import iterative
 from lottery_nb.stacked import Stack
 from lottery_nb.ticket import Ticket
-from lottery_nb.when import (EarlyBird, early_bird, plot_early_bird, plot_retraining, plot_rewind_grid, retraining,
-                             rewind_grid, steps_down)
+from lottery_nb.when import (EarlyBird, early_bird, mask_distance, plot_early_bird, plot_retraining, plot_rewind_grid,
+                             retraining, rewind_grid, steps_down)
 from models import ConvNet, copied, differing, everything, few_batches, masked, mlp, quiet
 
 def learner(model=None, seed=0, n=4, path=None, **kwargs):
@@ -181,6 +181,10 @@ def test_the_rewind_point_may_be_in_the_second_half_of_fine_tune():
     learn,cb,watch = learner(splitter=halves),bird(60, threshold=1, patience=2, rewind=2),Watch()
     with pytest.warns(UserWarning, match='the rewind point 2 was not reached'): learn.fine_tune(6, cbs=[cb, watch])
     assert cb.found==2 and not differing(cb.ticket.state, masked(watch.before[8], cb.masks))
+
+def test_a_distance_is_of_the_same_units():
+    with pytest.raises(ValueError, match=r'b=\[3\]: expected a mask of the units of a, \[4\]'):
+        mask_distance(torch.ones(4).bool(), torch.ones(3).bool())
 
 def test_by_steps():
     cb,learn = bird(threshold=1, patience=4, every=3),learner()
@@ -463,5 +467,5 @@ def test_the_ticks_of_a_grid_do_not_touch(steps):
 @pytest.mark.parametrize('plot', [plot_early_bird, plot_retraining, plot_rewind_grid])
 def test_plots_say_which_table_they_take(plot):
     df = lottery_curve(small, DATA, 1, prune=[50], arms=[], **HOW)
-    for o in (df, None):
+    for o in (df, None, df.assign(rewind=0, retrained=5)):
         with pytest.raises(ValueError, match='df=.*a table of'): plot(o)
