@@ -142,14 +142,16 @@ def check(self:AtInit):
     super(AtInit, self).check()
     self.ways = check_ways(ways_at_start if self.criteria is None else self.criteria, self.method)
     self.sparsities,self.seeds = check_compression(self.compression),check_seeds(self.seeds)
-    check_whole('batch_seeds', self.batch_seeds, 1)
+    for k in ('batch_seeds','n_batch'): check_whole(k, getattr(self, k), 1)
 
 @patch
 def try_out(self:AtInit):
-    "Tries networks and criteria: makes the masks of the first seed. Raises `ArgumentError` if they can't be made"
+    "Tries networks and criteria: makes the masks of a first seed. Raises `ArgumentError` if they can't be made"
     super(AtInit, self).try_out()
-    self.unpruned,seed = Sparsifier(self.net, layers=self.layers).masks,self.seeds[0]
-    self.first_masks = {k: {seed: self.masks_of(self.network(seed), way, seed)} for k,way in self.ways.items()}
+    def is_finite(seed): return all(p.isfinite().all() for p in self.network(seed).parameters())
+    self.first_seed = seed = next(filter(is_finite, self.seeds), self.seeds[0])
+    self.unpruned,net = Sparsifier(self.net, layers=self.layers).masks,self.network(seed)
+    self.first_masks = {k: {seed: self.masks_of(net, way, seed)} for k,way in self.ways.items()}
 
 @patch(as_prop=True)
 def settings(self:AtInit)->dict:
@@ -259,12 +261,16 @@ def empty_layers(
     df:pd.DataFrame # from `collapse`
 )->pd.DataFrame: # columns: arm, round, density, compression (powers of ten), layer, emptied (part of the seeds)
     "In how many of the seeds each layer has lost all its weights"
+    check_metric(df)
     rows = df[df.metric.str.startswith('kept in ')]
     if rows.empty: raise ArgumentError('df', df, "a table of `collapse`, with the metrics 'kept in …'")
     rows = rows.assign(layer=rows.metric.str.removeprefix('kept in '), emptied=(rows.value==0).astype(float))
     means = dict(density=('density','mean'), emptied=('emptied','mean'))
     found = rows.groupby(['arm','round','layer'], sort=False).agg(**means).reset_index()
-    return found.assign(compression=(2-np.log10(found.density)).round(2))
+    return found.assign(compression=_powers(found.density).round(2))
+
+def _powers(density): # percent -> powers of ten; infinity where nothing is kept
+    with np.errstate(divide='ignore'): return 2-np.log10(density)
 
 # %% ../nbs/20_at_init.ipynb #f75d4f96
 def plot_collapse(
@@ -275,12 +281,13 @@ def plot_collapse(
     "Draws a metric in the end over compression with 95 % intervals over seeds, and which layers are empty in how many"
     empty,metric = empty_layers(df),check_metric(df, metric, ('test_accuracy','accuracy','valid_loss'))
     found = summarise(df, metric)
-    found = found.assign(compression=2-np.log10(found.density))
+    found = found.assign(compression=_powers(found.density))
+    most = found.compression[found.density>0].max()
     arms = [o for o in dict.fromkeys(df.arm) if o!='dense']
     fig = Figure(figsize=figsize, layout='constrained')
     left,right = fig.subplots(1, 2, width_ratios=(1.3,1))
     for _,row in found[found.arm=='dense'].iterrows():
-        draw_across(left, row, (0, found.compression.max()), metric, arms)
+        draw_across(left, row, (0, most), metric, arms)
     draw_arms(left, found[found.arm!='dense'], 'compression', metric, arms)
     left.set_xlabel('compression, power of ten')
     left.legend(fontsize=8, frameon=False)
@@ -290,7 +297,7 @@ def plot_collapse(
 def _draw_empty(ax, df, empty, arms):
     "A heat map, criteria by compressions: in which part of the seeds a layer is empty, and which layers"
     rows = df[df.metric.str.startswith('kept in ')]
-    any_empty = (rows.value==0).groupby([rows.arm, (2-np.log10(rows.density)).round(2), rows.seed]).any()
+    any_empty = (rows.value==0).groupby([rows.arm, _powers(rows.density).round(2), rows.seed]).any()
     share,at = any_empty.groupby(level=[0,1]).mean().unstack().loc[arms],empty.groupby(['arm','compression'])
     powers = list(share.columns)
     ax.imshow(share, cmap='Reds', vmin=0, vmax=1.3, aspect='auto')
@@ -320,8 +327,24 @@ def check(self:MissingTheMark):
     "Replaces names and numbers by what they mean. Raises `ArgumentError` for those that can't be right"
     if self.criteria is None: self.criteria = ways_that_miss
     super(MissingTheMark, self).check()
-    self.after = check_ways({'after training': self.trained}, self.method)
+    try: self.after = check_ways({'after training': self.trained}, self.method)
+    except ArgumentError as e: raise type(e)('trained', e.value, e.expected) from None
     if 'after training' in self.ways: raise ArgumentError('criteria', self.criteria, "none called 'after training'")
+
+@patch
+def try_out(self:MissingTheMark):
+    "Tries inverted scores too, and what makes masks after training. Raises `ArgumentError` if they can't be made"
+    super(MissingTheMark, self).try_out()
+    seed = self.first_seed
+    net,tried = self.network(seed),{}
+    for name,way in (self.ways | self.after).items():
+        try:
+            if name in self.after: self.masks_of(net, way, seed)
+            tried[name] = {seed: self.masks_of(net, (inverted(way[0]), way[1]), seed)}
+        except ArgumentError as e:
+            k,o = ('trained',self.trained) if name in self.after else ('criteria',name)
+            raise ArgumentError(k, o, f'what can be scored, with inverted scores too: {e}') from e
+    self.first_turned = {k: tried[k] for k in self.ways}
 
 # %% ../nbs/20_at_init.ipynb #b069454d
 @patch
@@ -331,9 +354,9 @@ def arms_of(self:MissingTheMark,
     nets:dict # seed -> network that's pruned, trained or not
 )->Iterator: # of (name of an arm, the round, seed -> `Ticket`)
     "The arms that test a way to prune: its tickets, two changes of them, and what its inverted scores keep"
-    criterion,method = way
-    tested = {s: self.first_masks.get(name, {}).get(s) or self.masks_of(net, way, s) for s,net in nets.items()}
-    turned = {s: self.masks_of(net, (inverted(criterion), method), s) for s,net in nets.items()}
+    both = (way, self.first_masks), ((inverted(way[0]), way[1]), self.first_turned)
+    tested,turned = ({s: made.get(name, {}).get(s) or self.masks_of(net, o, s) for s,net in nets.items()}
+                     for o,made in both)
     for r in range(1, len(self.sparsities)+1):
         tickets,others = ({s: self.begin(s, o[r-1], r) for s,o in masks.items()} for masks in (tested, turned))
         yield 'ticket', r, tickets
@@ -384,14 +407,15 @@ def plot_missing(
     fig = Figure(figsize=figsize or (4.2*len(rounds), 1+.42*len(names)), layout='constrained')
     scale,axs = metric_scale(metric),fig.subplots(1, len(rounds), squeeze=False, sharey=True)[0]
     for ax,r in zip(axs, rounds):
+        here = table[table['round']==r]
         for i,arm in enumerate(arms):
-            rows = table[(table['round']==r) & (table.arm==arm)].set_index('criterion').loc[names]
+            rows = here[here.arm==arm].set_index('criterion').reindex(names) # all seeds of one may be lost
             at = np.arange(len(names)) + .22*(i-(len(arms)-1)/2)
             style = dict(arm_style(arm, arms), ls='', elinewidth=1.2, label=arm_label(arm))
             ax.errorbar(-scale*rows.difference, at, xerr=scale*rows.difference_interval, **style)
         ax.axvline(0, color='#555555', lw=1)
         ax.set(yticks=range(len(names)), yticklabels=names)
-        ax.set_title(f'{rows.density.mean():.3g} % of the weights', fontsize=10)
+        ax.set_title(f'{here.density.mean():.3g} % of the weights', fontsize=10)
     axs[0].invert_yaxis()
     axs[-1].legend(fontsize=8, frameon=False, loc='upper left', bbox_to_anchor=(1,1))
     what = axis_label(metric).replace(', percent', ', points')

@@ -160,8 +160,10 @@ def in_turn(
     *arms # names or `Arm`s, at least one: the first is applied first
 )->Arm: # not in the registry: give it to `arms=` itself
     "An arm that applies several in turn, with the same seed. Its name has all of theirs"
-    parts = [check_arms(o)[0] for o in arms]
+    parts = [o for given in arms for o in check_arms(given)]
     if not parts: raise ArgumentError('arms', arms, 'at least one arm')
+    if late := [o for o in parts[1:] if o.begins=='trained']:
+        raise ArgumentError('arms', late[0], 'arms of which only the first begins with trained weights')
     def several(ticket, seed, model):
         for o in parts: ticket = o.begin(ticket, seed, model)
         return ticket
@@ -200,9 +202,14 @@ def deconstruct(
     All of a criterion and round have the mask of the ticket there, whose pruned weights are 0. Raises `ArgumentError`,
     before any training, for what `lottery_curve` doesn't take. Source: Zhou et al. 2019"""
     wheres = [check_choice('pruned_to', o, ['zero','init']) for o in listify(pruned_to)]
+    if not wheres: raise ArgumentError('pruned_to', pruned_to, "'zero', 'init' or both")
+    try: kept_arms = check_arms(kept)
+    except ArgumentError as e: raise type(e)('kept', e.value, e.expected) from None
+    if not kept_arms: raise ArgumentError('kept', kept, 'at least one arm')
+    if 'init' in wheres and (own := [o for o in kept_arms if o.begins=='trained']):
+        raise ArgumentError('kept', own[0], "arms that begin with W_t or fresh weights with pruned_to='init'")
     actions = [in_turn('pruned_to_init', *[o]*(o.name!='ticket')) if p=='init' else o
-               for p in wheres for o in check_arms(kept)]
-    if not actions: raise ArgumentError('kept', kept, 'at least one arm')
+               for p in wheres for o in kept_arms]
     check_absent(kwargs, arms='`kept` and `pruned_to` say them', keep='it gives a table')
     if not listify(criteria): raise ArgumentError('criteria', criteria, 'at least one')
     curves = {}

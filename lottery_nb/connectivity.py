@@ -26,7 +26,8 @@ from .core import (ArgumentError, ArgumentTypeError, as_table, check_absent, che
                              seeded, table_columns, warn)
 from .curves import Curve
 from .data import dls_by_name
-from .evidence import arm_label, draw_arms, finish_figure, mean_interval, step_axis, summarise
+from .evidence import (arm_label, check_metric, draw_arms, finish_figure, mean_interval, step_axis,
+                                 summarise)
 from .find import Search
 from .masks import (Masks, copy_model, growing_buffers, named_tensors, parameter_name, set_tensors_,
                               tensor_differences, unwrap)
@@ -84,7 +85,8 @@ def barrier(
     Source: Frankle et al. 2020, section 2, with 30 points; recalibrating: Jordan et al. 2023, REPAIR"""
     _check_walk(points, norm, loss)
     net,*ends = line_ends(a, b, model)
-    with progress_bar(progress) as move: return _walk(net, *ends, line_batches(data, n_batch), points, norm, loss, move)
+    batches = _taken(net, line_batches(data, n_batch), loss)
+    with progress_bar(progress) as move: return _walk(net, *ends, batches, points, norm, loss, move)
 
 # %% ../nbs/21_connectivity.ipynb #20ac6e47
 def _check_walk(points, norm, loss):
@@ -120,6 +122,7 @@ def _network(model, *others)->nn.Module:
     if made is None and not callable(model):
         raise ArgumentTypeError('model', model, 'a function that makes a network for these tickets, or a module')
     net = model() if made is None else copy_model(unwrap(made))
+    if not isinstance(net, nn.Module): raise ArgumentTypeError('model()', net, 'an nn.Module')
     return net.eval()
 
 def line_ends(
@@ -135,6 +138,9 @@ def line_ends(
         if kinds and kinds!=[type(m) for m in net.modules()]: diff = diff or 'other modules'
         expected = f'a network of the same architecture as the other one ({diff})'
         if diff: raise ArgumentError(name, type(o).__name__, expected)
+    for k,t in ends[0].items():
+        if (kind := ends[1].get(k, t).dtype)!=t.dtype:
+            raise ArgumentError('b', type(b).__name__, f'numbers of the same type as a: {k} is {kind}, not {t.dtype}')
     now = named_tensors(net)
     return net, *({k: t.detach().to(now.get(k, t).device, copy=True) for k,t in end.items()} for end in ends)
 
@@ -165,6 +171,8 @@ def line_batches(
     if not isinstance(data, (tuple,list)) or len(data) not in (2, 3): raise ArgumentTypeError('data', data, expected)
     def batches(part):
         whole = isinstance(part, (tuple,list)) and len(part)==2 and all(hasattr(o, 'shape') for o in part)
+        if whole and not 0<len(part[0])==len(part[1]):
+            raise ArgumentError('data', [tuple(o.shape) for o in part], 'as many targets as inputs, at least one')
         if whole: part = list(zip(*[torch.as_tensor(o).as_subclass(Tensor).split(256) for o in part]))
         try: return calibration_batches(part, n_batch)
         except TypeError as e: raise ArgumentTypeError('data', data, expected) from e
@@ -193,6 +201,15 @@ def _measured(net, batches, loss)->dict: # loss, and error (0 to 1) of classes
         found['error'] = found.get('error', 0.) + float((out.argmax(1)!=y).double().mean())*len(xs[0])/n
     return dict.fromkeys(found, math.nan) if math.isnan(found['loss']) else found
 
+def _taken(net, batches, loss)->dict: # `batches`
+    "Raises `ArgumentError` unless network and loss take the first batch of each part"
+    for part in batches.values():
+        try: _measured(net, part[:1], loss)
+        except (TypeError,ValueError,IndexError,RuntimeError) as e:
+            shapes = [tuple(t.shape) for o in part[0] for t in o if isinstance(t, Tensor)]
+            raise ArgumentError('data', shapes, f'inputs and targets that the network and the loss take: {e}') from e
+    return batches
+
 # %% ../nbs/21_connectivity.ipynb #d2064a55
 def _norms(net): # name -> module with running statistics
     return {n: m for n,m in net.named_modules() if isinstance(m, _NormBase) and m.running_mean is not None}
@@ -205,12 +222,18 @@ def recalibrate_(
     batches, # inputs of the training data, each a tuple
     run:Callable|None=None # what's called with them instead of `net`, such as a stack of such networks
 ):
-    "Computes the running statistics of norms anew, as means over the batches; all else stays in eval mode"
+    """Computes the running statistics of norms anew, as means over the items; all else stays in eval mode.
+
+    A batch of one item has no variance: it's left out unless it's the first"""
     norms = _norms(net).values()
     before = [m.momentum for m in norms]
     for m in norms: m.train()
-    for i,xs in enumerate(batches if norms else ()):
-        for m in norms: m.momentum = 1/(i+1)
+    seen = 0
+    for xs in batches if norms else ():
+        n = xs[0].shape[0 if run is None else 1] # in a stack, networks come first
+        if n==1 and seen: continue
+        seen += n
+        for m in norms: m.momentum = n/seen
         (run or net)(*xs)
     for m,momentum in zip(norms, before):
         m.momentum = momentum
@@ -226,6 +249,7 @@ def plot_line(
     for o in lines.values() if several else [lines]:
         if not isinstance(o, Barrier): raise ArgumentTypeError('lines', o, 'a Barrier, or a dict of them')
     named = dict(lines) if several else {'': lines}
+    if not named: raise ArgumentError('lines', lines, 'at least one Barrier')
     shown = [k for k in ('error','loss') if all(k in o.table for o in named.values())]
     fig = Figure(figsize=figsize or (4*len(shown)+1, 2.8), layout='constrained')
     for ax,k in zip(fig.subplots(1, len(shown), squeeze=False)[0], shown):
@@ -469,8 +493,12 @@ def stability(
     names = [check_choice('part', part, {'valid': '', 'test': 'test_'})+o for o in ('error_barrier','accuracy')]
     if missing := set(names) - set(wide):
         raise ArgumentError('df', df, f"a table of instability with classes; it has no {', '.join(missing)}")
-    density,rows = df.groupby(['rewind','arm','round']).density.mean(),[]
+    wide,density,rows = wide.dropna(subset=names),df.groupby(['rewind','arm','round']).density.mean(),[]
+    at = {o[:3] for o in wide.index}
+    if missing := [k for k,*_ in at if (k,'dense',0) not in at]:
+        raise ArgumentError('df', df, f'a table with dense networks at every point: at {missing[0]} there are none')
     for k,arm,r in df[['rewind','arm','round']].drop_duplicates().itertuples(index=False):
+        if (k,arm,r) not in at: continue
         o = wide.loc[k, arm, r]
         high,right = (o[name] for name in names)
         behind = (wide.loc[k, 'dense', 0][names[1]].reindex(o.index)-right).dropna()
@@ -514,7 +542,9 @@ def plot_instability(
     Raises `ArgumentError` for metrics or a round that aren't there.
 
     Source: the shape of the figures of Frankle et al. 2020"""
+    check_metric(df), check_number('stable', stable, 0, 1)
     metrics = [check_choice('metrics', o, list(df.metric.unique())) for o in listify(metrics)]
+    if not metrics: raise ArgumentError('metrics', metrics, 'at least one')
     last = df['round'].max() if round is None else round
     if last not in set(df['round']): raise ArgumentError('round', round, 'one that was measured')
     df,fig = df[df['round'].isin([0,last])],Figure(figsize=figsize or (4.5*len(metrics), 3.4), layout='constrained')
@@ -545,7 +575,7 @@ def barriers(self:Search,
         if not t.trained: raise ArgumentError('self', self, f'trained weights of round {t.meta["round"]}: it has none')
     _check_walk(points, norm, loss)
     walks = [line_ends(a, b, model) for a,b in zip(self.tickets, self.tickets[1:])]
-    batches,rows = line_batches(data, n_batch),[]
+    batches,rows = _taken(walks[0][0], line_batches(data, n_batch), loss),[]
     with progress_bar(progress) as move:
         for r,walk in enumerate(walks, 1):
             line = _walk(*walk, batches, points, norm, loss)
@@ -588,7 +618,8 @@ def top_eigenvalue(
         set_tensors_(net, a.with_pruned(a.trained or a.state))
     masks = {k: m.to(next(net.parameters())) for k,m in (a.masks if isinstance(a, Ticket) else {}).items()}
     params = {k: p.detach() for k,p in net.named_parameters() if p.requires_grad}
-    batches = list(placed_batches(line_batches(data, n_batch)['train'], net))
+    if not params: raise ArgumentError('a', type(a).__name__, 'a network with parameters that are trained')
+    batches = list(placed_batches(_taken(net, line_batches(data, n_batch), loss)['train'], net))
     n = sum(len(xs[0]) for xs,_ in batches)
 
     def product(v):

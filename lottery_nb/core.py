@@ -132,7 +132,8 @@ def check_number(
     above:float=-math.inf # a value that it has to be greater than
 )->float:
     "`value` as a float. Raises `ArgumentError` unless it's a number within these limits, and finite"
-    limits = f'greater than {above:g}' if above>-math.inf else f'from {least:g} to {most:g}'
+    limits = f'from {least:g} to {most:g}' if above==-math.inf else f'greater than {above:g}'
+    if above>-math.inf and most<math.inf: limits += f', at most {most:g}'
     expected = expected or f'a number {limits}'
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not is_number: raise ArgumentTypeError(name, value, f'a number, {expected}')

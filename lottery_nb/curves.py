@@ -163,7 +163,7 @@ def next_ticket(self:Curve, r:int, ticket:Ticket, now:dict, grads:dict, first:Ti
 def untrained(self:Curve, W_0:dict)->dict: # seed -> (tensors, gradients), of seed -> `Ticket`
     "What makes masks before training: W_0 and, if they're needed, its gradients on the first batch"
     states = [t.state for t in W_0.values()]
-    if 'grad' not in self.sp.criterion.needs: return {s: (o, {}) for s,o in zip(W_0, states)}
+    if not W_0 or 'grad' not in self.sp.criterion.needs: return {s: (o, {}) for s,o in zip(W_0, states)}
     run = Stack(self, list(W_0.values())).train([order_of(s, 0) for s in W_0], last=0, grads=True)
     return dict(zip(W_0, zip(states, run.grads)))
 
@@ -213,7 +213,10 @@ def run(self:_Batch)->_Batch: # itself
     ends = self.train(all_arms['dense'], W_0, 0, keep=[c.first])
     self.store(W_0, ends)
     W_t = {s: kept for s,(_,_,kept) in ends.items()}
-    if c.when=='init': ends,W_t = c.untrained(W_0),{s: t.state for s,t in W_0.items()}
+    if c.when=='init':
+        broken = {s for s,*_,step in self.lost if not step} # from their first weights on
+        W_0 = {s: t for s,t in W_0.items() if s not in broken}
+        ends,W_t = c.untrained(W_0),{s: t.state for s,t in W_0.items()}
     history = {o: (W_0, ends) for o in [ticket, *(o for o in c.arms if o.begins=='trained')]} # what makes masks
     for r in range(1, c.rounds+1):
         tickets = {o: {s: c.next_ticket(r, made[s], *end[:2], W_0[s], W_t[s]) for s,end in ends.items()}
@@ -240,7 +243,8 @@ def run(self:Curve): # the table; with keep='tickets' the table and the tickets
             return _Batch(self, seeds, lambda n,comment: bar(before+n, total, comment)).run()
         for o in as_many_as_fit(batch, self.seeds, self.batch_seeds): done.append(o)
     for seed,arm,r,step in (o for b in done for o in b.lost):
-        on = self.when=='trained' and (arm.name in ('dense','ticket') or arm.begins=='trained')
+        makes_masks = self.when=='trained' or not step # or there's nothing that could be pruned
+        on = makes_masks and (arm.name in ('dense','ticket') or arm.begins=='trained')
         goes = f', and from all rounds after {r}' if on else ''
         warn_lost(seed, f'{arm}, round {r}', step, goes)
     names = ['dense', *map(repr, self.arms)]

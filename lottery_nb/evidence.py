@@ -12,11 +12,13 @@ import math
 import numpy as np, pandas as pd
 from fastcore.basics import listify
 from matplotlib.figure import Figure
+from pandas.api.types import is_numeric_dtype
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 from .arms import arms as all_arms
-from .core import ArgumentError, better_when_lower, check_choice, check_number, check_whole, table_columns
+from .core import (ArgumentError, ArgumentTypeError, better_when_lower, check_choice, check_number,
+                             check_whole, table_columns)
 
 # %% ../nbs/13_evidence.ipynb #5e14c9ed
 def mean_interval(
@@ -29,7 +31,9 @@ def mean_interval(
     Intervals that hold `together` are as wide as Bonferroni has it, however their values depend on each other"""
     check_whole('together', together, 1)
     check_number('level', level, 0, math.nextafter(100, 0), 'more than 0 and less than 100 percent', above=0)
-    values = np.asarray(values, dtype=float)
+    try: values = np.asarray(values, dtype=float)
+    except (TypeError,ValueError) as e: raise ArgumentTypeError('values', values, 'numbers, one a seed') from e
+    if values.ndim!=1: raise ArgumentError('values', values, 'numbers, one a seed')
     n = len(values)
     mean = float(values.mean()) if n else math.nan
     if n<2 or np.allclose(values, mean, rtol=1e-12, atol=1e-12): return mean, math.nan
@@ -42,6 +46,16 @@ def _check_columns(df, *further)->pd.DataFrame: # `df`
     if missing:=[o for o in (*table_columns, *further) if o not in getattr(df, 'columns', ())]:
         raise ArgumentError('df', df, f"{named}; it has no {', '.join(missing)}")
     if not len(df): raise ArgumentError('df', df, f'{named}; it has no rows')
+    if not is_numeric_dtype(df.value): raise ArgumentTypeError('df', df, f'{named}; its values are no numbers')
+    return df
+
+def _finite(df, metric): return df[(df.metric==metric) & np.isfinite(df.value)]
+
+def _check_by(df, by)->pd.DataFrame: # `df`
+    "Raises `ArgumentError` unless the table has `by` as a further column, in every row"
+    if not isinstance(by, str): raise ArgumentTypeError('by', by, 'the name of a further column')
+    if by in table_columns: raise ArgumentError('by', by, f"a further column, beside {', '.join(table_columns)}")
+    if _check_columns(df, by)[by].isna().any(): raise ArgumentError('by', by, 'a column with a value in every row')
     return df
 
 def _check_table(df)->pd.DataFrame: # `df`
@@ -61,9 +75,10 @@ def early_stop(
     """The measured step with the lowest validation loss, of every run. Raises `ArgumentError` without such losses.
 
     Source: Frankle & Carbin 2019, section 2"""
-    losses = _check_table(df)[df.metric=='valid_loss'].dropna(subset='value').reset_index(drop=True)
+    losses = _finite(_check_table(df), 'valid_loss').reset_index(drop=True)
     if not len(losses): raise ArgumentError('df', df, 'a table with the metric valid_loss, and numbers in it')
-    rows = losses.loc[losses.groupby(['arm','seed','round'], sort=False).value.idxmin()]
+    lowest = losses.value==losses.groupby(['arm','seed','round']).value.transform('min')
+    rows = losses.loc[losses[lowest].groupby(['arm','seed','round'], sort=False).step.idxmin()]
     return rows.assign(metric='early_stop', value=rows.step.astype(float)).reset_index(drop=True)
 
 # %% ../nbs/13_evidence.ipynb #b42bee79
@@ -85,7 +100,7 @@ def _values(df, metric, step)->pd.DataFrame:
     "A row a run: arm, seed, round, density, step and the value that counts"
     if metric=='early_stop': return early_stop(df)
     if step is None: df = df[df.step==df.groupby(['arm','round']).step.transform('max')]
-    rows = df[df.metric==metric].dropna(subset='value')
+    rows = _finite(df, metric)
     if step is None: return rows
     if isinstance(step, str): check_choice('step', step, ['early_stop'])
     if step=='early_stop': return rows.merge(early_stop(df)[['arm','seed','round','step']])
@@ -96,8 +111,8 @@ def _values(df, metric, step)->pd.DataFrame:
 # %% ../nbs/13_evidence.ipynb #a5d7670a
 def _parts(metric, step)->dict:
     "Which part of the data a step was chosen on, and which is reported: columns of a finding"
-    chosen = 'valid' if 'early_stop' in (metric, step) else None
-    return dict(chosen_on=chosen, reported_on='test' if metric.startswith('test_') else 'valid')
+    chosen,part = 'valid' if 'early_stop' in (metric, step) else None,metric.partition('_')[0]
+    return dict(chosen_on=chosen, reported_on=part if part in ('train','test') else 'valid')
 
 # %% ../nbs/13_evidence.ipynb #0e8ecccc
 def summarise(
@@ -116,11 +131,11 @@ def summarise(
     which nothing differs, at most 5 % show anything. The `difference_interval`s hold together in 95 % of all tables
     (Bonferroni). One that excludes 0 is of a difference that is shown; Holm now and then shows one more, and then the
     finding says so. `interval` is for itself. At the last step a run that ended before others of its arm isn't counted.
-    With `by`, that column comes first, and all of its values are of one call. Raises `ArgumentError` for what isn't
-    there.
+    With `by`, that column comes first, and all of its values are of one call. Numbers that aren't finite don't count.
+    Raises `ArgumentError` for what isn't there.
 
     Source: Holm 1979"""
-    metric = check_metric(_check_table(df) if by is None else _check_columns(df, by), metric)
+    metric = check_metric(_check_table(df) if by is None else _check_by(df, by), metric)
     parts = {None: df} if by is None else dict(list(df.groupby(by, sort=False)))
     compared = [(k, *o) for k,rows in parts.items() for o in _compared(_check_table(rows), metric, step)]
     p = np.array([_p_value(pairs) for *_,pairs in compared])
@@ -131,6 +146,7 @@ def summarise(
         row = dict(row, mean=mean, interval=interval, seeds=len(values), versus=row['versus'], difference=difference)
         row |= dict(difference_interval=half, pairs=len(pairs), p=p[i], p_holm=p_holm[i], shown=bool(p_holm[i]<.05))
         row |= dict(comparisons=m, **_parts(metric, step))
+        if by in row: raise ArgumentError('by', by, 'a column that `summarise` has no other use for: rename it')
         where = '' if by is None else f'{k}: ' if isinstance(k, str) else f'{by} {k}: '
         found.append({**({} if by is None else {by: k}), **row, 'finding': where + _finding(row, metric)})
     return _with_attrs(found, df)
@@ -151,6 +167,8 @@ def _compared(df, metric, step)->list: # of (what's said of an arm and round, it
             row = dict(arm=arm, round=r, density=here.density.mean(), step=here.step.mean(), versus=versus)
             found.append((row, here.value, pairs))
     return found
+
+_testable = 'a table in which tickets and another arm have two seeds in common, and not the same difference in all'
 
 def _p_value(pairs)->float:
     "Of differences seed by seed, by the paired t-test; NaN where they have no interval"
@@ -232,13 +250,14 @@ def equivalent(
     comparisons, chosen_on, reported_on, finding`. Both p-values are Holm's, for all `comparisons` of the call. The
     `interval`s hold together in 90 % of all tables (Bonferroni): one of 90 % within the margins is what two one-sided
     tests at 5 % ask for. A loss, an error and a number of steps are worse if higher.
-    Raises `ArgumentError` for what isn't there, and if nothing can be compared.
+    Differences that are the same in all seeds can't be tested: there's no row for them. Raises `ArgumentError` for what
+    isn't there, and if nothing can be compared.
 
     Source: Schuirmann 1987; Holm 1979"""
     check_number('margin', margin, above=0)
     metric = check_metric(_check_table(df), metric)
     compared = [o for o in _compared(df, metric, step) if not math.isnan(_p_value(o[2]))]
-    if not compared: raise ArgumentError('df', df, 'a table in which tickets and another arm have two seeds in common')
+    if not compared: raise ArgumentError('df', df, _testable)
     tests = [ttost_paired(pairs, np.zeros(len(pairs)), -margin, margin) for *_,pairs in compared]
     side = 2 if _falls(metric) else 1 # of the two tests, the one that asks whether tickets are no worse
     (p_match,m),(p_no_worse,_) = _holm(np.array([o[0] for o in tests])),_holm(np.array([o[side][1] for o in tests]))
@@ -361,9 +380,9 @@ def step_axis(
     "Makes a log axis that has room for step 0, with the steps as its ticks"
     ticks = sorted(set(steps))
     first = next((o for o in ticks if o), 1)
-    ax.set_xscale('symlog', linthresh=first)
+    ax.set_xscale('symlog', linthresh=first, linscale=.4) # from 0 to the first, less than half of a power of ten
     ax.set(xlim=(-.15*first if ticks[0]<first else .8*first, max(first, ticks[-1])*1.2), xlabel=label)
-    ax.set_xticks(ticks, [f'{o:g}' for o in ticks])
+    ax.set_xticks(ticks, [f'{o:g}' for o in ticks], fontsize=8 if len(ticks)>5 else None)
     ax.minorticks_off()
 
 # %% ../nbs/13_evidence.ipynb #885d6ea8
@@ -413,7 +432,7 @@ def plot_curve(
     arms = [check_choice('arms', o, ['dense', *there]) for o in arms if o!='dense']
     fig = Figure(figsize=figsize or (4.5*len(panels), 3.4), layout='constrained')
     for ax,panel in zip(fig.subplots(1, len(panels), squeeze=False)[0], panels):
-        metric,step = panel if isinstance(panel, (tuple,list)) else (panel,None)
+        metric,step = panel if isinstance(panel, tuple|list) and len(panel)==2 else (panel,None)
         _panel(ax, df, check_metric(df, metric), step, arms)
     return finish_figure(fig, df)
 
@@ -430,7 +449,7 @@ def plot_differences(
     isn't in the table, and if nothing can be compared"""
     metric = check_metric(_check_table(df), metric)
     found = summarise(df, metric, step).dropna(subset='difference_interval')
-    if found.empty: raise ArgumentError('df', df, 'a table in which tickets and another arm have two seeds in common')
+    if found.empty: raise ArgumentError('df', df, _testable)
     unit,_,scale,*_ = _words(metric)
     names = in_order(df.arm)
     fig = Figure(figsize=figsize, layout='constrained')

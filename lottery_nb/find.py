@@ -185,7 +185,8 @@ class SearchPlan:
     def sparsifier(self, learn):
         from_data = dict(data=learn.dls, loss=learn.loss_func) if self.from_data else {}
         example = first_batch(learn.dls) if self.group else None
-        return Sparsifier(learn.model, **self.how, example=example, **from_data)
+        how = {**self.how, 'criteria': self.criterion.of_replicate(self.seed)} # random ones differ from seed to seed
+        return Sparsifier(learn.model, **how, example=example, **from_data)
     def bar(self, show): return progress_bar(show)
     def luck(self, r): return self.seed,r,'fit' # what the random numbers of a run are made from
 
@@ -704,7 +705,7 @@ def _halves(data, seed):
 class _Mixer:
     "Mixes trained weights under the mask of a ticket, and measures them on each half of some data"
     def __init__(self, ticket, model, data, metric, train_x, seed):
-        self.ticket,self.train_x = ticket,train_x
+        self.ticket,self.train_x = ticket,None if train_x is None else torch.as_tensor(train_x)
         if metric is not None and not callable(metric):
             raise ArgumentTypeError('metric', metric, 'a function of predictions and targets, or None: accuracy')
         self.metric = metric or (lambda preds, y: (preds.argmax(1)==y).double().mean())
@@ -731,7 +732,7 @@ class _Mixer:
         for k,m in self.ticket.masks.items(): new[k] = torch.where(m, new[k], 0)
         self.put(new)
         with seeded('pool'): # what drops out
-            if self.normed: update_bn(torch.as_tensor(self.train_x).split(256), self.net)
+            if self.normed: update_bn(self.train_x.tensor_split(-(-len(self.train_x)//256)), self.net)
         return {k: t if k in self.ticket.masks else named_tensors(self.net)[k].clone() for k,t in new.items()}
 
     def put(self, tensors):

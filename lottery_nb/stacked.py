@@ -66,7 +66,9 @@ Recipe.__init__ = known_keywords(Recipe.__init__)
 def check(self:Recipe):
     "Replaces names and numbers by what they mean. Raises `ArgumentError` for those that can't be right"
     if isinstance(self.data, str): self.data = dls_by_name(self.data)
-    elif callable(self.data): self.data = self.data()
+    elif callable(self.data):
+        try: self.data = self.data()
+        except TypeError as e: raise ArgumentTypeError('data', self.data, f'data or what gives them; {_said(e)}') from e
     if isinstance(self.model, str): self.model = partial(model_by_name, self.model, self.data)
     for k in ('n_step','bs'): check_whole(k, getattr(self, k), 1)
     if self.eval_every is None: self.eval_every = max(1, self.n_step//20)
@@ -80,7 +82,9 @@ def check(self:Recipe):
     if self.opt=='sgd': check_number('momentum', self.momentum, 0, math.nextafter(1, 0), 'from 0 to less than 1')
     given = self.lr_schedule
     self.factor = given if callable(given) else check_choice('lr_schedule', given, lr_schedules)
-    for t in (0., .5, .999): check_number(f'lr_schedule({t:g})', self.factor(t), 0)
+    try: factors = {t: self.factor(t) for t in (0., .5, .999)}
+    except TypeError as e: raise ArgumentTypeError('lr_schedule', given, f'a function of a number; {_said(e)}') from e
+    for t,o in factors.items(): check_number(f'lr_schedule({t:g})', o, 0)
     if check_whole('warmup', self.warmup)>self.n_step:
         raise ArgumentError('warmup', self.warmup, f'at most {self.n_step}, the number of steps')
     self.augment = [check_choice('augment', o, augmentations, Augmentation) for o in listify(self.augment)]
@@ -103,7 +107,12 @@ def network(self:Recipe,
     "The network that a seed begins with, on the CPU. Raises `ArgumentError` if `model` gives none"
     if isinstance(self.model, nn.Module) or not callable(self.model):
         raise ArgumentTypeError('model', self.model, 'a function without arguments that makes a network')
-    with seeded(seed, 'init'): net = self.model()
+    try:
+        with seeded(seed, 'init'): net = self.model()
+    except ArgumentError: raise # of a name that can't be
+    except TypeError as e:
+        expected = f'a function without arguments that makes a network; {_said(e)}'
+        raise ArgumentTypeError('model', self.model, expected) from e
     if not isinstance(net, nn.Module): raise ArgumentTypeError('model()', net, 'an nn.Module')
     return net.cpu()
 
@@ -259,7 +268,8 @@ class SeededDropout(TorchFunctionMode):
         shape = x.shape if fn is F.dropout else [*x.shape[:2], *[1]*(x.dim()-2)] # or whole channels
         places = torch.arange(math.prod(shape), device=x.device).view(shape)
         stays = _mixed(_mixed(places) ^ _mixed(self.key ^ self.n)) >= int(p*2**32)
-        return x*stays*(1/(1-p) if p<1 else 0.)
+        left = x*stays*(1/(1-p) if p<1 else 0.)
+        return x.copy_(left) if inplace else left
 
 def dropout_key(
     order:int # the number that the order of a network's batches depends on
@@ -548,6 +558,7 @@ def check_seeds(
     "The seeds as a list. Raises `ArgumentError` unless they're whole numbers of at least 0, each there once"
     if isinstance(seeds, str) or not np.iterable(seeds): return list(range(check_whole('seeds', seeds, 1)))
     found = [check_whole('seeds', o) for o in seeds]
+    if max(found, default=0)>=2**63: raise ArgumentError('seeds', max(found), 'less than 2**63, as a table has them')
     if not found or len(set(found))<len(found): raise ArgumentError('seeds', seeds, 'at least one, each once')
     return found
 

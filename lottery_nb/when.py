@@ -7,7 +7,7 @@ __all__ = ['retraining_arms', 'EarlyBird', 'mask_distance', 'farthest', 'early_b
            'retraining', 'plot_retraining', 'rewind_grid', 'plot_rewind_grid']
 
 # %% ../nbs/26_when.ipynb #676a8daf
-import inspect, math
+import inspect, math, warnings
 from collections.abc import Callable
 from itertools import product
 from types import SimpleNamespace
@@ -88,7 +88,8 @@ def before_train(self:EarlyBird):
     if self.W_t is not None or self.point.kind=='lr': return
     n,now = len(self.dls.train),self.step if self.point.kind=='step' else self.epochs
     end = now + (self.n_epoch-self.epoch)*(n if self.point.kind=='step' else 1)
-    if not now<=self.point.at<end:
+    more = any(not p.requires_grad for p in self.model.parameters()) # such as the first half of `fine_tune`
+    if not now<=self.point.at<(math.inf if more else end):
         raise ArgumentError('rewind', self.rewind, f"a point of this fit, {self.point.kind} {now} to {end-1}, or 'lr'")
 
 @patch
@@ -162,6 +163,8 @@ def mask_distance(
     b:Tensor # of the same units
 )->float: # 0 to 1
     "The share of the units that one mask keeps and the other doesn't"
+    expected = f'a mask of the units of a, {list(a.shape)}'
+    if a.shape!=b.shape or not len(a): raise ArgumentError('b', list(b.shape), expected)
     return int((a!=b).sum())/len(a)
 
 def farthest(
@@ -265,17 +268,23 @@ def early_bird(
     check_whole('rounds', rounds, 1)
     check_absent(kwargs, prune='`sparsity` and `rounds` say it', arms='it has its own', keep='it gives a table')
     prune = [100-100*(1-sparsity/100)**(r/rounds) for r in range(1, rounds)] + [sparsity]
-    c = _curve(model, data, seeds, prune=prune, arms=['ticket'], keep='tickets', **kwargs)
+    c = _curve('sparsity', sparsity, model, data, seeds, prune=prune, arms=['ticket'], keep='tickets', **kwargs)
     check_number('threshold', threshold, most=1, above=0, expected='a share, above 0 and up to 1')
     check_whole('patience', patience, 2)
     at = list(range(every := c.n_iter if every is None else check_whole('every', every, 1), c.n_step+1, every))
+    if not at: raise ArgumentError('every', every, f'at most {c.n_step}, the number of steps')
     if len(at)<patience: raise ArgumentError('patience', patience, f'at most {len(at)}, the number of masks')
     return _flown(c, SimpleNamespace(sparsity=sparsity, threshold=threshold, patience=patience, at=at), progress)
 
 # %% ../nbs/26_when.ipynb #94c36392
-def _curve(*args, **kwargs):
+def _curve(name, value, *args, **kwargs): # of the argument that says how much is pruned
     "What is asked for, as a curve, which checks it"
-    c = Curve(*args, **kwargs)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', 'prune=') # these percentages are nobody's words
+            c = Curve(*args, **kwargs)
+    except ArgumentError as e:
+        raise (ArgumentError(name, value, e.expected) if e.name.startswith('prune=') else e) from None
     if c.when=='init': raise ArgumentError('when', 'init', "'trained': these masks are of networks that are trained")
     return c
 
@@ -289,7 +298,7 @@ def _new_sparsifier(c):
 def _drawn(c, sp, seed, now, step, sparsity): # `now`: the seed's dense network after so many steps, name -> tensor
     "Its masks, and which of their units are kept, [units], bool; a criterion that reads data reads the next batches"
     set_tensors_(sp.model, now)
-    first = c.first_ticket(seed).state
+    sp.criterion,first = c.criterion.of_replicate(seed),c.first_ticket(seed).state
     sp.remembered = {need: {k: first[k].to(sp.weight(k)) for k in sp.layers} for need in sp.remembered}
     if sp.data is not None: sp.data = c.next_batches(seed, 0, step)
     masks = sp.draw(sparsity)
@@ -372,6 +381,7 @@ def plot_early_bird(
     figsize=(9,3.6) # inches
 )->Figure:
     "Draws the mean distances of masks over the dense training, and how well arms do over cost, with 95 % intervals"
+    check_metric(df)
     pairs = df[df.metric.str.startswith('distance_')]
     if pairs.empty: raise ArgumentError('df', df, 'a table of early_bird: it has no distances')
     pairs = pairs.assign(other=pairs.metric.str.removeprefix('distance_').astype(int))
@@ -425,10 +435,10 @@ def retraining(
     check_absent(kwargs, prune='`sparsities` say it', rewind='`lengths` say where from', keep='it gives a table')
     arms = list(dict.fromkeys(check_choice('arms', o, retraining_arms) for o in listify(arms)))
     if not arms: raise ArgumentError('arms', arms, f'some of {", ".join(retraining_arms)}')
-    rising = [check_sparsity('sparsities', o) for o in listify(sparsities)]
+    rising = [check_number('sparsities', check_sparsity('sparsities', o)) for o in listify(sparsities)]
     if not rising or any(b<=a for a,b in zip([0,*rising], rising)):
         raise ArgumentError('sparsities', sparsities, 'percentages that rise, from more than 0')
-    c = _curve(model, data, seeds, prune=rising, arms=[], lr_schedule=lr_schedule, **kwargs)
+    c = _curve('sparsities', sparsities, model, data, seeds, prune=rising, arms=[], lr_schedule=lr_schedule, **kwargs)
     lengths = [check_number('lengths', o, most=100, above=0, expected='percent, more than 0 to 100')
                for o in listify(lengths)]
     steps = [round(c.n_step*o/100) for o in lengths]
@@ -500,6 +510,7 @@ def _panels(df, column, told, metric, figsize, labels=None):
     "A figure with a panel for each round: what's reached in the end over a column, an arm a line"
     found,metric = summarise(df, metric, by=column),check_metric(df, metric)
     rounds = sorted({*found['round']}-{0})
+    if not rounds: raise ArgumentError('df', df, 'a table of networks that were pruned, beside dense ones')
     fig = Figure(figsize=figsize or (1.8+2.8*len(rounds), 3), layout='constrained')
     for ax,r in zip(fig.subplots(1, len(rounds), squeeze=False)[0], rounds):
         here = found[found['round'].isin([0,r])]

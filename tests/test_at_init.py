@@ -1,5 +1,6 @@
 "Scores at initialization against the papers' formulas in plain PyTorch, scores in steps, and the two experiments"
-import copy, math, pickle, random
+import copy, math, pickle, random, warnings
+from itertools import product
 import numpy as np, pytest, torch
 import torch.nn.functional as F
 from fastai.learner import Learner
@@ -388,11 +389,11 @@ def test_a_first_network_of_nan_is_left_out_of_all_arms():
         net = tiny()
         if torch.initial_seed()==hurt: net[1].weight.data.fill_(torch.nan)
         return net
-    with seeded(1, 'init'): hurt = torch.initial_seed()
-    for call in (collapse, missing_the_mark):
-        with pytest.warns(UserWarning, match='seed 1, dense, round 0: .* at step 0: .*from all arms'):
+    for call,seed in product((collapse, missing_the_mark), (0, 1)):
+        with seeded(seed, 'init'): hurt = torch.initial_seed()
+        with pytest.warns(UserWarning, match=f'seed {seed}, dense, round 0: .* at step 0: .*from all arms'):
             df = call(hollow, digits_dls(), ['snip','large_final'], [1], seeds=3, **QUICK)
-        assert set(df.seed)=={0, 2} and df.value.notna().all()
+        assert set(df.seed)=={0, 1, 2}-{seed} and df.value.notna().all()
 
 @pytest.mark.parametrize('name', ['movement','magnitude_increase','updating_movement'])
 def test_after_training_the_first_weights_are_those_before_it(name):
@@ -423,8 +424,14 @@ def test_after_training_the_first_weights_are_those_before_it(name):
     (lambda: collapse(tiny, digits_dls(), n_steps=3), 'n_steps=3.*n_step'),
     (lambda: collapse(tiny(), digits_dls()), 'a function without arguments'),
     (lambda: collapse(tiny, digits_dls(), layers='2'), "layers='2'"),
-    (lambda: missing_the_mark(tiny, digits_dls(), trained='snp'), "criteria='snp'"),
-    (lambda: empty_layers(as_table([])), 'a table of `collapse`'),
+    (lambda: missing_the_mark(tiny, digits_dls(), trained='snp'), "trained='snp'"),
+    (lambda: missing_the_mark(tiny, digits_dls(), trained=('snip','globl')), "trained='globl'"),
+    (lambda: missing_the_mark(tiny, digits_dls(), 'random', trained=('snip','lamp')), "trained=.*inverted.*lamp"),
+    (lambda: missing_the_mark(tiny, digits_dls(), dict(a=('snip','lamp'))), "criteria='a': .*inverted.*lamp"),
+    (lambda: collapse(tiny, digits_dls(), 'random', n_batch='8'), "n_batch='8'"),
+    (lambda: collapse(tiny, digits_dls(), compression=16), 'compression=16: .*at most 15'),
+    (lambda: empty_layers(as_table([])), 'it has no rows'), (lambda: plot_collapse(None), 'df=None'),
+    (lambda: empty_layers(as_table([dict.fromkeys(table_columns, 0) | dict(metric='loss')])), 'a table of `collapse`'),
 ])
 def test_bad_input_raises_before_anything_is_trained(call, match, monkeypatch):
     def never(*args, **kwargs): raise AssertionError('trained')
@@ -440,6 +447,17 @@ def test_figures(collapsed, missed, tmp_path):
     assert len(fig.axes)==1
     assert [o.get_text() for o in fig.axes[0].get_legend().texts]==['fresh weights','shuffled masks','inverted scores']
     fig.savefig(tmp_path/'missing.png')
+
+def test_figures_of_what_is_left(collapsed, missed):
+    "All seeds of an arm may be lost, and nothing may be kept"
+    for gone in ((missed.arm=='reinit') & (missed.criterion==missed.criterion.iloc[-1]), missed.arm=='inverted scores'):
+        assert len(plot_missing(missed[~gone | (missed['round']>1)]).axes)==missed['round'].max()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        df = collapse(tiny, digits_dls(), 'random', [1,15], seeds=2, **QUICK)
+        ax = plot_collapse(df).axes[0]
+    dense = next(o for o in ax.lines if o.get_label()=='dense networks')
+    assert dense.get_xdata().tolist()==pytest.approx([0,1], abs=.01)
 
 def test_the_bar_comes_to_its_end():
     told = []

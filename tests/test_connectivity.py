@@ -10,7 +10,6 @@ from fastai.metrics import accuracy
 from scipy import stats
 from torch import nn
 from torch.func import functional_call, hessian
-from torch.optim.swa_utils import update_bn
 
 from lottery_nb.arms import arm, arms
 from lottery_nb.beginning import in_turn
@@ -53,7 +52,10 @@ def by_hand(a, b, alpha, norm):
         for k,t in named_tensors(middle).items():
             stays = not t.is_floating_point() or ('running' in k and norm=='keep')
             t.copy_(near[k] if stays else (1-alpha)*ta[k] + alpha*tb[k])
-    if norm=='recalibrate': update_bn(TRAIN[0].split(256), middle)
+    if norm=='recalibrate':
+        for x,share in zip(TRAIN[0].split(256), (1, 44/300)): # a mean over items: the second batch is a small one
+            middle[1].momentum = share
+            middle(x)
     return middle.eval()
 
 def loss_and_error(model, x, y):
@@ -95,6 +97,20 @@ def test_ends_are_exact_and_what_cannot_be_between_is_of_the_nearer_end():
         point = on_line(a, b, alpha, ['1.running_mean'])
         for k in ('1.num_batches_tracked','flag','grows','1.running_mean'): assert same_bits(point[k], near[k])
         assert not same_bits(point['1.running_var'], near['1.running_var'])
+
+def norm1d(): return nn.Sequential(nn.Flatten(), nn.Linear(36,8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8,3))
+
+def test_a_last_batch_of_one_item_has_no_variance_and_is_left_out():
+    a,b = [net().double() for net in [norm1d]*2]
+    x,y = data(257, 0)
+    def line(n, loaders=False):
+        part = (x[:n].double(), y[:n])
+        if loaders: part = DataLoader(list(zip(*part)), bs=256)
+        return barrier(a, b, (part, VALID), 3, progress=False).table.query("part=='valid'")
+    pd.testing.assert_frame_equal(line(257), line(256))
+    pd.testing.assert_frame_equal(line(257, loaders=True), line(256))
+    df = instability(norm1d, ((x, y), VALID), 0, **HOW | dict(rounds=1, seeds=1))
+    assert df[df.metric=='error_barrier'].value.notna().all()
 
 def test_no_way_at_all_is_level():
     line = barrier(net(), net(), (TRAIN, VALID), progress=False)
@@ -404,6 +420,14 @@ def test_stable_and_matching_are_what_the_intervals_say():
     alone = stability(made_up({k: v[:1] for k,v in barriers.items()}, {k: v[:1] for k,v in right.items()}))
     assert alone.stable.eq('open').all() and 'nan' not in ''.join(alone.finding)
 
+def test_what_is_nan_is_not_counted():
+    whole = dict(dense=[.001,.002,.003], ticket=[.001,.002,.003])
+    some,right = dict(whole, ticket=[.001,math.nan,.003]),dict(whole, ticket=[.001,.002,math.nan])
+    s = stability(made_up(some, whole)).set_index('arm')
+    assert s.loc['ticket',['seeds','barrier','difference']].tolist()==[2, pytest.approx(.002), pytest.approx(0)]
+    assert stability(made_up(whole, right)).set_index('arm').seeds.to_dict()==dict(dense=3, ticket=2)
+    assert stability(made_up(dict(whole, ticket=[math.nan]*3), whole)).arm.tolist()==['dense']
+
 def test_a_test_part_is_reported_beside_the_others():
     three = [*DATA, [DATA[1][0].flip(3), DATA[1][1]]]
     df = instability(double, three, 0, 2, 1, 50, 'ticket', **HOW)
@@ -445,7 +469,20 @@ class Other(nn.Sequential): pass
     (lambda: barrier(net(), net(), (TRAIN, VALID), norm='reset'), "norm='reset'"),
     (lambda: barrier(net(), net(), (TRAIN, VALID), loss=3), 'loss=3'),
     (lambda: barrier(net(), net(), (TRAIN, VALID), n_batch=0), 'n_batch=0'),
-    (lambda: plot_line([3]), 'lines='),
+    (lambda: barrier(net(), net().double(), (TRAIN, VALID)), 'b=.*of the same type.*float64, not torch.float32'),
+    (lambda: barrier(net(), net(), (data(0, 0), VALID)), 'data=.*at least one'),
+    (lambda: barrier(net(), net(), (TRAIN, (VALID[0], VALID[1][:9]))), r'data=.*\(9,\).*as many targets'),
+    (lambda: barrier(net(), net(), (TRAIN, (VALID[0][:,:,:3], VALID[1]))), 'data=.*that the network and the loss take'),
+    (lambda: barrier(net(), net(), (TRAIN, (VALID[0], VALID[1]+3))), 'data=.*out of bounds'),
+    (lambda: barrier(net(), net(), (TRAIN, VALID), loss=lambda out: 1), 'data=.*positional'),
+    (lambda: barrier(ticket(0), ticket(1), (TRAIN, VALID), model=lambda: 3), r'model\(\)=3'),
+    (lambda: top_eigenvalue(net().requires_grad_(False), (TRAIN, VALID)), 'a=.*that are trained'),
+    (lambda: top_eigenvalue(net(), ((TRAIN[0][:,:,:3], TRAIN[1]), VALID)), 'data='),
+    (lambda: plot_line([3]), 'lines='), (lambda: plot_line({}), 'lines='),
+    (lambda: stability(made_up(dict(ticket=[1]), dict(ticket=[1]))), 'dense networks at every point'),
+    (lambda: plot_instability(None), 'df=None'),
+    (lambda: plot_instability(made_up(dict(dense=[1]), dict(dense=[1])), []), r'metrics=\[\]'),
+    (lambda: plot_instability(made_up(dict(dense=[1]), dict(dense=[1])), stable='a'), "stable='a'"),
     (lambda: instability(new, (TRAIN, VALID), '14it', **HOW), "at='14it': expected a point before the end of 14 steps"),
     (lambda: instability(new, (TRAIN, VALID), 'lr', **HOW), "at='lr'"),
     (lambda: instability(new, (TRAIN, VALID), [], **HOW), 'at='),

@@ -364,8 +364,16 @@ def test_what_diverges_later_is_named_and_left_out(model):
         assert df[df.seed==s]['round'].eq(0).all() and df[df.seed==s].step.max()<6
     assert np.isfinite(df.value).all() and all(Path(o.filename).name=='test_curves.py' for o in seen)
 
-def test_all_may_be_lost():
-    with pytest.warns(UserWarning): assert not len(curve(spoiled(mlp, range(3))))
+@pytest.mark.parametrize('criteria', ['large_final','taylor','snip'])
+def test_what_is_broken_from_the_start_makes_no_masks_before_training(criteria):
+    with pytest.warns(UserWarning, match='seed 1, dense, round 0: .* step 0: .*and from all rounds after 0'):
+        bad = curve(spoiled(mlp, [1]), when='init', criteria=criteria)
+    good = curve(mlp, when='init', criteria=criteria).query('seed!=1').reset_index(drop=True)
+    assert bad.drop(columns='value').equals(good.drop(columns='value')) and np.isfinite(bad.value).all()
+
+@pytest.mark.parametrize('how', [{}, dict(when='init'), dict(when='init', criteria='taylor')], ids=str)
+def test_all_may_be_lost(how):
+    with pytest.warns(UserWarning): assert not len(curve(spoiled(mlp, range(3)), **how))
 
 def test_a_lost_arm_is_missing_and_the_others_are_not():
     bad = spoiled(mlp, [1], torch.inf, lambda s: ('fresh weights', s))

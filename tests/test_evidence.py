@@ -44,6 +44,33 @@ def test_one_seed_and_equal_ones_claim_nothing():
     equal = summarise(by_hand({('dense',0): [.5,.6], ('ticket',1): [.5,.6]}))
     assert not equal.shown.any() and '2 seeds cannot tell' in equal.finding[1]
 
+def test_the_same_difference_in_all_seeds_is_no_test_and_says_so():
+    same = by_hand({('dense',0): [.9,.92,.94], ('ticket',1): [.9,.92,.94], ('reinit',1): [.8,.81,.79]})
+    for fn in (lambda df: equivalent(df, .01), plot_differences):
+        with pytest.raises(ValueError, match='and not the same difference in all'): fn(same[same.arm!='reinit'])
+    assert equivalent(same, .01).arm.tolist()==['reinit'] # dense networks can't be tested
+    assert summarise(same).comparisons.eq(1).all()
+
+@pytest.mark.parametrize('far', [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_does_not_count(far):
+    df = by_hand({('dense',0): [.9,.92,.94], ('ticket',1): [.91,.93,.96]})
+    broken = df.assign(value=df.value.where((df.arm!='ticket') | (df.seed!=1), far))
+    t = summarise(broken).set_index('arm')
+    assert t.loc['ticket',['seeds','pairs']].tolist()==[2,2] and t.loc['ticket','difference']==pytest.approx(.015)
+    assert early_stop(broken).seed.tolist()==[0,1,2,0,2]
+    with pytest.raises(ValueError, match='a number in some run'): summarise(df.assign(value=far))
+
+@pytest.mark.parametrize('by, told', [(['lr'], 'by=.*the name of a further'), (3, 'by=3'), ('arm', "by='arm'.*further"),
+    ('lr', 'value in every row'), ('nope', 'with the column nope'), ('seeds', "by='seeds'.*rename it")])
+def test_a_further_column_is_one(by, told):
+    df = by_hand({('dense',0): [.9,.92], ('ticket',1): [.91,.95]})
+    df = pd.concat([df.assign(lr=.1, seeds=2), df.assign(lr=None, seeds=3)])
+    with pytest.raises(ValueError, match=told): summarise(df, by=by)
+
+@pytest.mark.parametrize('values', ['ab', None, 3, [[1,2],[3,4]]], ids=str)
+def test_an_interval_is_of_numbers(values):
+    with pytest.raises(ValueError, match='values=.*numbers, one a seed'): mean_interval(values)
+
 def test_pairs_are_seeds_that_both_arms_have():
     df = by_hand({('dense',0): [.9,.9,.92], ('ticket',1): [.91,.93,.95], ('reinit',1): [.8,.85,.82]})
     t = summarise(df[(df.arm!='reinit') | (df.seed!=1)]).set_index('arm')
@@ -120,6 +147,8 @@ def test_what_is_not_in_the_table():
         with pytest.raises(ValueError, match='valid_loss|expected one of accuracy$'): summarise(df, **wrong)
     with pytest.raises(ValueError, match="step='end': expected one of early_stop"): summarise(df, step='end')
     with pytest.raises(ValueError, match='metric=12'): plot_curve(df, ('accuracy',12))
+    with pytest.raises(ValueError, match="metric=.*'accuracy', 0, 1"): plot_curve(df, [('accuracy',0,1)])
+    with pytest.raises(TypeError, match='its values are no numbers'): summarise(df.assign(value='high'))
 
 # --- Many comparisons
 
@@ -260,6 +289,16 @@ def test_the_figure_of_differences_is_that_of_the_summary():
         band = ax.collections[i].get_paths()[0].vertices[:,1]
         assert band.max()==pytest.approx(100*(rows.difference+rows.difference_interval).max())
     assert t.shown.any() and not t.shown.all()
+
+def test_a_metric_of_the_training_part_is_reported_on_it():
+    df = by_hand({('dense',0): [.9,.92], ('ticket',1): [.91,.95]}, ['accuracy','train_loss','test_accuracy'])
+    told = {o: summarise(df, o).reported_on[0] for o in df.metric.unique()}
+    assert told=={'accuracy': 'valid', 'train_loss': 'train', 'test_accuracy': 'test'}
+
+def test_early_stop_is_the_first_of_the_lowest_whatever_order_the_rows_have():
+    rows = [dict(arm='dense', seed=0, round=0, density=100, epoch=0, step=o, metric='valid_loss', value=float(o>20))
+            for o in (20,30,0,10)]
+    assert early_stop(as_table(rows)).step.tolist()==[0]
 
 def test_early_stop_is_the_first_of_the_lowest():
     df = by_hand({('dense',0): [.9]})

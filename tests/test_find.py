@@ -20,7 +20,7 @@ import lottery_nb.n_of_m # noqa: F401, it adds n:m
 from lottery_nb.arms import arm
 from lottery_nb.callback import SparsifyCallback
 from lottery_nb.core import ArgumentError, as_table, table_columns
-from lottery_nb.criteria import large_final, large_init_large_final
+from lottery_nb.criteria import large_final, large_init_large_final, random_scores
 from lottery_nb.data import digits_dls
 from lottery_nb.find import Search, SearchError, find_ticket
 from lottery_nb.masks import Masks, named_tensors
@@ -211,6 +211,13 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_others():
     assert not different(a, search(arms=['reinit','random'])) and not different(a.part(3), b.part(3)) and not differing(
         a.arms['random'][3].trained, b.arms['random'][3].trained) # in whatever order arms are trained
     assert differing(a.tickets[0].state, search(seed=1, rounds=1).tickets[0].state)
+
+def test_random_scores_are_others_for_each_seed(tmp_path):
+    def masks(**how): return [t.masks for t in search(rounds=2, **{'criteria': 'random', **how}).tickets[1:]]
+    first,second = masks(seed=0),masks(seed=1)
+    assert first!=second and masks(seed=1)==second
+    assert masks(criteria=random_scores(seed=1))==second # of one's own, on top of which the search's comes
+    assert masks(seed=1, dir=tmp_path)==masks(seed=1, dir=tmp_path)==second
 
 def test_learners_that_share_their_data():
     shared, seeded = dls(), digits_dls(bs=512).cpu()

@@ -9,8 +9,8 @@ from lottery_nb.core import as_table, seeded, table_columns
 from lottery_nb.data import digits_dls
 from lottery_nb.masks import Masks
 from lottery_nb.sparsifier import Sparsifier
-from lottery_nb.stacked import (Recipe, SeededDropout, Stack, as_many_as_fit, augmentation, batch_orders, dropout_key,
-                                flip, shift)
+from lottery_nb.stacked import (Recipe, SeededDropout, Stack, as_many_as_fit, augmentation, batch_orders, check_seeds,
+                                dropout_key, flip, shift)
 from lottery_nb.ticket import Ticket
 from models import ConvNet, everything, same_bits
 
@@ -165,6 +165,22 @@ def test_dropout_drops_as_often_as_it_should_and_every_time_other_places():
         channels = F.dropout2d(torch.ones(40, 30, 3, 3), .5)
     assert (channels.flatten(2).std(2)==0).all() and .4<(channels[:,:,0,0]>0).double().mean()<.6
 
+def test_dropout_in_place_is_dropout():
+    class InPlace(nn.Linear):
+        def forward(self, x):
+            h = super().forward(x)
+            F.dropout(h, .5, self.training, inplace=True)
+            return h
+    class Plain(nn.Linear):
+        def forward(self, x): return F.dropout(super().forward(x), .5, self.training)
+    def ends(layer):
+        r = recipe(lambda: nn.Sequential(nn.Flatten(), layer(64,30), nn.Linear(30,10)).double())
+        return Stack(r, tickets_of(r)).train([3,5,8]).ends
+    for a,b in zip(ends(InPlace), ends(Plain)):
+        for k in a: close(a[k], b[k])
+    x = torch.ones(99)
+    with SeededDropout(3, 0): assert F.dropout(x, .5, inplace=True) is x and 0<x.count_nonzero()<99
+
 def test_dropout_leaves_the_global_random_numbers_alone():
     before = torch.get_rng_state()
     r = recipe(dropping)
@@ -265,6 +281,9 @@ class Growing:
     (dict(data=[*DATA, (VX,VY[1:])]), 'as many targets as inputs'),
     (dict(model=twice), 'can be stacked: 3.weight and 1.weight are one tensor'),
     (dict(model=Growing()), 'model=.*same architecture .1.weight'),
+    (dict(model=nn.Linear), 'model=Linear: expected a function without arguments'),
+    (dict(data=lambda n: DATA), 'data=.*what gives them'),
+    (dict(lr_schedule=lambda: 1.), 'lr_schedule=.*a function of a number'),
     (dict(steps=3), 'no such argument'),
     (dict(warmup=21), 'warmup=21: expected at most 20'), (dict(warmup=.1), 'warmup='),
     (dict(augment='rotate'), "augment='rotate': expected one of shift, flip"),
@@ -272,6 +291,10 @@ class Growing:
 ])
 def test_bad_input_is_named(how, told):
     with pytest.raises(ValueError, match=told): recipe(**how)
+
+def test_seeds_fit_into_a_table():
+    assert check_seeds([2**63-1])==[2**63-1]
+    with pytest.raises(ValueError, match='seeds=9223372036854775808: expected less than'): check_seeds([2**63])
 
 def test_a_test_part():
     dls = digits_dls(test=20)

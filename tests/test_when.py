@@ -4,10 +4,11 @@ import numpy as np, pandas as pd, pytest, torch
 import torch.nn.functional as F
 from fastai.basics import Callback, CrossEntropyLossFlat, Learner, accuracy
 from fastai.callback.all import CSVLogger, EarlyStoppingCallback, GradientAccumulation, SaveModelCallback
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from torch import nn
 
 from lottery_nb.callback import SparsifyCallback
-from lottery_nb.core import seed_of, seeded
+from lottery_nb.core import as_table, seed_of, seeded
 from lottery_nb.criteria import large_final
 from lottery_nb.curves import lottery_curve
 from lottery_nb.data import digits_dls
@@ -15,8 +16,8 @@ from lottery_nb.evidence import summarise
 from lottery_nb.schedules import iterative
 from lottery_nb.stacked import Stack
 from lottery_nb.ticket import Ticket
-from lottery_nb.when import (EarlyBird, early_bird, plot_early_bird, plot_retraining, plot_rewind_grid, retraining,
-                             rewind_grid, steps_down)
+from lottery_nb.when import (EarlyBird, early_bird, mask_distance, plot_early_bird, plot_retraining, plot_rewind_grid,
+                             retraining, rewind_grid, steps_down)
 from models import ConvNet, copied, differing, everything, few_batches, masked, mlp, quiet
 
 def learner(model=None, seed=0, n=4, path=None, **kwargs):
@@ -175,6 +176,16 @@ def test_fits_go_on_and_another_network_begins_anew():
     other.fit(9, cbs=cb)
     assert cb.found==2 and cb.ticket!=before and [o['step'] for o in cb.drawings]==[4,8,12]
 
+def test_the_rewind_point_may_be_in_the_second_half_of_fine_tune():
+    def halves(m): return [[p for k,p in m.named_parameters() if k[:4]!='head'], list(m.head.parameters())]
+    learn,cb,watch = learner(splitter=halves),bird(60, threshold=1, patience=2, rewind=2),Watch()
+    with pytest.warns(UserWarning, match='the rewind point 2 was not reached'): learn.fine_tune(6, cbs=[cb, watch])
+    assert cb.found==2 and not differing(cb.ticket.state, masked(watch.before[8], cb.masks))
+
+def test_a_distance_is_of_the_same_units():
+    with pytest.raises(ValueError, match=r'b=\[3\]: expected a mask of the units of a, \[4\]'):
+        mask_distance(torch.ones(4).bool(), torch.ones(3).bool())
+
 def test_by_steps():
     cb,learn = bird(threshold=1, patience=4, every=3),learner()
     learn.fit(9, cbs=cb)
@@ -300,6 +311,18 @@ def test_masks_that_never_stand_still_are_said():
     assert set(df[df.metric=='stop'].value)=={60}
     for s in (0,1): assert at_end(df, 'early_bird', s, 1)==at_end(df, 'one_shot', s, 1)==at_end(df, 'ticket', s, 1)
 
+def test_random_early_birds_are_others_for_each_seed():
+    df = early_bird(small, DATA, 2, 70, 1, .1, 3, 10, criteria='random', **HOW)
+    for s in (0,1): assert at_end(df, 'early_bird', s, 1)==at_end(df, 'ticket', s, 1)
+
+def test_small_parts_of_a_sparsity_are_nobodys_fractions():
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        early_bird(small, DATA, 1, 5, 8, .9, 2, 30, **HOW)
+        with pytest.warns(UserWarning, match='sparsities=0.5 means') as told:
+            retraining(small, DATA, [.5], [10], 1, **HOW)
+    assert len(told)==1
+
 @pytest.mark.parametrize('arm', ['ticket', 'lr_rewind', 'finetune'])
 def test_each_way_of_retraining_is_what_a_plain_loop_gives(arm):
     df = retraining(small, DATA, [50,80], [20,100], [2,4], **HOW)
@@ -320,9 +343,11 @@ def test_each_way_of_retraining_is_what_a_plain_loop_gives(arm):
     last = df[df.arm==arm].step.max()
     assert last==(60 if arm=='ticket' else 120) and set(df.retrained)=={12,60}
 
-def test_rewound_weights_are_lottery_curves_tickets():
-    df = retraining(small, DATA, [60], [50], 2, arms='ticket', **HOW)
-    curve = lottery_curve(small, DATA, 2, prune=[60], arms='ticket', rewind='30it', lr_schedule=steps_down, **HOW)
+@pytest.mark.parametrize('criteria', ['large_final','random'])
+def test_rewound_weights_are_lottery_curves_tickets(criteria):
+    df = retraining(small, DATA, [60], [50], 2, arms='ticket', criteria=criteria, **HOW)
+    how = HOW | dict(lr_schedule=steps_down, criteria=criteria)
+    curve = lottery_curve(small, DATA, 2, prune=[60], arms='ticket', rewind='30it', **how)
     for s in (0,1): assert at_end(df, 'ticket', s, 1)==at_end(curve, 'ticket', s, 1)
     assert len(summarise(df)) and len(plot_retraining(df).axes)==1
     assert set(summarise(df[df.retrained==30]).arm)=={'dense','ticket'}
@@ -387,6 +412,10 @@ def test_a_replicate_that_is_not_finite_is_named_and_left_out(run):
 @pytest.mark.parametrize('run, match', [
     (lambda: early_bird(small, DATA, sparsity=100, **HOW), 'sparsity=100'),
     (lambda: early_bird(small, DATA, rounds=0, **HOW), 'rounds=0'),
+    (lambda: early_bird(small, DATA, every=61, **HOW), 'every=61: expected at most 60'),
+    (lambda: early_bird(small, DATA, granularity='2:4', every=5, **HOW), '^sparsity=80.*: expected at most 50'),
+    (lambda: retraining(small, DATA, [20,80], granularity='2:4', **HOW), 'sparsities=.*: expected at most 50'),
+    (lambda: retraining(small, DATA, [{'1.weight': 50}], **HOW), 'sparsities='),
     (lambda: early_bird(small, DATA, patience=3, **HOW), 'patience=3: expected at most 2'),
     (lambda: early_bird(small, DATA, threshold=0, every=5, **HOW), 'threshold=0'),
     (lambda: early_bird(small, DATA, n_stepp=5), 'n_stepp=5'),
@@ -422,7 +451,21 @@ def test_progress_goes_up_and_ends():
         done,total = zip(*told)
         assert len(set(total))==1 and list(done)==sorted(done) and .9*total[0]<=done[-1]<=total[0]
 
+@pytest.mark.parametrize('steps', [(0,5,10,20,50,100,200), (0,100,200,400,1000,2000,4000)], ids=str)
+def test_the_ticks_of_a_grid_do_not_touch(steps):
+    one = as_table(
+        dict(arm=a, seed=s, round=r, density=d, epoch=0, step=400, metric='accuracy', value=.9+s/99)
+        for a,r,d in (('dense',0,100.), ('ticket',1,50.), ('ticket',2,20.), ('ticket',3,5.)) for s in range(3))
+    df = pd.concat([one.assign(rewind=k) for k in steps])
+    fig = plot_rewind_grid(df)
+    canvas = FigureCanvasAgg(fig)
+    canvas.draw()
+    for ax in fig.axes:
+        boxes = [o.get_window_extent(canvas.get_renderer()) for o in ax.get_xticklabels()]
+        assert len(boxes)==7 and all(b.x0-a.x1>2 for a,b in zip(boxes, boxes[1:]))
+
 @pytest.mark.parametrize('plot', [plot_early_bird, plot_retraining, plot_rewind_grid])
 def test_plots_say_which_table_they_take(plot):
     df = lottery_curve(small, DATA, 1, prune=[50], arms=[], **HOW)
-    with pytest.raises(ValueError, match='df=.*a table of'): plot(df)
+    for o in (df, None, df.assign(rewind=0, retrained=5)):
+        with pytest.raises(ValueError, match='df=.*a table of'): plot(o)
