@@ -11,16 +11,15 @@ time, a seed after the other. They take turns; what is reported are medians of t
     python benchmarks/instability.py --json instability.json      the same with the time of every run
     python benchmarks/instability.py --quick                      a few seconds: shows that it runs, and nothing else
 """
-import contextlib, copy, sys
+import copy, sys
 from dataclasses import asdict, dataclass, replace
 from json import dumps
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np, torch
 import torch.nn.functional as F
 from fastcore.script import call_parse, store_true
-from overhead import circumstances, load, table
+from overhead import circumstances, load, table, timed
 
 from lottery_nb.connectivity import instability
 from lottery_nb.core import threads
@@ -129,12 +128,6 @@ def stacked(sizes:Sizes, turn:int)->dict: # arm -> mean error barrier at the fir
                      n_step=sizes.steps, bs=BS, lr=LR, progress=False)
     return df[df.metric=='error_barrier'].groupby('arm', sort=False).value.mean().to_dict()
 
-def timed(fn)->tuple:
-    "Seconds, and what came out"
-    start = perf_counter()
-    out = fn()
-    return perf_counter()-start, out
-
 def measure(sizes:Sizes)->dict: # way -> list of (seconds a seed, arm -> mean error barrier)
     "Lets the ways take their turns; a small one before is for warming up"
     def plain(turn):
@@ -210,7 +203,7 @@ def main(
     given = dict(seeds=seeds, alone=alone, rounds=rounds, steps=steps, repeats=repeats)
     sizes = replace(QUICK if quick else Sizes(), **{k:v for k,v in given.items() if v is not None})
     about,measured = circumstances(),measure(sizes)
-    with contextlib.suppress(KeyError): del about['fasterai']
+    about.pop('fasterai', None)
     about['load at the end'] = load()
     result = dict(circumstances=about, sizes=asdict(sizes), measured=measured, rows=rows(sizes, measured))
     print(report(result))

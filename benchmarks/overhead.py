@@ -321,6 +321,12 @@ def cpu()->str:
 
 def load()->float|None: return round(os.getloadavg()[0], 1) if hasattr(os, 'getloadavg') else None
 
+def timed(fn)->tuple:
+    "Seconds, and what came out"
+    start = perf_counter()
+    out = fn()
+    return perf_counter()-start, out
+
 def sqrt_of_zeros(rounds:int=30)->float:
     "How many times as long `torch.sqrt` takes where that many of the numbers, at random, are 0"
     x = torch.rand(2, 1_000_000, generator=torch.Generator().manual_seed(0))

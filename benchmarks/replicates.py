@@ -10,15 +10,14 @@ so a few seeds train with one thread as well.
     python benchmarks/replicates.py --json replicates.json       the same with the time of every run
     python benchmarks/replicates.py --quick                      a few seconds: shows that it runs, and nothing else
 """
-import contextlib, sys
+import sys
 from dataclasses import asdict, dataclass, replace
 from json import dumps
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 from fastcore.script import call_parse, store_true
-from overhead import circumstances, load, table
+from overhead import circumstances, load, table, timed
 
 from lottery_nb.core import threads
 from lottery_nb.curves import lottery_curve
@@ -34,12 +33,6 @@ class Sizes:
     repeats:int = 3     # how often both take their turn
 
 QUICK = Sizes(seeds=3, rounds=2, steps=20, repeats=2)
-
-def timed(fn):
-    "Seconds, and what came out"
-    start = perf_counter()
-    out = fn()
-    return perf_counter()-start, out
 
 def last_accuracy(df)->float:
     "Mean accuracy after the last step of the last round, percent"
@@ -116,7 +109,7 @@ def main(
     given = dict(seeds=seeds, rounds=rounds, steps=steps, repeats=repeats)
     sizes = replace(QUICK if quick else Sizes(), **{k:v for k,v in given.items() if v is not None})
     about,measured = circumstances(),measure(sizes)
-    with contextlib.suppress(KeyError): del about['fasterai']
+    about.pop('fasterai', None)
     about['load at the end'] = load()
     result = dict(circumstances=about, sizes=asdict(sizes), **measured, rows=rows(sizes, measured))
     print(report(result))
