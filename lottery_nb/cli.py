@@ -533,6 +533,7 @@ def check_sweep(
     "Raises `typer.BadParameter` for names in it that there aren't; `Experiment` checks the rest"
     try: told = import_module('tomllib').loads(path.read_text(encoding='utf-8'))
     except ValueError as e: raise typer.BadParameter(f'{path}: {e}', param_hint='FILE') from None
+    if '.py:' in str(told.get('function')): return # names of its own
     given = [o for k in ('settings','grid') if isinstance(told.get(k), dict) for o in told[k].items()]
     for k,v in [*given, ('arms', told.get('arms', []))]:
         kind = dict(model='arch', arms='arm').get(k, k)
@@ -558,6 +559,7 @@ def sweep(
     ctx:typer.Context,
     file:Annotated[Path, typer.Argument(metavar='FILE', help='A TOML file with a grid of settings.', **file)],
     jobs:Annotated[int, option('Processes that work side by side.', min=1)]=1,
+    threads:Annotated[int, option('Threads of PyTorch in each of them; the last bits depend on it.', min=1)]=1,
     force:Force=False, quiet:Quiet=False, as_json:AsJson=False
 ):
     """Run a grid of settings: every cell that is missing or has failed, each stored as it ends.
@@ -572,13 +574,15 @@ def sweep(
 
     `grid = {lr = [1e-3, 3e-3]}`
 
-    `settings = {model = 'digits_mlp', data = 'digits', rounds = 2}`"""
+    `settings = {model = 'digits_mlp', data = 'digits', rounds = 2}`
+
+    A function of yours: `function = 'mine.py:run'`, in a Python file beside it"""
     with working(ctx, f'stopped; {later}'), bar(quiet) as move:
         check_sweep(file)
         exp = ours('experiment').Experiment.from_toml(file)
         quietly,pool = dict(initializer=warnings.simplefilter, initargs=('ignore',FutureWarning)),nullcontext()
         if jobs>1: pool = import_module('torch.multiprocessing').get_context('spawn').Pool(jobs, **quietly)
-        with pool as processes: cells = exp.run(processes, force=force, progress=move).status()
+        with pool as processes: cells = exp.run(processes, force=force, n_threads=threads, progress=move).status()
         with warnings.catch_warnings(action='ignore'): df = exp.results() # of cells that failed `run` has warned
         told = dict(cells=cells, summary=sweep_summary(df) if len(df) else df)
     if as_json: print(json_text(dict(file=exp.file, **{k: o.to_dict('records') for k,o in told.items()})))

@@ -4,29 +4,32 @@
 
 # %% auto #0
 __all__ = ['imagenette_classes', 'digits_dls', 'digits_mlp', 'imagenette_path', 'photo_files', 'imagenette_dls',
-           'learner_by_name', 'dls_by_name', 'model_by_name', 'SeededDL', 'WholeDL']
+           'learner_by_name', 'dls_by_name', 'model_by_name', 'SeededDL', 'WholeDL', 'TensorDL']
 
 # %% ../nbs/01_data.ipynb #6f2929e3
 import difflib, random
+from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch
 from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.core import DataLoaders, Datasets, TfmdDL
 from fastai.data.external import URLs, fastai_cfg, untar_data
 from fastai.data.load import fa_collate
-from fastai.data.transforms import Categorize, ItemGetter, Normalize, get_image_files
+from fastai.data.transforms import Categorize, ItemGetter, Normalize, ToTensor, get_image_files
 from fastai.learner import Learner
 from fastai.metrics import accuracy
-from fastai.torch_core import TensorImageBW
+from fastai.torch_core import TensorImage, TensorImageBW, defaults
 from fastai.vision.augment import FlipItem, RandomResizedCrop
 from fastai.vision.core import imagenet_stats
 from fastai.vision.data import ImageBlock
 from fastcore.basics import patch
+from fastcore.parallel import parallel
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
 from torchvision import models
-from .core import ArgumentError, ArgumentTypeError, check_number, check_path, check_whole, seeded
+from torchvision.transforms.v2.functional import resized_crop
+from .core import ArgumentError, ArgumentTypeError, check_flag, check_number, check_path, check_whole, seeded
 
 # %% ../nbs/01_data.ipynb #b9201914
 def digits_dls(
@@ -99,7 +102,8 @@ def imagenette_dls(
     path:str|Path|None=None, # a folder as `photo_files` takes it; None: Imagenette, 160 pixels
     seed:int|None=None, # order and crops of the training images; None: from the global random numbers
     num_workers:int|None=None, # processes that read photos, 0: none but this one; None: as many as cores, at most 16
-    test:float=0. # percent of all photos, 0 to 50, that go from training to a third part, `dls[2]`; of each class alike
+    test:float=0., # percent of all photos, 0 to 50, that go from training to a third part, `dls[2]`, by class
+    cache:bool=False # keep all photos in the memory of the device, and crop them there, as `TensorDL` does?
 )->DataLoaders: # images `TensorImage` [bs, 3, size, size], normalized, labels `TensorCategory` [bs]
     """Imagenette, or your own photos.
 
@@ -110,13 +114,16 @@ def imagenette_dls(
     train,valid = photo_files(imagenette_path() if path is None else path)
     train,held_out = _held_out(train, test, len(train+valid))
     check_number('bs', bs, 1, len(train), f'at most {len(train)}, the number of training images')
+    if check_flag('cache', cache):
+        if num_workers: raise ArgumentError('num_workers', num_workers, '0 or None with cache=True')
+        num_workers,seed = 0,random.getrandbits(32) if seed is None else seed
     by_folder = sorted(train, key=lambda f: f.parent.name)
     classes = list(dict.fromkeys(_class_of(f) for f in by_folder))
     block = DataBlock(blocks=(ImageBlock, CategoryBlock(vocab=classes, sort=False)), get_y=_class_of,
                       splitter=lambda files: _in_a_row(*map(len, (train, valid, held_out))),
                       item_tfms=[RandomResizedCrop(size, min_scale=.35), FlipItem(.5)],
                       batch_tfms=Normalize.from_stats(*imagenet_stats))
-    order = dict(dl_type=TfmdDL) if seed is None else dict(dl_type=SeededDL, seed=seed)
+    order = dict(dl_type=TfmdDL) if seed is None else dict(dl_type=TensorDL if cache else SeededDL, seed=seed)
     return block.dataloaders(train + valid + held_out, bs=bs, num_workers=num_workers, **order)
 
 # %% ../nbs/01_data.ipynb #f2a74de4
@@ -147,10 +154,11 @@ def learner_by_name(
     size:int|None=None, # of photos: pixels, height and width; None: 128
     lr:float|None=None, # learning rate, above 0; None: 0.003 for the digits, 0.001 for photos
     num_workers:int|None=None, # processes that read photos, 0: none but this one; None: as many as cores, at most 16
-    test:float=0. # percent of all images that go from training to a third part, as in `digits_dls`
+    test:float=0., # percent of all images that go from training to a third part, as in `digits_dls`
+    cache:bool=False # of photos: keep all in the memory of the device? The digits are there anyway
 )->Learner: # with the metric accuracy; weights from the global random numbers
     "A learner in words. Raises `ArgumentError` for those that can't be right"
-    dls = dls_by_name(data, bs, seed, size, num_workers, test)
+    dls = dls_by_name(data, bs, seed, size, num_workers, test, cache)
     lr = (3e-3 if data=='digits' else 1e-3) if lr is None else check_number('lr', lr, above=0)
     return Learner(dls, model_by_name(arch, dls), metrics=accuracy, lr=lr)
 
@@ -161,7 +169,8 @@ def dls_by_name(
     seed:int=0, # whole number of at least 0: order and crops of the training images
     size:int|None=None, # of photos: pixels, height and width; None: 128. The digits take nothing but None
     num_workers:int|None=None, # processes that read photos, 0: none but this one; None: as many as cores, at most 16
-    test:float=0. # percent of all images that go from training to a third part, as in `digits_dls`
+    test:float=0., # percent of all images that go from training to a third part, as in `digits_dls`
+    cache:bool=False # of photos: keep all in the memory of the device? The digits are there anyway
 )->DataLoaders: # images `[bs, channels, height, width]` and labels `[bs]`
     "The data of that name. Raises `ArgumentError` for words that can't be right, `FileNotFoundError` without photos"
     expected = 'digits, imagenette, or the path of a folder that is there'
@@ -172,7 +181,8 @@ def dls_by_name(
         return digits_dls(bs, seed, test)
     if data!='imagenette' and not (data!='' and Path(data).is_dir()): raise ArgumentError('data', str(data), expected)
     path = None if data=='imagenette' else data
-    dls = imagenette_dls(128 if size is None else size, bs, path, check_whole('seed', seed), num_workers, test)
+    dls = imagenette_dls(128 if size is None else size, bs, path, check_whole('seed', seed), num_workers, test,
+                         cache)
     if dls.c<2: raise ArgumentError('data', str(data), f'at least two classes, but there is only {dls.vocab[0]}')
     return dls
 
@@ -225,12 +235,18 @@ def one_batch(self:SeededDL):
 
 # %% ../nbs/01_data.ipynb #f663350e
 @patch
-def do_item(self:SeededDL, i):
-    "Item `i` after the item transforms, whose random numbers depend on `seed`, `epoch` and `i`"
+@contextmanager
+def item_numbers(self:SeededDL, i:int):
+    "Python's random numbers are those of item `i` in this epoch, and afterwards what they were"
     before = random.getstate()
     random.seed(f'{self.seed} {self.epoch} {i}')
-    try: return super(SeededDL, self).do_item(i)
+    try: yield
     finally: random.setstate(before)
+
+@patch
+def do_item(self:SeededDL, i):
+    "Item `i` after the item transforms, whose random numbers depend on `seed`, `epoch` and `i`"
+    with self.item_numbers(i): return super(SeededDL, self).do_item(i)
 
 # %% ../nbs/01_data.ipynb #269e0d37
 @patch
@@ -252,3 +268,52 @@ class WholeDL(SeededDL):
 
     def do_item(self, i): return i or 0 # there's nothing to do before the batch is known
     def do_batch(self, b): return tuple(t[b] for t in self.stacked())
+
+# %% ../nbs/01_data.ipynb #4785fb1a
+class TensorDL(SeededDL):
+    """A `SeededDL` for photos that are decoded once and kept on its device, as whole numbers from 0 to 255.
+
+    Training photos are cropped and mirrored there in every epoch, with the random numbers that a `SeededDL` would have;
+    those of other parts, which always get the same crop, once and for all. Raises `ArgumentError` for item transforms
+    other than fastai's `RandomResizedCrop` and `FlipItem`"""
+    _kept = None
+
+    def kept(self)->list: # training photos: a list of [3, height, width]; others: [n, 3, size, size]; then targets [n]
+        "What is kept on the device, decoded if it isn't yet"
+        if self._kept is None:
+            n,trains = range(len(self.dataset)),not self.dataset.split_idx
+            if trains: items = parallel(self._decoded, n, threadpool=True, n_workers=defaults.cpus, progress=False)
+            else: items = [super(TensorDL, self).do_item(i) for i in n]
+            photos,*targets = ([t.to(self.device) for t in o] for o in zip(*items))
+            self._kept = [photos if trains else torch.stack(photos), *map(torch.stack, targets)]
+        return self._kept
+
+    def _decoded(self, i):
+        photo,*target = self.dataset[i]
+        return torch.from_numpy(np.array(photo)).permute(2, 0, 1),*target
+
+    def do_item(self, i): return i or 0 # there's nothing to do before the batch is known
+    def do_batch(self, b):
+        photos,*targets = self.kept()
+        x = photos[b] if self.dataset.split_idx else torch.stack([self._changed(photos[i], i) for i in b])
+        return TensorImage(x),*(t[b] for t in targets)
+
+# %% ../nbs/01_data.ipynb #bb824baf
+@patch
+def _changed(self:TensorDL, photo, i):
+    "Item `i` after the item transforms, like `do_item` of a `SeededDL`"
+    with self.item_numbers(i):
+        for t in self.after_item.fs:
+            if isinstance(t, ToTensor): continue # it's one
+            t.before_call(photo, 0)
+            if isinstance(t, FlipItem): photo = photo.flip(-1) if t.do else photo
+            elif isinstance(t, RandomResizedCrop):
+                (left,top),(width,height),size = t.tl,t.cp_size,t.final_size[::-1]
+                photo = resized_crop(photo, top, left, height, width, size, antialias=True)
+            else: raise ArgumentError('item_tfms', t, 'RandomResizedCrop and FlipItem')
+    return photo
+
+@patch(as_prop=True)
+def n_bytes(self:TensorDL)->int:
+    "The memory that the photos take on the device"
+    return sum(o.numel() for o in self.kept()[0])

@@ -6,12 +6,13 @@
 __all__ = ['Experiment', 'Cell', 'frame_of', 'table_to_text', 'table_from_text', 'ExperimentError', 'find_by_name']
 
 # %% ../nbs/14_experiment.ipynb #24f0956e
-import difflib, hashlib, inspect, itertools, json, math, os, sqlite3, time, tomllib, traceback, warnings
+import difflib, hashlib, inspect, itertools, json, math, os, sqlite3, sys, time, tomllib, traceback, warnings
 from collections.abc import Callable, Iterable
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
+from importlib import import_module
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 import numpy as np, pandas as pd
@@ -353,15 +354,32 @@ def from_toml(cls:Experiment,
     """The experiment that a TOML file asks for: `file`, `function`, and, if need be, `seeds`, `arms`, `version`, and
     the tables `grid` and `settings`.
 
-    Raises `ArgumentError` for what can't be right, `ExperimentError` if it's no TOML, `OSError` if it can't be read"""
+    Raises `ArgumentError` for what can't be right, `ExperimentError` if it's no TOML, `OSError` if it can't be read. If
+    the function is in a Python file, that file is run, with all that it raises"""
     path = check_path('path', path)
     try: told = tomllib.loads(path.read_text(encoding='utf-8'))
     except ValueError as e: raise ExperimentError(f'{path}: {e}') from e
     for k in told: check_choice(path.name, k, ['file','function','seeds','arms','version','grid','settings'])
     file,function = told.pop('file', None),told.pop('function', None)
     if not isinstance(file, str): raise ArgumentTypeError(f'{path.name}: file', file, 'the path of the SQLite file')
-    fn = check_choice(f'{path.name}: function', function, dict(lottery_curve=lottery_curve, find_ticket=find_by_name))
-    return cls(path.parent/file, fn, **told.pop('settings', {}), **told)
+    return cls(path.parent/file, _function(path, function), **told.pop('settings', {}), **told)
+
+def _function(path, told):
+    "The function that a TOML file names: one of ours, or `file.py:name`, from a file beside it"
+    where = f'{path.name}: function'
+    expected = "lottery_curve, find_ticket, or a function of a file beside it: 'file.py:name'"
+    known = dict(lottery_curve=lottery_curve, find_ticket=find_by_name)
+    if told in known: return known[told]
+    if not isinstance(told, str): raise ArgumentTypeError(where, told, expected)
+    file,_,name = told.partition('.py:')
+    there = path.resolve().parent
+    if not (file.isidentifier() and (there/f'{file}.py').is_file()): raise ArgumentError(where, told, expected)
+    if str(there) not in sys.path: sys.path.insert(0, str(there)) # other processes import it, too
+    module = import_module(file)
+    if (other := Path(module.__file__)).parent!=there:
+        raise ArgumentError(where, told, f"another file: Python has {other} under that name")
+    if not hasattr(module, name): raise ArgumentError(where, told, f'a function that is in {file}.py')
+    return getattr(module, name)
 
 # %% ../nbs/14_experiment.ipynb #4a23d596
 @delegates(find_ticket, but=['dir','force'])

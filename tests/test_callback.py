@@ -6,6 +6,7 @@ import numpy as np, pytest, torch
 from fastai.basics import (Adam, Callback, CancelFitException, CancelValidException,
                            CrossEntropyLossFlat, Learner, Metric, OptimWrapper, Recorder,
                            SGD, accuracy, load_learner, ranger)
+from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.all import (CSVLogger, EarlyStoppingCallback, GradientAccumulation,
                                  GradientClip, MixedPrecision, ReduceLROnPlateau,
                                  SaveModelCallback, ShortEpochCallback)
@@ -375,7 +376,9 @@ class Norm(Callback):
 @pytest.mark.parametrize('how', [large_final, taylor])
 @pytest.mark.parametrize('others', [lambda: [GradientClip(.1), Norm()],
                                     lambda: [GradientAccumulation(16)], lambda: [MixedPrecision('fp16')],
-                                    lambda: [MixedPrecision('bf16')]], ids=['clip', 'accumulate', 'fp16', 'bf16'])
+                                    lambda: [MixedPrecision('bf16')], lambda: [ChannelsLast()],
+                                    lambda: [ChannelsLast(), MixedPrecision('bf16')]],
+                         ids=['clip', 'accumulate', 'fp16', 'bf16', 'channels last', 'channels last, bf16'])
 def test_whatever_is_done_to_the_gradients(lth, how, others):
     "fastai's mixed precision is made for CUDA; without it nothing is scaled, but it goes the same way"
     learn = conv_learner()

@@ -5,16 +5,18 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from fastai.callback.progress import ProgressCallback # noqa: F401 (gives Learner its no_bar)
 from fastai.data.core import TfmdDL
-from fastai.data.external import URLs
+from fastai.data.external import URLs, fastai_cfg
 from fastai.learner import Learner, load_learner
 from fastai.metrics import accuracy
+from fastai.vision.augment import DihedralItem
+from fastai.vision.core import PILImage
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 
 from lottery_nb.core import ArgumentError
-from lottery_nb.data import (SeededDL, digits_dls, dls_by_name, imagenette_dls, learner_by_name,
+from lottery_nb.data import (SeededDL, TensorDL, digits_dls, dls_by_name, imagenette_dls, learner_by_name,
                              model_by_name)
 from models import make_photos
 
@@ -216,6 +218,89 @@ def test_a_part_of_the_data_by_name():
 
 def test_photos_without_a_seed_are_fastais(photos):
     assert type(imagenette_dls(16, 4, photos, num_workers=0).train) is TfmdDL
+
+# --- photos that are decoded once
+
+def levels(a, b):
+    "The largest difference of two batches' pixels, on the scale of 0 to 255"
+    std = torch.tensor([.229,.224,.225])[:,None,None]
+    return float(((a-b).as_subclass(torch.Tensor)*std*255).abs().max())
+
+@pytest.mark.parametrize('size', [7, 16, 40])
+def test_photos_in_memory_are_cropped_as_from_files(photos, size):
+    "The same boxes, the same mirrors, the same order, in every epoch; a pixel is at most a rounding off"
+    files,memory = (imagenette_dls(size, 4, photos, seed=size, num_workers=0, cache=o) for o in (False, True))
+    assert type(memory.train) is TensorDL
+    for _ in range(3):
+        for (x,y),(x2,y2) in zip(files.train, memory.train, strict=True):
+            assert type(x) is type(x2) and x.shape==x2.shape and x.dtype==x2.dtype and torch.equal(y, y2)
+            assert levels(x, x2)<1.5
+    assert same(list(files.valid), list(memory.valid)) and same(list(memory.valid), list(memory.valid))
+
+@pytest.mark.skipif(not (fastai_cfg().path('data')/'imagenette2-160').exists(), reason='needs Imagenette')
+def test_imagenette_in_memory():
+    "Real photos, all of them"
+    files,memory = (imagenette_dls(64, 64, seed=1, num_workers=0, cache=o) for o in (False, True))
+    (x,y),(x2,y2) = (next(iter(o.train)) for o in (files, memory))
+    assert torch.equal(y, y2) and levels(x, x2)<1.5
+    assert .72e9<memory.train.n_bytes<.74e9
+
+def test_photos_in_memory_same_seed_same_crops(photos):
+    def of(seed, n=2):
+        dls = imagenette_dls(16, 4, photos, seed=seed, cache=True)
+        return [list(dls.train) for _ in range(n)]
+    before = global_numbers()
+    a,b = of(9)
+    assert global_numbers()==before
+    random.seed(5)
+    assert same(a, of(9)[0]) and same(b, of(9)[1]) and not same(a, b) and not same(a, of(10)[0])
+    random.seed(5)
+    unseeded = of(None)
+    assert not same(unseeded[0], of(None)[0])
+    random.seed(5)
+    assert same(unseeded[0], of(None)[0]) # from the global numbers
+
+def test_photos_in_memory_an_epoch_can_be_set(photos):
+    a,b = (imagenette_dls(16, 4, photos, seed=9, cache=True) for _ in range(2))
+    epochs = [list(a.train) for _ in range(4)]
+    b.train.epoch = 3
+    b.one_batch()
+    assert same(list(b.train), epochs[3])
+    b.train.seed,b.train.epoch = 1,0 # another seed needs no photo read anew
+    assert same(list(b.train), list(imagenette_dls(16, 4, photos, seed=1, cache=True).train))
+
+def test_photos_are_decoded_once(photos, monkeypatch):
+    n,load = [],PILImage.create
+    monkeypatch.setattr(PILImage, 'create', lambda *args, **kwargs: n.append(1) or load(*args, **kwargs))
+    dls = imagenette_dls(16, 4, photos, seed=9, cache=True)
+    for _ in range(3): list(dls.train), list(dls.valid)
+    assert len(n)==19+5+1 # fastai looks at one
+
+def test_what_fastai_does_with_photos_in_memory(photos, tmp_path):
+    dls = imagenette_dls(16, 4, photos, seed=9, cache=True, test=25)
+    assert torch.equal(*(torch.cat([x for x,_ in dls[2]]) for _ in range(2)))
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 2))
+    learn = Learner(dls, net, metrics=accuracy, path=tmp_path)
+    dls.show_batch(max_n=2)
+    with learn.no_logging(), learn.no_bar():
+        learn.fit(1)
+        preds,_ = learn.get_preds()
+        files = list(dls.valid.items)
+        assert torch.allclose(learn.get_preds(dl=dls.test_dl(files))[0], preds, atol=1e-6)
+        learn.export('net.pkl')
+        assert (tmp_path/'net.pkl').stat().st_size<50_000 # without the photos
+        loaded = load_learner(tmp_path/'net.pkl')
+        with loaded.no_bar(): assert loaded.predict(files[0])[0]==dls.vocab[preds[0].argmax()]
+
+@pytest.mark.parametrize('how, message', [(dict(cache=1), 'cache=1: expected True or False'),
+                                          (dict(cache=True, num_workers=2), 'num_workers=2: expected 0 or None')])
+def test_photos_in_memory_or_not(photos, how, message):
+    with pytest.raises(ValueError, match=message): imagenette_dls(16, 4, photos, **how)
+
+def test_photos_in_memory_take_two_transforms(photos):
+    dls = imagenette_dls(16, 4, photos, seed=9, cache=True)
+    dls.train.after_item.add(DihedralItem())
+    with pytest.raises(ArgumentError, match='item_tfms=.*: expected RandomResizedCrop and FlipItem'): list(dls.train)
 
 # --- folders that are not what they should be
 

@@ -1,5 +1,6 @@
 "Experiments: what is killed goes on, what fails is said, every pool gives the same bits, no file is half written"
 import json, math, multiprocessing, os, signal, sqlite3, subprocess, sys, time, warnings
+from contextlib import nullcontext
 from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -298,12 +299,37 @@ settings = {n_epoch = 1, rounds = 1}''')
     b = asked(tmp_path/'a.db', find_by_name, dict(lr=[.001,.003]), seeds=2, n_epoch=1, rounds=1)
     assert a.cells==b.cells and a.file==b.file
 
+MINE = 'def run(x, seed): return dict(y=10*x+seed)\n'
+@pytest.mark.parametrize('jobs', [0, 2])
+def test_toml_with_a_function_beside_it(tmp_path, jobs):
+    (tmp_path/'mine_of_a_test.py').write_text(MINE)
+    told = "file = 'a.db'\nfunction = 'mine_of_a_test.py:run'\nseeds = 2\ngrid = {x = [1, 2]}"
+    (tmp_path/'a.toml').write_text(told)
+    sys.modules.pop('mine_of_a_test', None)
+    exp = Experiment.from_toml(tmp_path/'a.toml')
+    pool = multiprocessing.get_context('spawn').Pool(jobs) if jobs else nullcontext()
+    with pool as processes: exp.run(processes, progress=False)
+    assert exp.results().y.tolist()==[10, 20, 11, 21]
+    sys.path.remove(str(tmp_path))
+
+@pytest.mark.parametrize('function, says', [
+    ('none.py:run', 'expected lottery_curve, find_ticket, or a function of a file beside it'),
+    ('../json.py:dumps', 'a function of a file beside it'), ('json.py:', 'another file: .*json'),
+    ('json.py:dumps', 'another file: .*json'), ('mine_of_a_test.py:walk', 'a function that is in mine_of_a_test.py'),
+    ('json:dumps', 'a function of a file beside it')])
+def test_toml_with_a_function_that_is_not_there(tmp_path, function, says, monkeypatch):
+    monkeypatch.setattr(sys, 'path', [*sys.path])
+    for o in ('json','mine_of_a_test'): (tmp_path/f'{o}.py').write_text(MINE)
+    sys.modules.pop('mine_of_a_test', None)
+    (tmp_path/'a.toml').write_text(f"file = 'a.db'\nfunction = '{function}'")
+    with pytest.raises(ArgumentError, match=f'a.toml: function=.*{says}'): Experiment.from_toml(tmp_path/'a.toml')
+
 search = "file = 'a.db'\nfunction = 'find_ticket'\n"
 @pytest.mark.parametrize('text, error, says', [
     ('file = ', ExperimentError, 'a.toml: Invalid value'),
     (search.replace("'a.db'", '3'), ArgumentError, 'file=3: expected the path'),
     ("function = 'find_ticket'", ArgumentError, 'a.toml: file=None: expected the path'),
-    ("file = 'a.db'", ArgumentError, 'a.toml: function=None: expected one of lottery_curve, find_ticket'),
+    ("file = 'a.db'", ArgumentError, 'a.toml: function=None: expected lottery_curve, find_ticket, or a function'),
     (search + '[grids]\nlr = [1]', ArgumentError, "a.toml='grids': expected one of file, function"),
     (search + '[settings]\nx = 2020-01-01', ArgumentError, 'x=.*: expected one of the settings of find_by_name, which'),
     (search + "[settings]\nmodel = 'digits_mlp'", ArgumentError, "model='digits_mlp': expected .*did you mean 'arch'"),

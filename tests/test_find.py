@@ -2,7 +2,7 @@
 import functools, json, math, os, random, re, shutil, signal, sys, tempfile, time
 from pathlib import Path
 
-import fastai.callback.fp16 # noqa: F401, it gives `Learner` its `to_fp16`
+import fastai.callback.channelslast, fastai.callback.fp16 # noqa: F401, `to_channelslast` and `to_fp16`
 import numpy as np, pandas as pd, pytest, torch
 from fastai.basics import CrossEntropyLossFlat, Learner
 from fastai.callback.core import Callback, CancelFitException, TrainEvalCallback
@@ -665,7 +665,7 @@ def quietly(learn):
     with learn.no_bar(), learn.no_logging(): learn.fit(2)
 def in_two_steps(learn): learn.fit(1), learn.unfreeze(), learn.fit(1)
 
-kinds = dict(fp16=(lambda: learner().to_fp16(), fit),
+kinds = dict(fp16=(lambda: learner().to_fp16(), fit), channels_last=(lambda: learner().to_channelslast(), fit),
     groups=(lambda: learner(splitter=split), lambda learn: learn.fit_one_cycle(2, slice(1e-3,1e-2))),
     frozen=(frozen, fit), tuned=(frozen, lambda learn: learn.fine_tune(1, freeze_epochs=1)),
     thawed=(frozen, in_two_steps), graph=(lambda: learner(cbs=ShowGraphCallback), fit),

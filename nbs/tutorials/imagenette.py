@@ -1,0 +1,171 @@
+"""The blog post's experiment, an arm and a seed at a time, for `lottery-nb sweep imagenette.toml`
+
+It's the loop that `SparsifyCallback` and `find_ticket` have inside, written out: so the arms of a seed share the epochs
+that are the same in all of them, and an arm can do to BatchNorm what the library of that day did."""
+import os
+from functools import cache
+from itertools import product
+from pathlib import Path
+
+import matplotlib.pyplot as plt, pandas as pd, torch
+from fastai.callback.channelslast import ChannelsLast
+from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.progress import ProgressCallback # noqa: F401 (gives Learner its no_bar)
+from fastai.learner import Learner
+from fastai.metrics import accuracy
+from filelock import FileLock
+from torch import nn
+from torchvision.models import resnet18
+from lottery_nb.all import HoldMasks, Sparsifier, Ticket, digits_dls, imagenette_dls, large_final, summarise
+
+kept = Path(__file__).parent/'tickets' # what several arms of a seed begin with; delete it whenever you like
+
+searches = dict(winning=dict(rewind=0), matching=dict(rewind=1), keep=dict(rewind=1, rewind_opt='keep'),
+                defaults=dict(rewind=1, norm='defaults'), library=dict(rewind=1, rewind_opt='keep', norm='defaults'))
+
+@cache
+def batches(data, size, bs):
+    "The data, read once"
+    if data=='digits': return digits_dls(bs)
+    return imagenette_dls(size, bs, None if data=='imagenette' else data, seed=0, cache=True)
+
+def net(data):
+    "The post's network, or a small one with BatchNorm for the digits"
+    if data!='digits': return resnet18(num_classes=10)
+    return nn.Sequential(nn.Conv2d(1,16,3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16,32,3), nn.BatchNorm2d(32),
+                         nn.ReLU(), nn.Flatten(), nn.Linear(512,10))
+
+def learner(data, size, bs, half, seed):
+    "A new learner, whose weights and batches depend on the seed alone"
+    dls = batches(data, size, bs)
+    dls.train.seed,dls.train.epoch = seed,0
+    torch.manual_seed(seed)
+    cbs = [ChannelsLast()] + [MixedPrecision('bf16')]*half
+    return Learner(dls, net(data), metrics=accuracy, cbs=cbs, path=kept, model_dir=f'{Path(data).name}_{size}_{bs}_{seed}')
+
+def fit(learn, n_epoch, cbs=None):
+    "The losses and the accuracy after each of `n_epoch` epochs, at the constant rate that fastai has by default"
+    with learn.no_bar(), learn.no_logging(): learn.fit(n_epoch, cbs=cbs)
+    return [list(o) for o in learn.recorder.values]
+
+def begin(learn, n_epoch, again):
+    """Trains `n_epoch` epochs, and keeps the weights and the optimizer after one and after all; if that's been done,
+    only `again`. Processes that want the same wait for each other"""
+    folder = learn.path/learn.model_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder/'begin.lock'):
+        if (folder/f'{n_epoch}.pth').exists() and not again: return []
+        log = fit(learn, 1)
+        learn.save('1')
+        log += fit(learn, n_epoch-1)
+        os.replace(learn.save('part'), folder/f'{n_epoch}.pth') # whole, or not there
+    return log
+
+def table(arm, seed, round, density, epoch, log):
+    "What was logged from an epoch on, in the columns that every table here has"
+    about = dict(arm=arm, seed=seed, round=round, density=density)
+    return [dict(about, epoch=epoch+i, step=-1, metric=k, value=v) for i,row in enumerate(log)
+            for k,v in zip(('train_loss','valid_loss','accuracy'), row)]
+
+def search(learn, arm, seed, n_epoch, rounds, sparsity, rewind, rewind_opt='reset', norm='rewound'):
+    "Rounds of prune, rewind and train, `n_epoch` epochs each, after as many of the dense network"
+    sp,rows = Sparsifier(learn.model, 'weight', 'global', large_final),[]
+    learn.create_opt()
+    if not rewind: sp.save_weights()
+    begin(learn, n_epoch, again=False)
+    if rewind:
+        learn.load('1')
+        sp.save_weights()
+    learn.load(f'{n_epoch}')
+    learn.dls.train.epoch = n_epoch
+    for r in range(1, rounds+1):
+        sp.sparsify(sparsity*r/rounds)
+        sp.rewind(learn.opt, rewind_opt)
+        for m in learn.model.modules():
+            if norm=='defaults' and isinstance(m, nn.BatchNorm2d): m.reset_parameters()
+        rows += table(arm, seed, r, sp.masks.density, rewind, fit(learn, n_epoch, HoldMasks(sp)))
+    return rows,sp.ticket
+
+def run(arm, seed, data='imagenette', size=64, bs=64, n_epoch=5, rounds=3, sparsity=50, half=False):
+    "The measurements of an arm, a row a metric and an epoch"
+    learn = learner(data, size, bs, half, seed)
+    path = learn.path/learn.model_dir/'winning.safetensors'
+    if arm=='dense': rows = table(arm, seed, 0, 100., 0, begin(learn, n_epoch, True) + fit(learn, rounds*n_epoch))
+    elif arm in searches:
+        rows,ticket = search(learn, arm, seed, n_epoch, rounds, sparsity, **searches[arm])
+        if arm=='winning': ticket.save(path, full=True)
+    else: # a control of the winning ticket, trained on the same batches as that in its last round
+        if not path.exists(): run('winning', seed, data, size, bs, n_epoch, rounds, sparsity, half)
+        ticket = Ticket.load(path)
+        begun = ticket.reinit(lambda: net(data), seed) if arm=='reinit' else ticket.shuffle(seed)
+        learn.dls.train.epoch = rounds*n_epoch
+        log = fit(learn, n_epoch, HoldMasks(begun.apply_to(learn.model)))
+        rows = table(arm, seed, rounds, begun.density, 0, log)
+    n_iter = len(learn.dls.train)
+    return pd.DataFrame(rows).assign(step=lambda df: (df.epoch+1)*n_iter)
+
+# --- What came out ----------------------------------------------------------------------------------------------------
+
+post = dict(dense5=67.8, winning=72.6, matching=75.2) # the blog post's accuracies, percent: one run each, last epoch
+about = dict(dense5='dense, 5 epochs', dense6='dense, 6 epochs', dense20='dense, 20 epochs',
+             winning='ticket, rewound to 0', matching='ticket, rewound to 1', keep='the same, optimizer kept',
+             defaults='the same, BatchNorm at its defaults', library='both, as the library of that day',
+             reinit='mask of the first, fresh weights', shuffle='mask of the first, shuffled')
+measures = {'mean of the last three epochs': lambda v: sum(v[-3:])/3, 'last epoch': lambda v: v[-1], 'best epoch': max}
+shares = {'a sixth epoch, dense': ('dense6','dense5'), 'the ticket, rewound to 0': ('winning','dense5'),
+          'the ticket, rewound to 1': ('matching','dense6'), 'a warm optimizer': ('keep','matching'),
+          'BatchNorm at its defaults': ('defaults','matching'), 'its own first weights': ('winning','reinit'),
+          'its own places': ('winning','shuffle'), 'all 20 epochs, dense': ('dense20','dense5')}
+
+def ends(df):
+    "A row an arm, seed and measure, from the last five epochs of each arm: `value`, the accuracy in percent"
+    df = df[df.metric=='accuracy']
+    found = {arm: rows[rows['round']==rows['round'].max()] for arm,rows in df.groupby('arm', sort=False)}
+    dense = found.pop('dense')
+    n = dense.epoch.max()+1
+    found = {f'dense{k}': dense[dense.epoch<k] for k in (5, 6, n)} | found
+    rows = [dict(arm=arm, seed=seed, measure=k, value=100*f(o.sort_values('epoch').value.tolist()[-5:]))
+            for arm,part in found.items() for seed,o in part.groupby('seed') for k,f in measures.items()]
+    return pd.DataFrame(rows)
+
+def differences(df):
+    """What each part of the gain is worth, by measure: a row each, with `difference` and `difference_interval` in points.
+
+    All are paired by seed and corrected together, as `summarise` does it"""
+    values,pairs = ends(df),[]
+    for (name,(with_it,without)),k in product(shares.items(), measures):
+        part = values[(values.measure==k) & values.arm.isin([with_it, without])]
+        if part.arm.nunique()<2: continue
+        arms = part.arm.map({with_it: 'ticket', without: 'dense'})
+        pairs.append(part.assign(arm=arms, share=f'{name}, {k}', round=arms.map(dict(ticket=1, dense=0)),
+                                 density=50., epoch=4, step=1, metric='accuracy', value=part.value/100))
+    rows = summarise(pd.concat(pairs), by='share')
+    rows = rows[rows.arm=='ticket']
+    rows = rows.assign(measure=[next(k for k in measures if o.endswith(k)) for o in rows.share])
+    rows['share'] = [s.removesuffix(f', {k}') for s,k in zip(rows.share, rows.measure)]
+    return rows.assign(difference=100*rows.difference, difference_interval=100*rows.difference_interval)
+
+def sentence(row):
+    "What a row of `differences` carries, in words"
+    about = f'{row.share}: {row.difference:+.1f} ± {row.difference_interval:.1f} points ({row.measure}, {row.pairs} seeds)'
+    return about + (', a difference' if row.shown else ', no difference that could be seen')
+
+def draw(df):
+    "A bar a part of the gain, with intervals that hold together; beside it each arm's accuracy, a dot a seed"
+    rows,values,k = differences(df),ends(df),next(iter(measures))
+    rows,values = rows[rows.measure==k],values[values.measure==k]
+    fig,axs = plt.subplots(1, 2, figsize=(9,3.6), layout='constrained')
+    arms = [o for o in about if o in set(values.arm)]
+    for i,arm in enumerate(arms):
+        v = values[values.arm==arm].value
+        axs[0].plot(v, [i]*len(v), 'o', color='C2', ms=4, alpha=.5)
+        axs[0].plot(v.mean(), i, '|', color='black', ms=14)
+        if arm in post: axs[0].plot(post[arm], i, 'x', color='crimson')
+    axs[0].set_yticks(range(len(arms)), [about[o] for o in arms])
+    axs[0].set(xlabel=f'accuracy, percent: {k}', title='a dot a seed, | their mean, × the post')
+    axs[1].barh(rows.share, rows.difference, xerr=rows.difference_interval, capsize=3,
+                color=['C2' if o else 'silver' for o in rows.shown])
+    axs[1].axvline(0, color='black', lw=.8)
+    axs[1].set(xlabel='points', title='what each part is worth: green is shown')
+    for ax in axs: ax.invert_yaxis()
+    return fig

@@ -1,0 +1,54 @@
+"The experiment of the Imagenette tutorial is what the blog post's calls do, and shares what is the same"
+import importlib, sys
+from pathlib import Path
+
+import pytest, torch
+from fastai.callback.channelslast import ChannelsLast
+from fastai.learner import Learner
+from fastai.metrics import accuracy
+
+from lottery_nb.all import SparsifyCallback, Ticket, digits_dls, iterative, large_final
+
+folder = Path(__file__).resolve().parent.parent/'nbs'/'tutorials'
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(folder)
+    module = importlib.import_module('imagenette')
+    monkeypatch.setattr(module, 'kept', tmp_path)
+    yield module
+    sys.modules.pop('imagenette')
+
+def accuracies(df, arm): return df[(df.arm==arm) & (df.metric=='accuracy')].value.tolist()
+
+@pytest.mark.parametrize('arm, how', [('winning', dict()), ('matching', dict(rewind_epoch=1)),
+                                      ('keep', dict(rewind_epoch=1, rewind_opt='keep'))])
+def test_an_arm_is_the_call_of_the_post(recipe, arm, how):
+    "Number for number: the same 20 epochs in one fit, with the callback"
+    dense,df = (recipe.run(o, seed=3, data='digits') for o in ('dense', arm))
+    torch.manual_seed(3)
+    learn = Learner(digits_dls(seed=3), recipe.net('digits'), metrics=accuracy, cbs=ChannelsLast())
+    sp_cb = SparsifyCallback(50, 'weight', 'global', large_final, iterative, start_epoch=5, lth=True, verbose=False,
+                             **how)
+    with learn.no_bar(), learn.no_logging(): learn.fit(20, cbs=sp_cb)
+    theirs = [row[2] for row in learn.recorder.values]
+    assert accuracies(df, arm)==theirs[5:] and accuracies(dense, 'dense')[:5]==theirs[:5]
+    assert df.density.round(1).unique().tolist()==[83.3, 66.7, 50.]
+    if arm=='winning':
+        ticket = Ticket.load(recipe.kept/'digits_64_64_3'/'winning.safetensors')
+        assert ticket.masks.digest()==sp_cb.masks.digest()
+
+def test_what_is_shared_changes_nothing(recipe, tmp_path):
+    "An arm alone, in a folder of its own, gives what it gives after the others"
+    arms = ['dense','winning','matching','keep','defaults','library','reinit','shuffle']
+    together = {o: accuracies(recipe.run(o, seed=1, data='digits', n_epoch=2), o) for o in arms}
+    for o in arms[1:]:
+        recipe.kept = tmp_path/o
+        assert accuracies(recipe.run(o, seed=1, data='digits', n_epoch=2), o)==together[o]
+    assert len({tuple(o) for o in together.values()})==len(arms) # and all of them differ
+
+def test_the_table_is_the_one_table(recipe):
+    df = recipe.run('matching', seed=0, data='digits', n_epoch=2)
+    assert list(df)==['arm','seed','round','density','epoch','step','metric','value']
+    assert df.epoch.unique().tolist()==[1, 2] and df.step.unique().tolist()==[44, 66] # W_1 has had an epoch
+    assert df.groupby('round').size().tolist()==[6, 6, 6] # three measurements, two epochs
