@@ -259,7 +259,7 @@ def kept_rows(
 
 def empty_layers(
     df:pd.DataFrame # from `collapse`
-)->pd.DataFrame: # columns: arm, round, density, compression, layer, emptied (part of the seeds, 0 to 1)
+)->pd.DataFrame: # columns: arm, round, density, compression (powers of ten), layer, emptied (part of the seeds)
     "In how many of the seeds each layer has lost all its weights"
     rows = df[df.metric.str.startswith('kept in ')]
     if rows.empty: raise ArgumentError('df', df, "a table of `collapse`, with the metrics 'kept in …'")

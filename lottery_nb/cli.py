@@ -545,7 +545,10 @@ def check_sweep(
 def sweep_summary(
     df # of `Experiment.results`
 ): # columns: the settings, arm, round, density, a metric, seeds
-    "The last measurement of dense networks and of each arm's last round, the mean over seeds; a row a cell and arm"
+    """The last measurement of dense networks and of each arm's last round, the mean over seeds; a row a cell and arm.
+
+    Of a table without the columns `arm, seed, round, step, metric, value`, the first rows as they are"""
+    if not set(ours('core').table_columns)<=set(df): return df.head(20)
     df = df[df.metric==('accuracy' if 'accuracy' in set(df.metric) else df.metric.iloc[-1])]
     run = [k for k in df if k not in ours('core').table_columns] + ['arm']
     last = df[df['round']==df.groupby(run)['round'].transform('max')]
@@ -589,7 +592,8 @@ def sweep(
     else:
         print_table(cells)
         if len(df): print_table(told['summary'])
-        if len(df): print('Dense networks, and the last round of each arm, after the last step: means of the seeds.')
+        if 'seeds' in told['summary']:
+            print('Dense networks, and the last round of each arm, after the last step: means of the seeds.')
         print(f"Saved: {len(df):,} measurements in {exp.file}; Experiment.from_toml('{file}').results() has them all.")
     if (cells.status=='failed').any(): raise typer.Exit(1)
 
@@ -714,3 +718,6 @@ def demo(
     if as_json: return print(told)
     print_demo(summary)
     print(f"Saved: {', '.join(map(str, paths))}")
+
+# %% ../nbs/41_cli.ipynb #d3f169d3
+if __name__=='__main__': app() # `python -m lottery_nb.cli`

@@ -355,7 +355,7 @@ def from_toml(cls:Experiment,
     the tables `grid` and `settings`.
 
     Raises `ArgumentError` for what can't be right, `ExperimentError` if it's no TOML, `OSError` if it can't be read. If
-    the function is in a Python file, that file is run, with all that it raises"""
+    the function is in a Python file, that file is run"""
     path = check_path('path', path)
     try: told = tomllib.loads(path.read_text(encoding='utf-8'))
     except ValueError as e: raise ExperimentError(f'{path}: {e}') from e
@@ -364,22 +364,21 @@ def from_toml(cls:Experiment,
     if not isinstance(file, str): raise ArgumentTypeError(f'{path.name}: file', file, 'the path of the SQLite file')
     return cls(path.parent/file, _function(path, function), **told.pop('settings', {}), **told)
 
+# %% ../nbs/14_experiment.ipynb #d967bb17
 def _function(path, told):
     "The function that a TOML file names: one of ours, or `file.py:name`, from a file beside it"
-    where = f'{path.name}: function'
-    expected = "lottery_curve, find_ticket, or a function of a file beside it: 'file.py:name'"
-    known = dict(lottery_curve=lottery_curve, find_ticket=find_by_name)
-    if told in known: return known[told]
-    if not isinstance(told, str): raise ArgumentTypeError(where, told, expected)
-    file,_,name = told.partition('.py:')
+    where,known = f'{path.name}: function',dict(lottery_curve=lottery_curve, find_ticket=find_by_name)
+    if not isinstance(told, str) or '.py:' not in told: return check_choice(where, told, known)
+    file,name = told.split('.py:', 1)
     there = path.resolve().parent
-    if not (file.isidentifier() and (there/f'{file}.py').is_file()): raise ArgumentError(where, told, expected)
+    if not (file.isidentifier() and (there/f'{file}.py').is_file()):
+        raise ArgumentError(where, told, f'a function of a file in {there}, such as mine.py:run; no {file}.py is there')
     if str(there) not in sys.path: sys.path.insert(0, str(there)) # other processes import it, too
-    module = import_module(file)
+    try: module = import_module(file)
+    except Exception as e: raise ArgumentError(where, told, f'a file that can be run: {type(e).__name__}: {e}') from e
     if (other := Path(module.__file__)).parent!=there:
         raise ArgumentError(where, told, f"another file: Python has {other} under that name")
-    if not hasattr(module, name): raise ArgumentError(where, told, f'a function that is in {file}.py')
-    return getattr(module, name)
+    return check_choice(where, name, {k: o for k,o in vars(module).items() if callable(o) and not k.startswith('_')})
 
 # %% ../nbs/14_experiment.ipynb #4a23d596
 @delegates(find_ticket, but=['dir','force'])

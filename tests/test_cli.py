@@ -418,6 +418,17 @@ def test_sweep(tmp_path):
     told = invoke(tmp_path, 'sweep rates.toml -q')
     assert told.exit_code==1 and 'lr=-1' in told.stdout and 'Dense networks' not in told.stdout
 
+def test_sweep_of_a_function_beside_it(tmp_path):
+    "Its rows may be of any kind: then there's nothing to be summed up, and they're shown"
+    (tmp_path/'of_a_test.py').write_text('def one(lr, seed=0): return dict(loss=lr*seed)')
+    told = "file = 'a.db'\nfunction = 'of_a_test.py:one'\nseeds = 2\ngrid = {lr = [2, 3]}"
+    (tmp_path/'a.toml').write_text(told)
+    found = as_json(tmp_path, 'sweep a.toml -q --threads 2')
+    assert [o['loss'] for o in found['summary']]==[0, 0, 2, 3]
+    command = [sys.executable, '-m', 'lottery_nb.cli', 'sweep', 'a.toml']
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr)==(0, '') and 'Saved: 4 measurements in a.db' in done.stdout
+
 def profiled(folder, line): return as_json(folder, f'profile {line} --threads 1 --seconds .05')
 
 def test_profile(here):

@@ -313,13 +313,16 @@ def test_toml_with_a_function_beside_it(tmp_path, jobs):
     sys.path.remove(str(tmp_path))
 
 @pytest.mark.parametrize('function, says', [
-    ('none.py:run', 'expected lottery_curve, find_ticket, or a function of a file beside it'),
-    ('../json.py:dumps', 'a function of a file beside it'), ('json.py:', 'another file: .*json'),
-    ('json.py:dumps', 'another file: .*json'), ('mine_of_a_test.py:walk', 'a function that is in mine_of_a_test.py'),
-    ('json:dumps', 'a function of a file beside it')])
+    ('none.py:run', 'expected a function of a file in .*; no none.py is there'),
+    ('../json.py:dumps', 'no ../json.py is there'), ('json.py:dumps', 'another file: Python has .*json'),
+    ('mine_of_a_test.py:runn', "expected one of run: did you mean 'run'"),
+    ('mine_of_a_test.py:', 'expected one of run'),
+    ('broken_of_a_test.py:run', "a file that can be run: ModuleNotFoundError: No module named 'nothere'"),
+    ('json:dumps', 'expected one of lottery_curve, find_ticket')])
 def test_toml_with_a_function_that_is_not_there(tmp_path, function, says, monkeypatch):
     monkeypatch.setattr(sys, 'path', [*sys.path])
     for o in ('json','mine_of_a_test'): (tmp_path/f'{o}.py').write_text(MINE)
+    (tmp_path/'broken_of_a_test.py').write_text('import nothere')
     sys.modules.pop('mine_of_a_test', None)
     (tmp_path/'a.toml').write_text(f"file = 'a.db'\nfunction = '{function}'")
     with pytest.raises(ArgumentError, match=f'a.toml: function=.*{says}'): Experiment.from_toml(tmp_path/'a.toml')
@@ -329,7 +332,7 @@ search = "file = 'a.db'\nfunction = 'find_ticket'\n"
     ('file = ', ExperimentError, 'a.toml: Invalid value'),
     (search.replace("'a.db'", '3'), ArgumentError, 'file=3: expected the path'),
     ("function = 'find_ticket'", ArgumentError, 'a.toml: file=None: expected the path'),
-    ("file = 'a.db'", ArgumentError, 'a.toml: function=None: expected lottery_curve, find_ticket, or a function'),
+    ("file = 'a.db'", ArgumentError, 'a.toml: function=None: expected one of lottery_curve, find_ticket'),
     (search + '[grids]\nlr = [1]', ArgumentError, "a.toml='grids': expected one of file, function"),
     (search + '[settings]\nx = 2020-01-01', ArgumentError, 'x=.*: expected one of the settings of find_by_name, which'),
     (search + "[settings]\nmodel = 'digits_mlp'", ArgumentError, "model='digits_mlp': expected .*did you mean 'arch'"),

@@ -86,3 +86,31 @@ def test_fasterai():
 def test_held_masks_need_their_model():
     learn = quiet(Learner(few_batches(), net(), loss_func=CrossEntropyLossFlat()))
     with pytest.raises(ValueError, match='another model'): learn.fit(1, cbs=HoldMasks(Sparsifier(net())))
+
+@pytest.mark.filterwarnings('ignore')
+def test_lightning():
+    "From its second rewind on, weights go to trained ones: its copy of the first ones is trained, too"
+    pl = pytest.importorskip('pytorch_lightning')
+    from pytorch_lightning.callbacks import ModelPruning
+    class Net(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(equal_weights(nn.Linear(8,5)), nn.BatchNorm1d(5), nn.Linear(5,3))
+        def training_step(self, batch, i): return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+        def configure_optimizers(self): return torch.optim.Adam(self.parameters(), .1)
+    class Look(pl.Callback):
+        def __init__(self): self.rewound,self.means,self.steps,self.keys = [],[],[],[]
+        def on_train_epoch_start(self, trainer, model):
+            linear,norm,_ = model.net
+            self.rewound.append(bool((getattr(linear, 'weight_orig', linear.weight)==1).all()))
+            self.means.append(bool(norm.running_mean.any()))
+            self.steps.append(max([int(o['step']) for o in trainer.optimizers[0].state.values()], default=0))
+            self.keys.append(set(model.net.state_dict()))
+    net,look = Net(),Look()
+    data = torch.utils.data.DataLoader([(torch.randn(8), i%3) for i in range(32)], 8)
+    pruning = ModelPruning('l1_unstructured', amount=.2, use_lottery_ticket_hypothesis=True)
+    quietly = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    pl.Trainer(max_epochs=4, accelerator='cpu', callbacks=[pruning, look], **quietly).fit(net, data)
+    assert look.rewound==[True, True, False, False]
+    assert look.means==[False, True, True, True] and look.steps==[0, 4, 8, 12] # neither goes back
+    assert {'0.bias_mask','1.weight_mask','1.bias_mask'}<=look.keys[1] and '0.weight_mask' not in look.keys[0]
