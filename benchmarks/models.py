@@ -4,22 +4,22 @@ rewound and kept bit for bit, counted as published, cut in groups, shrunk to the
     python benchmarks/models.py                            all of them, the largest last: hours
     python benchmarks/models.py --names resnet18,vit_b_16  these
     python benchmarks/models.py --memory 8                 what needs more than 8 GB is refused, and says so
-    python benchmarks/models.py --markdown models.md       the table as a file
+    python benchmarks/models.py --markdown models.md       the page and its picture as files
     python benchmarks/models.py --json models.json         the same; what is in it already isn't done anew
     python benchmarks/models.py --quick                    one small network: that it runs
 
 Each network has a process of its own, so that one that takes too much ends alone. `tests/test_models.py` has the small
 ones, by the same functions.
 """
-import gc, platform, resource, tempfile, warnings
+import gc, resource, tempfile, warnings
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from importlib.metadata import version
 from json import dumps, loads
 from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
 import torch
+from _page import GREEN, GREY, RED, circumstances, drawn, page, promise, write
 from fastcore.script import call_parse, store_true
 from torch import Tensor
 from torchvision import models
@@ -202,7 +202,14 @@ def look_alone(name, gb):
 def as_published(row): return abs(row['macs']-1)<=.005 or abs(row['macs']-1)*row['ops']<=.0006 # three digits are given
 def as_asked(row): return abs(row['group']-50)<=.1
 
-right = dict(macs=as_published, group=as_asked) # what else than True is as it should be
+right = dict(macs=as_published, group=as_asked, smaller=lambda row: True) # what else than True is as it should be
+def is_right(row, key): return right.get(key, lambda row: row[key] is True)(row)
+
+def fate(row, key):
+    "What became of a check; what needs one that was refused is refused, too"
+    return 'refused' if key not in row else 'as it should be' if is_right(row, key) else 'not as it should be'
+
+fates = {'as it should be': GREEN, 'refused': GREY, 'not as it should be': RED}
 
 columns = dict(exact='exact', zeros='stay 0', rewound='rewound', ticket='ticket', macs='MACs ÷ published',
                group='groups, % of 50 asked', smaller='times smaller', equal='same outputs', trains='trains on',
@@ -214,20 +221,40 @@ def cell(row, key):
     v = row[key]
     if isinstance(v, bool): text = 'yes' if v else 'no'
     else: text = f'{v:.{dict(macs=3, group=2, seconds=0).get(key, 1)}f}'
-    return text if right.get(key, lambda row: v is not False)(row) else f'**{text}**'
+    return text if key not in checks or is_right(row, key) else f'**{text}**'
 
-def report(result):
+def report(result, picture):
     "The result as Markdown"
-    lines = ['| network | ' + ' | '.join(columns.values()) + ' | refused |', '|---'*(len(columns)+2) + '|']
-    for r in result['rows']:
+    rows,shown = result['rows'],['| network | ' + ' | '.join(columns.values()) + ' | refused |']
+    shown.append('|---'*(len(columns)+2) + '|')
+    for r in rows:
         refused = '; '.join(f'{k}: {why} ({s:.1f} s)'.replace('|', '/') for k,(why,s) in r['refused'].items())
-        lines.append(f"| {r['name']} | " + ' | '.join(cell(r, k) for k in columns) + f' | {refused} |')
-    told = '; '.join(f'{k} {v}' for k,v in result['circumstances'].items())
-    told += f'; sparsity 50 %, one image each; {len(result["rows"])} of {len(all_names())} networks'
-    legend = """Bold is what isn't as it should be. Multiply-adds: within 0.5 % of what torchvision publishes, or of the
-last digit of it; a detector's are for a gray image, with no box found in it or as many as may be, whichever is nearer.
-ONNX: of the smaller network; of the network as it was, where none is smaller."""
-    return f'# torchvision, network by network\n\n{told}\n\n{legend}\n\n' + '\n'.join(lines) + '\n'
+        shown.append(f"| {r['name']} | " + ' | '.join(cell(r, k) for k in columns) + f' | {refused} |')
+    found = [{fate(r, k) for k in checks} for r in rows]
+    whole,refused,wrong = (sum(bool(of(o)) for o in found) for of in (
+        lambda o: o=={'as it should be'}, lambda o: 'refused' in o, lambda o: 'not as it should be' in o))
+    finding = f"""Of {len(rows)} networks, of torchvision's {len(all_names())}, {whole} are as they should be in
+every check; {refused} are refused some of them, with the reason, and {wrong} aren't as they should be in some.
+{promise('that each check holds or is refused', not wrong)}"""
+    table = '\n'.join(shown)
+    body = f"""Sparsity 50 %, one image each. Bold is what isn't as it should be. Multiply-adds: within 0.5 % of what
+torchvision publishes, or of the last digit of it; a detector's are for a gray image, with no box found in it or as many
+as may be, whichever is nearer. ONNX: of the smaller network; of the network as it was, where none is smaller.
+
+{table}"""
+    return page('torchvision, network by network', finding, picture, 'How many networks hold in each check', body,
+                result['circumstances'])
+
+def draw(path, result):
+    "A bar a check: how many networks came to what"
+    rows = result['rows']
+    with drawn(path, (columns[k].split(',')[0] for k in checks), 'networks') as ax:
+        for i,key in enumerate(checks):
+            left = 0
+            for name,color in fates.items():
+                n = sum(fate(r, key)==name for r in rows)
+                ax.barh(i, n, left=left, color=color, alpha=.7, label='' if i else name)
+                left += n
 
 @call_parse
 def main(
@@ -235,19 +262,18 @@ def main(
     memory:float=16, # GB; a network that needs more is refused
     quick:store_true=False, # one small network, to see that it runs
     json:str=None, # file for all results; those that are in it already aren't done anew
-    markdown:str=None, # file for the table
+    markdown:str=None, # file for the page; its picture comes beside it
 ):
     "torchvision's networks, pruned, rewound, counted, cut and exported"
-    result = dict(circumstances=dict(python=platform.python_version(), memory=f'{memory:g} GB',
-                                     **{o: version(o) for o in ('torch','torchvision','lottery_nb')}))
     by_size = sorted(all_names(), key=lambda o: Network(o).n_params)
     wanted = ['squeezenet1_1'] if quick else names.split(',') if names else by_size
-    result['rows'] = loads(Path(json).read_text())['rows'] if json and Path(json).exists() else []
-    for name in wanted:
-        if name in {r['name'] for r in result['rows']}: continue
-        result['rows'].append(look_alone(name, memory))
-        print(result['rows'][-1], flush=True)
-        if json: Path(json).write_text(dumps(result, indent=1), encoding='utf-8')
-    print(report(result))
-    if markdown: Path(markdown).write_text(report(result), encoding='utf-8')
-    if json: Path(json).write_text(dumps(result, indent=1), encoding='utf-8')
+    result = loads(Path(json).read_text()) if json and Path(json).exists() else dict(rows=[])
+    if new := [o for o in wanted if o not in {r['name'] for r in result['rows']}]:
+        with circumstances('torchvision') as about:
+            result['circumstances'] = about
+            about['memory'] = f'{memory:g} GB'
+            for name in new:
+                result['rows'].append(look_alone(name, memory))
+                print(result['rows'][-1], flush=True)
+                if json: Path(json).write_text(dumps(result, indent=1), encoding='utf-8')
+    write(result, report, draw, markdown, json)

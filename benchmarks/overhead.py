@@ -5,23 +5,20 @@ measured on its own: all tools do the same work in turn, in an order that is shu
 reported are ratios within a round.
 
     python benchmarks/overhead.py                            about a quarter of an hour on two cores
-    python benchmarks/overhead.py --markdown overhead.md     the tables as a file
+    python benchmarks/overhead.py --markdown overhead.md     the page and its picture as files
     python benchmarks/overhead.py --json overhead.json       the same with the time of every single step
     python benchmarks/overhead.py --quick                    a few seconds, a tiny network: that it runs, not how fast
 
 The peers are fasterai (`pip install 'lottery_nb[bench]'`; left out if it is not there) and torch.nn.utils.prune.
 """
-import contextlib, copy, gc, io, math, multiprocessing, os, platform, random, statistics, sys
-from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timezone
+import contextlib, copy, gc, io, math, multiprocessing, random, statistics, sys
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
-from json import dumps
 from pathlib import Path
-from time import perf_counter
 from typing import Callable
 
 import numpy as np, torch
+from _page import bars, chosen, circumstances, has_fasterai, page, quartiles, table, timed, write
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 from fastai.data.core import DataLoaders
@@ -37,16 +34,15 @@ from lottery_nb.criteria import large_final
 from lottery_nb.schedules import agp, one_shot
 from lottery_nb.sparsifier import Sparsifier
 
-try:
+if has_fasterai:
     from fasterai.core.criteria import large_final as their_large_final
     from fasterai.core.schedule import Schedule as TheirSchedule, sched_agp, sched_oneshot
     from fasterai.sparse.sparsifier import Sparsifier as TheirSparsifier
     from fasterai.sparse.sparsify_callback import SparsifyCallback as TheirCallback
-    has_fasterai = True
-except ImportError: has_fasterai = False
 
 PRUNABLE = (nn.Conv2d, nn.Linear) # what our own default comes to in these networks; fasterai's would be Conv2d alone
 SPARSITY = 50 # percent
+PROMISES = dict(constant=1.03, agp=1.10) # a step by a dense one, at most
 OPTIMIZERS = {'Adam': Adam, 'fused': partial(OptimWrapper, opt=torch.optim.AdamW, fused=True)} # fastai's; PyTorch's
 # --- What is measured: the sizes --------------------------------------------------------------------------------------
 
@@ -117,9 +113,8 @@ class Arm:
     def step(self, epoch:int, i:int, batch:tuple):
         "Batch `i` of `epoch`, timed: all that `fit` does between two batches, all callbacks included"
         self.learn.epoch,self.learn.pct_train = epoch,(epoch + i/self.learn.n_iter)/self.learn.n_epoch
-        before,start = self.mask(),perf_counter()
-        self.learn.one_batch(i, batch)
-        self.seconds.append(perf_counter()-start)
+        before = self.mask()
+        self.seconds.append(timed(lambda: self.learn.one_batch(i, batch))[0])
         self.made.append(self.mask() is not before)
 
 def begin(learn:Learner, sizes:Sizes, epoch:int):
@@ -200,14 +195,19 @@ def step_rows(arms:list, **of)->list: # dicts
     dense,rows = np.array(arms[0].seconds),[]
     for arm in arms:
         seconds,made = np.array(arm.seconds),np.array(arm.made)
-        q1,median,q3 = np.percentile(seconds/dense, [25,50,75]).tolist()
         mean,low,high = mean_ratio(seconds, dense, made)
-        by_kind = ratio_by_kind(seconds/dense, made)
-        rows.append(dict(**of, tool=arm.name, median=median, q1=q1,
-                         q3=q3, mean=mean, low=low, high=high, by_kind=by_kind,
+        rows.append(dict(**of, tool=arm.name, **quartiles(seconds/dense), mean=mean, low=low, high=high,
+                         by_kind=ratio_by_kind(seconds/dense, made),
                          milliseconds=1000*float(np.median(seconds)), masks=int(made.sum()), steps=len(seconds),
                          sparsity=sparsity(arm.learn.model), seconds=arm.seconds, made=arm.made))
     return rows
+
+def sqrt_of_zeros(rounds:int=30)->float:
+    "How many times as long `torch.sqrt` takes where that many of the numbers, at random, are 0"
+    x = torch.rand(2, 1_000_000, generator=torch.Generator().manual_seed(0))
+    inputs,seconds = [x[0], x[0].where(x[1]<SPARSITY/100, 0)],[[],[]]
+    for i in range(2*rounds): seconds[i%2].append(timed(inputs[i%2].sqrt)[0])
+    return statistics.median(seconds[1])/statistics.median(seconds[0])
 
 # --- The making of a mask ---------------------------------------------------------------------------------------------
 
@@ -228,9 +228,8 @@ def measure_masks(model:nn.Module, first:float, rounds:int)->dict: # tool -> sec
         for tool in shuffled.sample(list(PRUNERS), len(PRUNERS)):
             to = PRUNERS[tool](copy.deepcopy(model))
             if first: to(first)
-            start = perf_counter()
-            to(SPARSITY)
-            if i: seconds[tool].append(perf_counter()-start) # the first round is for warming up
+            took,_ = timed(lambda to=to: to(SPARSITY))
+            if i: seconds[tool].append(took) # the first round is for warming up
     return seconds
 
 def memory(what:str)->int|None: # bytes
@@ -261,20 +260,13 @@ def mask_rows(model:nn.Module, rounds:int, extra:dict)->list: # dicts
     for first in (0, SPARSITY/2):
         seconds = measure_masks(model, first, rounds)
         for tool,own in seconds.items():
-            q1,median,q3 = np.percentile(np.array(own)/np.array(seconds['lottery_nb']), [25,50,75]).tolist()
-            rows.append(dict(weights=n_weights(model), pruned_before=first, tool=tool, median=median, q1=q1, q3=q3,
+            ratios = np.array(own)/np.array(seconds['lottery_nb'])
+            rows.append(dict(weights=n_weights(model), pruned_before=first, tool=tool, **quartiles(ratios),
                              median_seconds=statistics.median(own), extra_memory=None if first else extra.get(tool),
                              seconds=own))
     return rows
 
 # --- The report -------------------------------------------------------------------------------------------------------
-
-def table(head:list, rows:list)->str:
-    "A markdown table that can be read as it is"
-    cells = [head, *rows]
-    widths = [max(len(r[i]) for r in cells) for i in range(len(head))]
-    lines = ['| ' + ' | '.join(c.ljust(w) for c,w in zip(r, widths)) + ' |' for r in cells]
-    return '\n'.join([lines[0], '|' + '|'.join('-'*(w+2) for w in widths) + '|', *lines[1:]])
 
 def step_table(rows:list)->str:
     return table(['mask', 'optimizer', 'tool', 'median ratio', 'middle half', 'mean ratio',
@@ -291,100 +283,78 @@ def mask_table(rows:list)->str:
           r['tool'], f'{r["median"]:.2f}', f'{r["q1"]:.2f} to {r["q3"]:.2f}',
           f'{r["median_seconds"]:.4f}', show(r['extra_memory'])] for r in rows])
 
-def verdicts(result:dict)->str:
-    "Whether lottery_nb met what it promises, a line a promise"
-    step = {(r['mask'],r['optimizer']): r for r in result['steps'] if r['tool']=='lottery_nb'}
-    constant,gradual = {k: step['constant',k]['median'] for k in OPTIMIZERS},step['agp','Adam']['mean']
+def of_us(result:dict)->dict: # (mask, optimizer) -> row
+    "What came out for a step with lottery_nb"
+    return {(r['mask'],r['optimizer']): r for r in result['steps'] if r['tool']=='lottery_nb'}
+
+def first_masks(result:dict)->list: # a dict a network, the smaller one first: tool -> row
+    "What came out for the first mask"
     first = [r for r in result['masks'] if not r['pruned_before']]
-    small,large = ([r for r in first if r['weights']==n] for n in sorted({r['weights'] for r in first}))
-    ours,torch_prune = ({r['tool']: r for r in large}[o] for o in ('lottery_nb','torch.nn.utils.prune'))
-    few = {r['tool']: r for r in small}['lottery_nb']
-    lines = [(f'constant mask, {k}, median ratio of a step: {ratio:.3f}, at most 1.03', ratio<=1.03)
-             for k,ratio in constant.items()]
-    lines += [(f'agp, mean ratio of a step: {gradual:.3f}, at most 1.10', gradual<=1.10),
+    return [{r['tool']: r for r in first if r['weights']==n} for n in sorted({r['weights'] for r in first})]
+
+def promises(result:dict)->list: # (what, kept?)
+    "All that lottery_nb promises"
+    step,(small,large) = of_us(result),first_masks(result)
+    few,many,torch_prune = small['lottery_nb'],large['lottery_nb'],large['torch.nn.utils.prune']
+    most = PROMISES['constant']
+    found = [(f'constant mask, {k}, median ratio of a step: {ratio:.3f}, at most {most}', ratio<=most)
+             for k in OPTIMIZERS for ratio in [step['constant',k]['median']]]
+    gradual,most = step['agp','Adam']['mean'],PROMISES['agp']
+    found += [(f'agp, mean ratio of a step: {gradual:.3f}, at most {most:.2f}', gradual<=most),
               (f'first mask of {few["weights"]:,} weights: {few["median_seconds"]:.3f} s, below 0.5 s',
                few['median_seconds']<.5),
-              (f'first mask of {ours["weights"]:,} weights: {torch_prune["median"]:.1f} times as fast as torch, '
-               'at least 10',
-               torch_prune['median']>=10)]
-    if ours['extra_memory'] is not None:
-        lines.append((f'extra memory of it: {ours["extra_memory"]:.2f} bytes a byte of weights, at most 3',
-                      ours['extra_memory']<=3))
-    return '\n'.join(f'- {"met" if met else "NOT met"}: {line}' for line,met in lines)
+              (f'first mask of {many["weights"]:,} weights: {torch_prune["median"]:.1f} times as fast as torch, '
+               'at least 10', torch_prune['median']>=10)]
+    if many['extra_memory'] is not None:
+        found.append((f'extra memory of it: {many["extra_memory"]:.2f} bytes a byte of weights, at most 3',
+                      many['extra_memory']<=3))
+    return found
 
-def cpu()->str:
-    "The processor's name"
-    info = Path('/proc/cpuinfo')
-    names = [o.split(':')[1].strip() for o in info.read_text().splitlines()
-             if o.startswith('model name')] if info.exists() else []
-    return names[0] if names else platform.processor() or platform.machine()
+def report(result:dict, picture:str)->str:
+    "All of it as Markdown"
+    s,step,told = result['sizes'],of_us(result),promises(result)
+    large,lines = first_masks(result)[-1],'\n'.join(f'- {"kept" if o else "NOT kept"}: {what}' for what,o in told)
+    finding = f"""Under a constant mask a step takes {step['constant','Adam']['median']:.2f} times as long as a dense
+one with fastai's Adam and {step['constant','fused']['median']:.2f} times with a fused one, under `agp`
+{step['agp','Adam']['mean']:.2f} times. A mask of {large['lottery_nb']['weights']:,} weights is made
+{large['torch.nn.utils.prune']['median']:.1f} times as fast as by `torch.nn.utils.prune`. Of {len(told)} promises
+{sum(o for _,o in told)} are kept in this run:
 
-def load()->float|None: return round(os.getloadavg()[0], 1) if hasattr(os, 'getloadavg') else None
+{lines}"""
+    body = f"""## A training step, by that of a dense network
 
-def timed(fn)->tuple:
-    "Seconds, and what came out"
-    start = perf_counter()
-    out = fn()
-    return perf_counter()-start, out
-
-def sqrt_of_zeros(rounds:int=30)->float:
-    "How many times as long `torch.sqrt` takes where that many of the numbers, at random, are 0"
-    x = torch.rand(2, 1_000_000, generator=torch.Generator().manual_seed(0))
-    inputs,seconds = [x[0], x[0].where(x[1]<SPARSITY/100, 0)],[[],[]]
-    for i in range(2*rounds):
-        start = perf_counter()
-        inputs[i%2].sqrt()
-        seconds[i%2].append(perf_counter()-start)
-    return statistics.median(seconds[1])/statistics.median(seconds[0])
-
-def circumstances()->dict:
-    "When, where and with what"
-    versions = {}
-    for o in ('lottery_nb','torch','torchvision','fastai','fasterai'):
-        with contextlib.suppress(PackageNotFoundError): versions[o] = version(o)
-    return dict(date=datetime.now(timezone.utc).isoformat(timespec='seconds'),
-                cpu=cpu(), cores=os.cpu_count(), threads=torch.get_num_threads(),
-                load=load(), system=platform.platform(), python=platform.python_version(), **versions)
-
-def report(result:dict)->str:
-    "All of it as markdown"
-    s,about = result['sizes'],result['circumstances']
-    return f"""# What pruning costs
-
-{', '.join(f'{k} {v}' for k,v in about.items())}
-
-## A training step, by that of a dense network
-
-{s['model']}, {s['batch']} images of {s['size']} by {s['size']} pixels, a fastai `Learner`; a global mask of \
-{SPARSITY} % over all conv and linear
-weights. Ratios of steps on the same batch. Under a constant mask {s['rounds']} steps; under `agp` \
-all {s['n_iter']} of the middle one of
-{s['n_epoch']} epochs, so the mean, all time over all time, holds the masks at the rate at which they are made in the \
-whole training. By kind: the
-median of the steps with a new mask and that of the steps without one, weighted by their shares; where it is far from \
-the mean, the machine was busy.
+{s['model']}, {s['batch']} images of {s['size']} by {s['size']} pixels, a fastai `Learner`; a global mask of
+{SPARSITY} % over all conv and linear weights. Ratios of steps on the same batch. Under a constant mask {s['rounds']}
+steps; under `agp` all {s['n_iter']} of the middle one of {s['n_epoch']} epochs, so the mean, all time over all time,
+holds the masks at the rate at which they are made in the whole training. By kind: the median of the steps with a new
+mask and that of the steps without one, weighted by their shares; where it is far from the mean, the machine was busy.
 
 {step_table(result['steps'])}
 
-Adam: fastai's own, in many operations; fused: PyTorch's AdamW, in one. Who masks gradients, `torch.nn.utils.prune` \
-too, leaves zeros in what Adam
-takes the square root of, and `torch.sqrt` takes {result['sqrt']:.2g} times as long here for a million numbers, \
-{SPARSITY} % of them 0 at random.
+Adam: fastai's own, in many operations; fused: PyTorch's AdamW, in one. Who masks gradients, `torch.nn.utils.prune`
+too, leaves zeros in what Adam takes the square root of, and `torch.sqrt` takes {result['sqrt']:.2g} times as long here
+for a million numbers, {SPARSITY} % of them 0 at random. In the picture constant masks are by their medians, with the
+middle half, and `agp` by its mean, with its interval; what makes a mask at every batch isn't in it.
 
 ## A mask
 
-A global mask of {SPARSITY} % by magnitude: the first one, and another one where {SPARSITY/2:g} % are pruned already. \
-Medians of
-{s['mask_rounds']} rounds; ratios to lottery_nb in the same round. Memory: the peak beyond the model, of pruning the \
-larger one for the
-first time in a process of its own, in bytes for each byte of weights.
+A global mask of {SPARSITY} % by magnitude: the first one, and another one where {SPARSITY/2:g} % are pruned already.
+Medians of {s['mask_rounds']} rounds; ratios to lottery_nb in the same round. Memory: the peak beyond the model, of
+pruning the larger one for the first time in a process of its own, in bytes for each byte of weights.
 
-{mask_table(result['masks'])}
+{mask_table(result['masks'])}"""
+    return page('What pruning costs', finding, picture, 'Time of a step over that of a dense one, a bar a tool', body,
+                result['circumstances'])
 
-## What lottery_nb promises, in this run
-
-{verdicts(result)}
-"""
+def draw(path, result:dict):
+    "How much longer a step takes; without those that make a mask at every batch, which dwarf all others"
+    def more(*ratios): return tuple(100*(o-1) for o in ratios)
+    def name(r): return f"{r['tool'].removesuffix(' (the noise)')} ({r['mask']}, {r['optimizer']})"
+    rows = [r for r in result['steps'] if r['tool']!='dense' and r['masks']<r['steps']]
+    keys = dict(constant=('median','q1','q3'), agp=('mean','low','high'))
+    values = {name(r): more(*(r[k] for k in keys[r['mask']])) for r in rows}
+    limits = {name(r): more(PROMISES[r['mask']])[0] for r in rows if r['tool']=='lottery_nb'}
+    bars(path, values, 'percent that a step takes longer than a dense one', limits)
 
 @call_parse
 def main(
@@ -395,25 +365,21 @@ def main(
     mask_rounds:int=None, # masks of each tool and size (default 7)
     quick:store_true=False, # a tiny network and few rounds, to see that it runs
     json:str=None, # file for all results, with the seconds of every step
-    markdown:str=None, # file for the tables
+    markdown:str=None, # file for the page; its picture comes beside it
 ):
     "What pruning costs: a training step under a mask, and the making of a mask, side by side with the peers"
-    given = dict(size=size, batch=batch, rounds=rounds, n_iter=n_iter, mask_rounds=mask_rounds)
-    sizes = replace(QUICK if quick else Sizes(), **{k:v for k,v in given.items() if v is not None})
-    if not has_fasterai: print("fasterai is not installed and is left out (pip install 'lottery_nb[bench]')")
-    result = dict(circumstances=circumstances(), sizes={**asdict(sizes), 'model': sizes.model.__name__},
-                  steps=[], masks=[], sqrt=sqrt_of_zeros())
-    for mask,optimizer in (('constant','Adam'), ('constant','fused'), ('agp','Adam')):
-        arms = measure_steps(sizes, mask=='agp', optimizer)
-        result['steps'] += step_rows(arms, mask=mask, optimizer=optimizer)
-        print(f'measured: a training step, {mask}, {optimizer}', file=sys.stderr)
-    del arms
-    gc.collect() # the networks of the steps are in cycles with their learners
-    tools = ['lottery_nb'] if quick else PRUNERS # a process takes seconds to start
-    extra = {tool: in_fresh_process(extra_memory, tool, sizes.weights) for tool in tools}
-    result['masks'] += mask_rows(sizes.model(), sizes.mask_rounds, {})
-    result['masks'] += mask_rows(wide(sizes.weights), sizes.mask_rounds, extra)
-    result['circumstances']['load at the end'] = load()
-    print(report(result))
-    if markdown: Path(markdown).write_text(report(result), encoding='utf-8')
-    if json: Path(json).write_text(dumps(result, indent=1), encoding='utf-8')
+    sizes = chosen(QUICK if quick else Sizes(), size=size, batch=batch, rounds=rounds, n_iter=n_iter,
+                   mask_rounds=mask_rounds)
+    with circumstances('torchvision', 'fastai', 'fasterai') as about:
+        sqrt,steps = sqrt_of_zeros(),[]
+        for mask,optimizer in (('constant','Adam'), ('constant','fused'), ('agp','Adam')):
+            steps += step_rows(measure_steps(sizes, mask=='agp', optimizer), mask=mask, optimizer=optimizer)
+            print(f'measured: a training step, {mask}, {optimizer}', file=sys.stderr)
+        gc.collect() # the networks of the steps are in cycles with their learners
+        tools = ['lottery_nb'] if quick else PRUNERS # a process takes seconds to start
+        extra = {tool: in_fresh_process(extra_memory, tool, sizes.weights) for tool in tools}
+        masks = mask_rows(sizes.model(), sizes.mask_rounds, {})
+        masks += mask_rows(wide(sizes.weights), sizes.mask_rounds, extra)
+    result = dict(circumstances=about, sizes={**asdict(sizes), 'model': sizes.model.__name__}, steps=steps, masks=masks,
+                  sqrt=sqrt)
+    write(result, report, draw, markdown, json)

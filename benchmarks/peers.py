@@ -6,7 +6,7 @@ fastai's training loop too; `lottery_curve` does it for all seeds in one batched
 what is reported are medians.
 
     python benchmarks/peers.py                         about three minutes on two cores
-    python benchmarks/peers.py --markdown peers.md     the table as a file
+    python benchmarks/peers.py --markdown peers.md     the page and its picture as files
     python benchmarks/peers.py --json peers.json       the same with the time of every run
     python benchmarks/peers.py --quick                 a few seconds: shows that it runs, says nothing about speed
 
@@ -14,16 +14,14 @@ fasterai: `pip install 'lottery_nb[bench]'`; left out if it is not there.
 """
 import contextlib, io, random, sys
 from dataclasses import asdict, dataclass, replace
-from json import dumps
-from pathlib import Path
-from time import perf_counter
 
 import numpy as np, torch
+from _page import bars, chosen, circumstances, has_fasterai, page, table, timed, write
 from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastai.optimizer import Adam
 from fastcore.script import call_parse, store_true
-from overhead import circumstances, has_fasterai, load, sparsity, table
+from overhead import sparsity
 from torch import nn
 
 from lottery_nb.callback import SparsifyCallback
@@ -45,6 +43,7 @@ class Sizes:
     epochs:int = 17     # in each of them, of 23 batches of 60
     repeats:int = 5     # how often each takes its turn: seeds of the callbacks
 
+BATCHED = 'lottery_curve' # all seeds at once
 QUICK = Sizes(seeds=2, rounds=2, epochs=1, repeats=2)
 
 def density(sizes:Sizes)->float: return .8**sizes.rounds # what is left in the end, from 0 to 1
@@ -81,7 +80,7 @@ def batched(seed:int, sizes:Sizes)->tuple:
     return 100-last.density.mean(), 100*last.value.mean()
 
 def tools(sizes:Sizes)->dict: # name -> (function of a seed, seeds)
-    found = {'lottery_curve': (lambda s: batched(s, sizes), sizes.seeds),
+    found = {BATCHED: (lambda s: batched(s, sizes), sizes.seeds),
              'lottery_nb SparsifyCallback': (lambda s: by_callback(ours, s, sizes), 1)}
     if has_fasterai: found['fasterai SparsifyCallback'] = lambda s: by_callback(theirs, s, sizes), 1
     return found
@@ -92,16 +91,15 @@ def measure(sizes:Sizes)->dict: # tool -> list of (seconds, sparsity, accuracy)
     for make,_ in tools(replace(QUICK, rounds=1)).values(): make(0)
     for i in range(sizes.repeats):
         for tool in shuffled.sample(list(out), len(out)):
-            start = perf_counter()
-            came = tools(sizes)[tool][0](i)
-            out[tool].append((perf_counter()-start, *came))
+            seconds,came = timed(lambda tool=tool: tools(sizes)[tool][0](i))
+            out[tool].append((seconds, *came))
         told = ', '.join(f'{k} {v[-1][0]:.1f} s' for k,v in out.items())
         print(f'turn {i+1} of {sizes.repeats}: {told}', file=sys.stderr)
     return out
 
 def rows(sizes:Sizes, measured:dict)->list: # dicts
     "What came out, a row a tool"
-    base = np.median([o[0] for o in measured['lottery_curve']])/sizes.seeds
+    base = np.median([o[0] for o in measured[BATCHED]])/sizes.seeds
     found = []
     for tool,(_,n) in tools(sizes).items():
         seconds,sparse,right = (np.array(o) for o in zip(*measured[tool]))
@@ -111,27 +109,30 @@ def rows(sizes:Sizes, measured:dict)->list: # dicts
         found.append(dict(tool=tool, seeds=n, **{k: float(v) for k,v in row.items()}))
     return found
 
-def report(result:dict)->str:
-    "All of it as markdown"
-    s,about = result['sizes'],result['circumstances']
+def report(result:dict, picture:str)->str:
+    "All of it as Markdown"
+    s,found = result['sizes'],{r['tool']: r for r in result['rows']}
+    per_seed = [f"{r['a_seed']:.2f} seconds with {k} ({r['times']:.1f} times)" for k,r in found.items() if k!=BATCHED]
+    finding = f"""A curve of {s['rounds']} rounds takes {found[BATCHED]['a_seed']:.2f} seconds a seed with
+`lottery_curve`, which prunes {s['seeds']} seeds at once; {', '.join(per_seed)}. Nothing is promised of these ratios."""
     head = ['tool', 'seeds at once', 'seconds', 'least to most', 'seconds a seed', 'seconds a seed and round',
             'lottery_curve = 1', 'sparsity']
     shown = table(head,
-        [[r['tool'], str(r['seeds']), f'{r["seconds"]:.2f}', f'{r["least"]:.2f} to {r["most"]:.2f}',
-          f'{r["a_seed"]:.2f}', f'{r["a_round"]:.3f}',
-          f'{r["times"]:.1f}', f'{r["sparsity"]:.2f} %'] for r in result['rows']])
-    return f"""# What a curve costs with others
+        [[k, str(r['seeds']), f'{r["seconds"]:.2f}', f'{r["least"]:.2f} to {r["most"]:.2f}', f'{r["a_seed"]:.2f}',
+          f'{r["a_round"]:.3f}', f'{r["times"]:.1f}', f'{r["sparsity"]:.2f} %'] for k,r in found.items()])
+    body = f"""Iterative magnitude pruning of the 64-300-100-10 network on scikit-learn's digits: Adam, batches of 60, a
+dense round and {s['rounds']} of pruning 20 % of what is left, {s['epochs']} epochs ({s['epochs']*(1437//60)} steps)
+each, measured after every epoch. Medians of {s['repeats']} turns. The callbacks train a seed at a time in a fastai
+`Learner`: most of their seconds are its training loop's, whoever prunes. What they do at a rewind differs (biases, the
+optimizer's state), so this is about time, and about nothing else.
 
-{', '.join(f'{k} {v}' for k,v in about.items())}
+{shown}"""
+    return page('What a curve costs with others', finding, picture, 'Seconds a seed, a bar a tool', body,
+                result['circumstances'])
 
-Iterative magnitude pruning of the 64-300-100-10 network on scikit-learn's digits: Adam, batches of 60, a dense round
-and {s['rounds']} of pruning 20 % of what is left, {s['epochs']} epochs ({s['epochs']*(1437//60)} steps) each,
-measured after every epoch. Medians of {s['repeats']} turns. The callbacks train a seed at a time in a fastai `Learner`:
-most of their seconds are its training loop's, whoever prunes. What they do at a rewind differs (biases, the optimizer's
-state), so this is about time, and about nothing else.
-
-{shown}
-"""
+def draw(path, result:dict):
+    values = {r['tool']: tuple(r[k]/r['seeds'] for k in ('seconds','least','most')) for r in result['rows']}
+    bars(path, values, 'seconds a seed, least to most', {}, ours=[o for o in values if 'fasterai' not in o])
 
 @call_parse
 def main(
@@ -141,15 +142,10 @@ def main(
     repeats:int=None, # how often each takes its turn (default 5)
     quick:store_true=False, # little of everything, to see that it runs
     json:str=None, # file for all results, with the seconds of every run
-    markdown:str=None, # file for the table
+    markdown:str=None, # file for the page; its picture comes beside it
 ):
     "What a curve costs with others, on the same data, network and steps"
-    given = dict(seeds=seeds, rounds=rounds, epochs=epochs, repeats=repeats)
-    sizes = replace(QUICK if quick else Sizes(), **{k:v for k,v in given.items() if v is not None})
-    if not has_fasterai: print("fasterai is not installed and is left out (pip install 'lottery_nb[bench]')")
-    about,measured = circumstances(),measure(sizes)
-    about['load at the end'] = load()
+    sizes = chosen(QUICK if quick else Sizes(), seeds=seeds, rounds=rounds, epochs=epochs, repeats=repeats)
+    with circumstances('fastai', 'fasterai') as about: measured = measure(sizes)
     result = dict(circumstances=about, sizes=asdict(sizes), measured=measured, rows=rows(sizes, measured))
-    print(report(result))
-    if markdown: Path(markdown).write_text(report(result), encoding='utf-8')
-    if json: Path(json).write_text(dumps(result, indent=1), encoding='utf-8')
+    write(result, report, draw, markdown, json)

@@ -4,24 +4,21 @@ All take turns of some batches, in an order that is shuffled anew in each round;
 round. The network is in PyTorch's channels-last layout, and so are the bare steps.
 
     python benchmarks/photos.py                        some five minutes on two cores, with Imagenette
-    python benchmarks/photos.py --markdown photos.md   the table and the picture as files
+    python benchmarks/photos.py --markdown photos.md   the page and its picture as files
     python benchmarks/photos.py --json photos.json     the same with the seconds of every turn
     python benchmarks/photos.py --quick                a few seconds, made-up photos: that it runs, not how fast
 """
 import os, random, tempfile
 from functools import partial
 from itertools import chain, repeat
-from json import dumps
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np, torch
 from fastcore.script import call_parse, store_true
 from PIL import Image
 from torch import nn
 from torchvision.models import resnet18
-from _page import bars, page
-from overhead import circumstances, load, table
+from _page import bars, circumstances, page, promise, quartiles, table, timed, write
 
 from lottery_nb.data import imagenette_dls
 
@@ -55,27 +52,22 @@ def measure(train, batches:dict, rounds:int, turn:int)->dict: # name -> seconds 
     seconds = {name: [] for name in batches}
     for _ in range(rounds):
         for name in random.sample(list(batches), len(batches)):
-            start = perf_counter()
-            for _ in range(turn): train(*next(batches[name]))
-            seconds[name].append((perf_counter()-start)/turn)
+            took,_ = timed(lambda name=name: [train(*next(batches[name])) for _ in range(turn)])
+            seconds[name].append(took/turn)
     return seconds
 
 def rows(seconds:dict)->list: # dicts
     bare = np.array(seconds[BARE])
-    found = []
-    for name,s in seconds.items():
-        q1,median,q3 = np.quantile(np.array(s)/bare, [.25,.5,.75]).tolist()
-        found.append(dict(loader=name, median=median, q1=q1, q3=q3, ms=1000*float(np.median(s)), seconds=s))
-    return found
+    return [dict(loader=name, **quartiles(np.array(s)/bare), ms=1000*float(np.median(s)), seconds=s)
+            for name,s in seconds.items()]
 
 def report(result:dict, picture:str)->str:
     "The result as Markdown"
     r = {o['loader']: o for o in result['rows']}
-    ours,kept = r[OURS]['median'],r[OURS]['median']<=PROMISE
+    ours = r[OURS]['median']
     others = min(o['median'] for k,o in r.items() if k not in (BARE,OURS))
-    verdict = 'kept' if kept else 'NOT kept'
     finding = f"""With the photos in memory a step takes {ours:.2f} times as long as on a batch that's there, and from
-files at least {others:.2f} times. Promised is at most {PROMISE}: {verdict} in this run."""
+files at least {others:.2f} times. {promise(f'at most {PROMISE}', ours<=PROMISE)}"""
     shown = table(['batches', 'bare = 1', 'middle half', 'ms a batch'],
                   [[k, f'{o["median"]:.3f}', f'{o["q1"]:.3f} to {o["q3"]:.3f}', f'{o["ms"]:.0f}']
                    for k,o in r.items()])
@@ -87,6 +79,10 @@ medians of {result['rounds']} rounds of {result['turn']} batches each. In memory
     return page('What photos cost', finding, picture, 'Time of a step by that of a bare one, a bar a loader', body,
                 result['circumstances'])
 
+def draw(path, result:dict):
+    values = {o['loader']: (o['median'], o['q1'], o['q3']) for o in result['rows']}
+    bars(path, values, 'time of a step, bare = 1', {OURS: PROMISE})
+
 @call_parse
 def main(
     rounds:int=12, # turns of each kind
@@ -95,13 +91,11 @@ def main(
     bs:int=64, # photos in a batch
     quick:store_true=False, # made-up photos, to see that it runs
     json:str=None, # file for all results, with the seconds of every turn
-    markdown:str=None # file for the table; a picture of the same name comes beside it
+    markdown:str=None # file for the page; its picture comes beside it
 ):
     "What photos cost: steps with batches from each kind of loader"
     if quick: rounds,turn,size,bs = 2,2,16,8
-    about = circumstances()
-    about.pop('fasterai', None)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, circumstances('torchvision', 'fastai') as about:
         if quick: made_up(Path(folder))
         batches = loaders(Path(folder) if quick else None, size, bs)
         n_bytes = imagenette_dls(size, bs, Path(folder) if quick else None, cache=True).train.n_bytes
@@ -110,12 +104,5 @@ def main(
         train = partial(step, net, torch.optim.Adam(net.parameters()))
         measure(train, batches, 1, 2)
         found = rows(measure(train, batches, rounds, turn))
-    about['load at the end'] = load()
     result = dict(circumstances=about, rounds=rounds, turn=turn, size=size, bs=bs, bytes=n_bytes, rows=found)
-    picture = Path(markdown).with_suffix('.svg') if markdown else Path('photos.svg')
-    print(text := report(result, picture.name))
-    if markdown:
-        Path(markdown).write_text(text, encoding='utf-8')
-        values = {o['loader']: (o['median'], o['q1'], o['q3']) for o in found}
-        bars(picture, values, 'time of a step, bare = 1', PROMISE)
-    if json: Path(json).write_text(dumps(result, indent=1), encoding='utf-8')
+    write(result, report, draw, markdown, json)

@@ -6,18 +6,16 @@ reported are medians. Both have all of PyTorch's threads. A single small network
 so a few seeds train with one thread as well.
 
     python benchmarks/replicates.py                              about four minutes on two cores
-    python benchmarks/replicates.py --markdown replicates.md     the table as a file
+    python benchmarks/replicates.py --markdown replicates.md     the page and its picture as files
     python benchmarks/replicates.py --json replicates.json       the same with the time of every run
     python benchmarks/replicates.py --quick                      a few seconds: shows that it runs, and nothing else
 """
 import sys
-from dataclasses import asdict, dataclass, replace
-from json import dumps
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
 import numpy as np
+from _page import bars, chosen, circumstances, page, promise, table, timed, write
 from fastcore.script import call_parse, store_true
-from overhead import circumstances, load, table, timed
 
 from lottery_nb.core import threads
 from lottery_nb.curves import lottery_curve
@@ -32,6 +30,7 @@ class Sizes:
     arms:tuple = ('ticket',) # beside the dense networks
     repeats:int = 3     # how often both take their turn
 
+PROMISE = 3 # times as fast, at least
 QUICK = Sizes(seeds=3, rounds=2, steps=20, repeats=2)
 
 def last_accuracy(df)->float:
@@ -70,30 +69,37 @@ def rows(sizes:Sizes, measured:dict)->list: # dicts
                           steps_a_second=n*trainings*sizes.steps/mid, times=mid/float(np.median(together))))
     return found
 
-def report(result:dict)->str:
-    "All of it as markdown"
-    s,about = result['sizes'],result['circumstances']
-    n,(together,alone) = s['seeds'],result['accuracy']
-    def times(k): return float(np.median([n*np.mean(a)/t for t,a in zip(result['together'], result[k])]))
-    ratio,one_thread = times('alone'),times('one_thread')
+def ratios(result:dict, key:str)->list: # a number a turn
+    "How many times as fast all seeds are at once, by those that had a turn alone"
+    return [result['sizes']['seeds']*float(np.mean(alone))/t for t,alone in zip(result['together'], result[key])]
+
+def report(result:dict, picture:str)->str:
+    "All of it as Markdown"
+    s,(together,alone) = result['sizes'],result['accuracy']
+    ratio,one_thread = (float(np.median(ratios(result, k))) for k in ('alone','one_thread'))
+    finding = f"""{s['seeds']} seeds at once are {ratio:.2f} times as fast as one after another, and {one_thread:.2f}
+times if a seed alone has one thread only. {promise(f'at least {PROMISE} times', ratio>=PROMISE)}"""
     head = ['', 'seeds', 'seconds', 'least to most', 'seconds a seed', 'training steps a second', 'all at once = 1']
     shown = table(head,
         [[r['way'], str(r['seeds']), f'{r["seconds"]:.2f}', f'{r["least"]:.2f} to {r["most"]:.2f}',
           f'{r["a_seed"]:.2f}', f'{r["steps_a_second"]:,.0f}', f'{r["times"]:.2f}'] for r in result['rows']])
-    return f"""# What error bars cost
-
-{', '.join(f'{k} {v}' for k,v in about.items())}
-
-`lottery_curve` on scikit-learn's digits: the 64-300-100-10 network, Adam, batches of 60, {s['steps']} steps a training,
-a dense round and {s['rounds']} of pruning 20 %; {', '.join(s['arms'])}; measured twenty times a training. Medians of
-{s['repeats']} turns; checks and first weights are counted.
+    body = f"""`lottery_curve` on scikit-learn's digits: the 64-300-100-10 network, Adam, batches of 60,
+{s['steps']} steps a training, a dense round and {s['rounds']} of pruning 20 %; {', '.join(s['arms'])}; measured twenty
+times a training. Medians of {s['repeats']} turns; checks and first weights are counted. With one thread
+{len(result['one_thread'][0])} seeds are trained.
 
 {shown}
 
-- {'met' if ratio>=3 else 'NOT met'}: {n} seeds at once are {ratio:.2f} times as fast as one after another, at least 3
-- and {one_thread:.2f} times as fast if one seed has one thread only, going by {len(result['one_thread'][0])} of them
-- mean accuracy of the last round: {together:.2f} % together, {alone:.2f} % one after another: the same up to rounding
-"""
+It's the same that is trained: in the last round the mean accuracy is {together:.2f} % at once, and {alone:.2f} % one
+after another."""
+    return page('What error bars cost', finding, picture, 'Times as fast as one seed after another, a bar a way', body,
+                result['circumstances'])
+
+def draw(path, result:dict):
+    names = dict(alone='than one after another', one_thread='than one after another, one thread')
+    values = {name: (float(np.median(r)), min(r), max(r)) for k,name in names.items() for r in [ratios(result, k)]}
+    label,limits = 'times as fast, all seeds at once; least to most',{names['alone']: PROMISE}
+    bars(path, values, label, limits, 'promised: at least', ours=values)
 
 @call_parse
 def main(
@@ -103,15 +109,10 @@ def main(
     repeats:int=None, # how often both take their turn (default 3)
     quick:store_true=False, # little of everything, to see that it runs
     json:str=None, # file for all results, with the seconds of every run
-    markdown:str=None, # file for the table
+    markdown:str=None, # file for the page; its picture comes beside it
 ):
     "What error bars cost: many seeds in a batched pass, side by side with the same seeds one after another"
-    given = dict(seeds=seeds, rounds=rounds, steps=steps, repeats=repeats)
-    sizes = replace(QUICK if quick else Sizes(), **{k:v for k,v in given.items() if v is not None})
-    about,measured = circumstances(),measure(sizes)
-    about.pop('fasterai', None)
-    about['load at the end'] = load()
+    sizes = chosen(QUICK if quick else Sizes(), seeds=seeds, rounds=rounds, steps=steps, repeats=repeats)
+    with circumstances() as about: measured = measure(sizes)
     result = dict(circumstances=about, sizes=asdict(sizes), **measured, rows=rows(sizes, measured))
-    print(report(result))
-    if markdown: Path(markdown).write_text(report(result), encoding='utf-8')
-    if json: Path(json).write_text(dumps(result, indent=1), encoding='utf-8')
+    write(result, report, draw, markdown, json)

@@ -7,23 +7,19 @@ same batch in turn, in an order that is shuffled anew in each round, and what is
 round.
 
     python benchmarks/shrink.py                            about two minutes on two cores
-    python benchmarks/shrink.py --markdown shrink.md       the table as a file
+    python benchmarks/shrink.py --markdown shrink.md       the page and its picture as files
     python benchmarks/shrink.py --json shrink.json         the same with the time of every single pass
     python benchmarks/shrink.py --quick                    a few seconds with small images: that it runs, not how fast
 
 fasterai (`pip install 'lottery_nb[bench]'`) is left out if it is not there.
 Its Pruner is asked for the same share of the channels; the table has the multiply-adds of both.
 """
-import contextlib, copy, io, os, platform, random, sys
-from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timezone
+import contextlib, copy, io, random
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
-from json import dumps
-from pathlib import Path
-from time import perf_counter
 
 import numpy as np, torch
+from _page import bars, chosen, circumstances, has_fasterai, page, promise, quartiles, table, timed, write
 from fastcore.script import call_parse, store_true
 from torch import nn
 from torchvision.models import resnet18
@@ -34,11 +30,12 @@ from lottery_nb.measure import count_macs, interleaved_times
 from lottery_nb.shrink import shrink
 from lottery_nb.sparsifier import Sparsifier
 
-try:
+if has_fasterai:
     from fasterai.core.criteria import large_final as their_large_final
     from fasterai.prune.pruner import Pruner
-    has_fasterai = True
-except ImportError: has_fasterai = False
+
+PROMISE = 2.3 # times as fast, at least
+CUT = 'lottery_nb, cut'
 
 @dataclass(frozen=True)
 class Sizes:
@@ -63,10 +60,7 @@ class Arm:
     seconds:list = field(default_factory=list)
 
     @torch.no_grad()
-    def run(self, x:torch.Tensor):
-        start = perf_counter()
-        self.model(x)
-        self.seconds.append(perf_counter()-start)
+    def run(self, x:torch.Tensor): self.seconds.append(timed(lambda: self.model(x))[0])
 
 def ours(model:nn.Module, sizes:Sizes, x:torch.Tensor)->tuple: # the masked network, the smaller one
     "Prunes half of the channels of every group, and cuts them out"
@@ -89,7 +83,7 @@ def make_arms(sizes:Sizes, x:torch.Tensor)->list:
     model = resnet18(num_classes=10).eval()
     masked,small = ours(model, sizes, x)
     arms = [Arm('dense', model), Arm('dense again (the noise)', copy.deepcopy(model)),
-            Arm('lottery_nb, masked', masked), Arm('lottery_nb, cut', small)]
+            Arm('lottery_nb, masked', masked), Arm(CUT, small)]
     return [*arms, Arm('fasterai', theirs(model, sizes, x))] if has_fasterai else arms
 
 def measure(arms:list, sizes:Sizes, x:torch.Tensor):
@@ -103,9 +97,9 @@ def rows(arms:list, x:torch.Tensor)->list: # dicts
     "What came out, a row a network"
     dense,found,macs = np.array(arms[0].seconds),[],count_macs(arms[0].model, x[:1]).total
     for arm in arms:
-        q1,median,q3 = np.percentile(dense/np.array(arm.seconds), [25,50,75]).tolist()
         n,parameters = count_macs(arm.model, x[:1]).total,sum(p.numel() for p in arm.model.parameters())
-        found.append(dict(network=arm.name, parameters=parameters, macs=n, fewer=macs/n, faster=median, q1=q1, q3=q3,
+        found.append(dict(network=arm.name, parameters=parameters, macs=n, fewer=macs/n,
+                          **quartiles(dense/np.array(arm.seconds)),
                           milliseconds=1000*float(np.median(arm.seconds)), seconds=arm.seconds))
     return found
 
@@ -125,57 +119,37 @@ def csr_rows(sizes:Sizes)->list: # dicts
                           difference=float((linear(x)-sparse(x)).abs().max())))
     return found
 
-def table(head:list, cells:list)->str:
-    "A markdown table that can be read as it is"
-    widths = [max(len(r[i]) for r in [head, *cells]) for i in range(len(head))]
-    lines = ['| ' + ' | '.join(c.ljust(w) for c,w in zip(r, widths)) + ' |' for r in [head, *cells]]
-    return '\n'.join([lines[0], '|' + '|'.join('-'*(w+2) for w in widths) + '|', *lines[1:]])
+def report(result:dict, picture:str)->str:
+    "All of it as Markdown"
+    s,cut = result['sizes'],next(r for r in result['rows'] if r['network']==CUT)
+    finding = f"""A ResNet-18 without {s['sparsity']:g} % of its channels runs {cut['median']:.2f} times as fast as the
+dense one, with {cut['fewer']:.2f} times fewer multiply-adds.
+{promise(f'at least {PROMISE} times', cut['median']>=PROMISE)}"""
+    head = ['network', 'parameters', 'multiply-adds', 'times fewer', 'times as fast', 'middle half', 'ms a batch']
+    nets = table(head,
+        [[r['network'], f"{r['parameters']:,}", f"{r['macs']:,}", f"{r['fewer']:.2f}", f"{r['median']:.2f}",
+          f"{r['q1']:.2f} to {r['q3']:.2f}", f"{r['milliseconds']:.1f}"] for r in result['rows']])
+    linear = table(['rows at once', 'ms dense', 'ms CSR', 'CSR, times as fast', 'largest difference'],
+        [[str(r['rows']), f"{r['dense']:.3f}", f"{r['csr']:.3f}", f"{r['faster']:.2f}", f"{r['difference']:.0e}"]
+         for r in result['linear']])
+    body = f"""ResNet-18, {s['batch']} images of {s['size']} by {s['size']} pixels, forward; {s['sparsity']:g} % of the
+channels of every group, multiples of {s['round_to']} kept. Medians of {s['rounds']} ratios to the dense network on the
+same batch in the same round.
 
-def circumstances()->dict: # name -> value
-    "When and with what it was measured"
-    versions = {}
-    for o in ('lottery_nb', 'torch', 'torch-pruning', 'fasterai'):
-        with contextlib.suppress(PackageNotFoundError): versions[o] = version(o)
-    if not has_fasterai: versions.pop('fasterai', None)
-    load = ' '.join(f'{o:.2f}' for o in os.getloadavg()) if hasattr(os, 'getloadavg') else 'unknown'
-    return dict(date=datetime.now(timezone.utc).strftime('%Y-%m-%d'),
-                cores=os.cpu_count(), threads=torch.get_num_threads(), load=load,
-                system=platform.platform(), python=platform.python_version(), **versions)
-
-def verdict(result:dict)->str:
-    "What is promised, and whether this run bears it out"
-    cut = next(r for r in result['rows'] if r['network']=='lottery_nb, cut')
-    said = (f"cut, it runs {cut['faster']:.2f} times as fast as dense (promised: at least 2.3), "
-            f"with {cut['fewer']:.2f} times fewer multiply-adds")
-    return f"{'kept' if cut['faster']>=2.3 else 'NOT kept'}: {said}"
-
-def report(result:dict)->str:
-    "All of it as markdown"
-    s = result['sizes']
-    cells = [[r['network'], f"{r['parameters']:,}", f"{r['macs']:,}", f"{r['fewer']:.2f}",
-              f"{r['faster']:.2f}", f"{r['q1']:.2f} to {r['q3']:.2f}",
-              f"{r['milliseconds']:.1f}"] for r in result['rows']]
-    return f"""# What cutting channels brings
-
-{', '.join(f'{k} {v}' for k,v in result['circumstances'].items())}
-
-ResNet-18, {s['batch']} images of {s['size']} by {s['size']} pixels, forward; {s['sparsity']:g} % of the channels of \
-every group, multiples of
-{s['round_to']} kept. Medians of {s['rounds']} ratios to the dense network on the same batch in the same round.
-
-{table(['network', 'parameters', 'multiply-adds', 'times fewer', 'times as fast', 'middle half', 'ms a batch'], cells)}
-
-{result.get('verdict', '')}
+{nets}
 
 ## A linear layer
 
-{s['features']} inputs and outputs, 90 % of the weights pruned one by one; dense, and as CSR by `SparseLinear`, in \
-turn; medians.
+{s['features']} inputs and outputs, 90 % of the weights pruned one by one; dense, and as CSR by `SparseLinear`, in turn;
+medians.
 
-{table(['rows at once', 'ms dense', 'ms CSR', 'CSR, times as fast', 'largest difference'],
-    [[str(r['rows']), f"{r['dense']:.3f}", f"{r['csr']:.3f}", f"{r['faster']:.2f}", f"{r['difference']:.0e}"]
-     for r in result['linear']])}
-"""
+{linear}"""
+    return page('What cutting channels brings', finding, picture, 'Times as fast as dense, a bar a network', body,
+                result['circumstances'])
+
+def draw(path, result:dict):
+    values = {r['network']: (r['median'], r['q1'], r['q3']) for r in result['rows'][1:]}
+    bars(path, values, 'times as fast as the dense network', {CUT: PROMISE}, 'promised: at least')
 
 @call_parse
 def main(
@@ -184,18 +158,14 @@ def main(
     rounds:int=None, # passes of each network (default 60)
     quick:store_true=False, # small images and few rounds, to see that it runs
     json:str=None, # file for all results, with the seconds of every pass
-    markdown:str=None, # file for the table
+    markdown:str=None, # file for the page; its picture comes beside it
 ):
     "What cutting channels brings, side by side with the dense network and fasterai's Pruner"
-    given = dict(size=size, batch=batch, rounds=rounds)
-    sizes = replace(QUICK if quick else Sizes(), **{k: v for k,v in given.items() if v is not None})
-    if not has_fasterai:
-        print("fasterai is not installed and is left out (pip install 'lottery_nb[bench]')", file=sys.stderr)
+    sizes = chosen(QUICK if quick else Sizes(), size=size, batch=batch, rounds=rounds)
     x = torch.randn(sizes.batch, 3, sizes.size, sizes.size, generator=torch.Generator().manual_seed(0))
-    arms,result = make_arms(sizes, x),dict(circumstances=circumstances(), sizes=asdict(sizes))
-    measure(arms, sizes, x)
-    result.update(rows=rows(arms, x), linear=csr_rows(sizes))
-    if not quick: result['verdict'] = verdict(result)
-    print(report(result))
-    if markdown: Path(markdown).write_text(report(result), encoding='utf-8')
-    if json: Path(json).write_text(dumps(result, indent=1), encoding='utf-8')
+    with circumstances('torchvision', 'fasterai') as about:
+        arms = make_arms(sizes, x)
+        measure(arms, sizes, x)
+        linear = csr_rows(sizes)
+    result = dict(circumstances=about, sizes=asdict(sizes), rows=rows(arms, x), linear=linear)
+    write(result, report, draw, markdown, json)

@@ -2,17 +2,15 @@
 who changes no setting gets, against the better of the two
 
     python benchmarks/threads.py                            a minute on two cores
-    python benchmarks/threads.py --markdown threads.md      the table as a file
+    python benchmarks/threads.py --markdown threads.md      the page and its picture as files
     python benchmarks/threads.py --json threads.json        the same with every time
     python benchmarks/threads.py --quick                    a tiny network: that it runs, not how fast
 """
-import copy, inspect, multiprocessing, os, platform, random, time
+import copy, inspect, multiprocessing, os, random, time
 from contextlib import contextmanager
-from importlib.metadata import version
-from json import dumps
-from pathlib import Path
 from statistics import median
 import torch
+from _page import bars, circumstances, page, promise, quartiles, table, timed, write
 from fastcore.script import call_parse, store_true
 from torch import nn
 from lottery_nb.core import threads
@@ -36,10 +34,7 @@ def busy(n):
 def making(net, n, make=Sparsifier.make_masks):
     "Seconds for one mask where PyTorch may use `n` threads"
     sp = Sparsifier(copy.deepcopy(net))
-    with threads(n):
-        start = time.perf_counter()
-        make(sp, 50)
-        return time.perf_counter()-start
+    with threads(n): return timed(lambda: make(sp, 50))[0]
 
 def unbound(net, n):
     "The same by the same code, without what lottery_nb does about threads"
@@ -48,55 +43,59 @@ def unbound(net, n):
 def sorting(net, n):
     "The same by the k-th value of all magnitudes, which PyTorch finds alone"
     flat = torch.cat([p.detach().abs().flatten() for p in net.parameters()])
-    with threads(n):
-        start = time.perf_counter()
+    def find():
         line = flat.kthvalue(len(flat)//2).values
-        [p>line for p in net.parameters()]
-        return time.perf_counter()-start
+        return [p>line for p in net.parameters()]
+    with threads(n): return timed(find)[0]
 
 TOOLS = {'lottery_nb': making, 'lottery_nb, threads as they are': unbound, 'torch.kthvalue': sorting}
 
-def report(result):
+def report(result, picture):
     "The result as Markdown"
-    def line(r): return f"{r['machine']} | {r['tool']} | {r['threads']} | {median(r['seconds']):.2f} | {r['ratio']:.2f}"
-    rows = '\n'.join(f'| {line(r)} |' for r in result['rows'])
-    worst = max(r['ratio'] for r in result['rows'] if r['tool']=='lottery_nb')
-    return f"""# Masks on a busy machine
+    rows = [[r['machine'], r['tool'], str(r['threads']), f"{median(r['seconds']):.2f}", f"{r['median']:.2f}",
+             f"{r['q1']:.2f} to {r['q3']:.2f}"] for r in result['rows']]
+    worst = {o: max(r['median'] for r in result['rows'] if r['tool']==o) for o in TOOLS}
+    ours,unbound,_ = worst.values()
+    finding = f"""With settings as they come, idle or beside a busy loop, a mask takes at most {ours:.2f} times as
+long as with the better number of threads; without what lottery_nb does about threads it's up to {unbound:.2f} times.
+{promise(f'at most {PROMISE}', ours<=PROMISE)}"""
+    body = f"""A mask of 50 % over {result['weights']:,} weights, on one thread and on all; medians of
+{result['rounds']} turns, by the best of ours on the same machine.
 
-{'; '.join(f'{k} {v}' for k,v in result['circumstances'].items())}; {result['weights']:,} weights, medians
+{table(['machine', 'tool', 'threads', 'seconds', 'our best = 1', 'middle half'], rows)}"""
+    return page('Masks on a busy machine', finding, picture, 'Time of a mask by that of our best one, a bar a setting',
+                body, result['circumstances'])
 
-| machine | tool | threads | seconds | of our best |
-|---|---|---:|---:|---:|
-{rows}
+def draw(path, result):
+    def name(r): return f"{r['tool']}, {r['threads']} thread{'s'*(r['threads']>1)}, {r['machine']}"
+    values = {name(r): (r['median'], r['q1'], r['q3']) for r in result['rows']}
+    limits = {name(r): PROMISE for r in result['rows'] if r['tool']=='lottery_nb'}
+    bars(path, values, 'time of a mask, our best = 1', limits)
 
-Promised of lottery_nb is at most {PROMISE} times the best, whatever the number of threads and the load:
-{'kept' if worst<=PROMISE else 'not kept'} in this run ({worst:.2f}).
-"""
+def measure(net, rounds, n_all): # dicts
+    "Lets all tools take their turns on one thread and on all, on both machines"
+    rows = []
+    for machine,n_busy in (('idle',0), ('a busy loop',1)):
+        times = {(tool,n): [] for tool in TOOLS for n in (1,n_all)}
+        with busy(n_busy):
+            for _ in range(rounds):
+                for tool,n in random.sample(list(times), len(times)): times[tool,n].append(TOOLS[tool](net, n))
+        best = min(median(v) for (tool,_),v in times.items() if tool.startswith('lottery_nb'))
+        rows += [dict(machine=machine, tool=tool, threads=n, seconds=v, **quartiles([o/best for o in v]))
+                 for (tool,n),v in times.items()]
+    return rows
 
 @call_parse
 def main(
     rounds:int=9, # masks of each kind
     quick:store_true=False, # a tiny network, to see that it runs
     json:str=None, # file for all times
-    markdown:str=None, # file for the table
+    markdown:str=None, # file for the page; its picture comes beside it
 ):
     "Making a mask, on an idle machine and beside a busy loop"
     side,rounds = (100,2) if quick else (2000,rounds)
     torch.manual_seed(0)
     net,n_all = nn.Sequential(*[nn.Linear(side, side, bias=False) for _ in range(5)]),max(2, os.cpu_count() or 2)
-    rows = []
-    for machine,n_busy in (('idle',0), ('a busy loop',1)):
-        times = {(tool,n): [] for tool in TOOLS for n in (1,n_all)}
-        with busy(n_busy):
-            for _ in range(rounds):
-                for tool,n in random.sample(list(times), len(times)):
-                    times[tool,n].append(TOOLS[tool](net, n))
-        for (tool,n),seconds in times.items():
-            best = min(median(times[o]) for o in times if o[0].startswith('lottery_nb'))
-            rows.append(dict(machine=machine, tool=tool, threads=n, seconds=seconds, ratio=median(seconds)/best))
-    circumstances = dict(python=platform.python_version(), cores=os.cpu_count(),
-                         **{o: version(o) for o in ('torch','lottery_nb')})
-    result = dict(circumstances=circumstances, weights=sum(p.numel() for p in net.parameters()), rows=rows)
-    print(report(result))
-    if markdown: Path(markdown).write_text(report(result), encoding='utf-8')
-    if json: Path(json).write_text(dumps(result, indent=1), encoding='utf-8')
+    with circumstances() as about: rows = measure(net, rounds, n_all)
+    result = dict(circumstances=about, rounds=rounds, weights=sum(p.numel() for p in net.parameters()), rows=rows)
+    write(result, report, draw, markdown, json)

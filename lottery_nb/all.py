@@ -27,6 +27,8 @@ from .experiment import *
 from .sensitivity import *
 from .at_init import *
 from .connectivity import *
+from .symmetry import *
+from .regrow import *
 from .beginning import *
 from .when import *
 from .channels import *

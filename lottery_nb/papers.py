@@ -101,8 +101,18 @@ papers |= dict(
         '2210.03044'),
     jordan2023=Paper('Jordan, K.; Sedghi, H.; Saukh, O.; Entezari, R.; Neyshabur, B.', 2023,
         'REPAIR: REnormalizing Permuted Activations for Interpolation Repair', 'ICLR 2023', '2211.08403'),
+    li2016=Paper('Li, Y.; Yosinski, J.; Clune, J.; Lipson, H.; Hopcroft, J.', 2016,
+        'Convergent Learning: Do different neural networks learn the same representations?', 'ICLR 2016', '1511.07543',
+        also='Li et al. 2015'),
+    entezari2022=Paper('Entezari, R.; Sedghi, H.; Saukh, O.; Neyshabur, B.', 2022,
+        'The Role of Permutation Invariance in Linear Mode Connectivity of Neural Networks', 'ICLR 2022',
+        '2110.06296'),
+    ainsworth2023=Paper('Ainsworth, S. K.; Hayase, J.; Srinivasa, S.', 2023,
+        'Git Re-Basin: Merging Models modulo Permutation Symmetries', 'ICLR 2023', '2209.04836'),
     oh2025=Paper('Oh, J.; Baik, S.; Lee, K. M.', 2025,
-        'Find A Winning Sign: Sign Is All We Need to Win the Lottery', 'ICLR 2025', '2504.05357'))
+        'Find A Winning Sign: Sign Is All We Need to Win the Lottery', 'ICLR 2025', '2504.05357'),
+    adnan2025=Paper('Adnan, M.; Jain, R.; Sharma, E.; Krishnan, R. G.; Ioannou, Y.', 2025, 'Sparse Training from '
+        'Random Initialization: Aligning Lottery Ticket Masks using Weight Symmetry', 'ICML 2025', '2505.05143'))
 
 # %% ../nbs/13b_papers.ipynb #6cefc8c3
 papers |= dict(
@@ -143,6 +153,13 @@ papers |= dict(
         '1902.09574'),
     evci2020=Paper('Evci, U.; Gale, T.; Menick, J.; Castro, P. S.; Elsen, E.', 2020,
         'Rigging the Lottery: Making All Tickets Winners', 'ICML 2020', '1911.11134'),
+    dettmers2019=Paper('Dettmers, T.; Zettlemoyer, L.', 2019,
+        'Sparse Networks from Scratch: Faster Training without Losing Performance', '', '1907.04840'),
+    liu2021dense=Paper('Liu, S.; Yin, L.; Mocanu, D. C.; Pechenizkiy, M.', 2021, 'Do We Actually Need Dense '
+        'Over-Parameterization? In-Time Over-Parameterization in Sparse Training', 'ICML 2021', '2102.02887',
+        name='Liu, Yin, Mocanu & Pechenizkiy 2021'),
+    lasby2024=Paper('Lasby, M.; Golubeva, A.; Evci, U.; Nica, M.; Ioannou, Y.', 2024,
+        'Dynamic Sparse Training with Structured Sparsity', 'ICLR 2024', '2305.02299'),
     su2020=Paper('Su, J.; Chen, Y.; Cai, T.; Wu, T.; Gao, R.; Wang, L.; Lee, J. D.', 2020,
         'Sanity-Checking Pruning Methods: Random Tickets can Win the Jackpot', 'NeurIPS 2020', '2009.11094'),
     lee2021=Paper('Lee, J.; Park, S.; Mo, S.; Ahn, S.; Shin, J.', 2021,
@@ -204,7 +221,10 @@ def _origins(df)->list: # rules, functions and classes; names where nothing is k
     found += [units_class(o) for o in told('granularity') if units_class(o) is not LayerUnits]
     for name in told('function'):
         module,_,fn = str(name).rpartition('.')
-        if module.startswith('lottery_nb.'): found.append(getattr(import_module(module), fn))
+        if not module.startswith('lottery_nb.'): continue
+        made = getattr(import_module(module), fn)
+        found = [o for o in found if f'`{o}`' not in made.__doc__ or not isinstance(o, str)] # arms that it explains
+        found.append(made)
     return found
 
 # %% ../nbs/13b_papers.ipynb #692696d8

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['prunable_types', 'pruned_places', 'rewind_opts', 'find_layers', 'sort_keys_', 'keep_highest', 'Sparsifier',
-           'follower_masks', 'check_sparsity', 'count_of', 'check_reach', 'Watch']
+           'follower_masks', 'check_sparsity', 'count_of', 'check_reach', 'Watch', 'bare_optimizer']
 
 # %% ../nbs/05_sparsifier.ipynb #f24bc775
 import copy, difflib, inspect, itertools, math, weakref
@@ -879,7 +879,7 @@ def watch(self:Sparsifier,
     opt:torch.optim.Optimizer # an optimizer of the model's parameters. Raises `ArgumentError` for anything else
 )->'Watch': # until its `remove()`
     "From now on pruned weights get no gradient, and every `opt.step()` leaves them where they stay, at exactly 0"
-    inner = _optimizer(opt)
+    inner = bare_optimizer(opt)
     if not isinstance(inner, torch.optim.Optimizer):
         raise ArgumentTypeError('opt', opt, 'a torch.optim.Optimizer (in a fastai Learner use SparsifyCallback)')
     self.look_again()
@@ -957,7 +957,9 @@ def dense_gradients(self:Sparsifier):
     finally: self.dense = before
 
 # %% ../nbs/05_sparsifier.ipynb #22b111c7
-def _optimizer(opt):
+def bare_optimizer(
+    opt # an optimizer, torch's or fastai's, or what wraps one
+):
     "The optimizer inside wrappers of fastai's or Accelerate's: PyTorch's or fastai's own. Raises `ArgumentTypeError`"
     inner = opt
     while not (isinstance(inner, torch.optim.Optimizer) and 'state' in vars(inner)): # Accelerate's wrapper is one too
@@ -979,7 +981,7 @@ def save_weights(self:Sparsifier,
     "Remembers the whole model as it is now, as the point to `rewind` to"
     now,saved = named_tensors(self.model),None
     if opt is not None:
-        inner = _optimizer(opt)
+        inner = bare_optimizer(opt)
         _check_trains(inner, now.values(), "the model's parameters")
         saved = _kind(inner),copy.deepcopy(inner.state_dict())
     self._snapshot = copies_of(now),saved
@@ -1021,7 +1023,7 @@ def rewind(self:Sparsifier,
 
     Raises `ValueError`, and changes nothing, without a snapshot, if the model has other parameters or coarser types
     since, or for an optimizer that can't be taken along"""
-    how,inner = check_choice('rewind_opt', rewind_opt, rewind_opts),None if opt is None else _optimizer(opt)
+    how,inner = check_choice('rewind_opt', rewind_opt, rewind_opts),None if opt is None else bare_optimizer(opt)
     if self._snapshot is None: raise ValueError('rewind: nothing to go back to: call save_weights() first')
     self.look_again()
     (weights,saved),now = self._snapshot,named_tensors(self.model)

@@ -1,8 +1,9 @@
-"""The benchmarks run in small, and their tables are complete. What they measure is not judged here:
+"""The benchmarks run in small, and their pages are complete. What they measure is not judged here:
 the machine may be busy"""
-import json, math, os, subprocess, sys
+import json, math, os, re, subprocess, sys
 from functools import lru_cache
 from pathlib import Path
+from xml.etree import ElementTree
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -20,11 +21,19 @@ def quick(tmp_path_factory):
         assert done.returncode==0, done.stdout + done.stderr
         markdown,result = (out/'all.md').read_text(),json.loads((out/'all.json').read_text())
         assert markdown.strip() in done.stdout and result['circumstances']['torch'] in markdown
-        return result,markdown
+        return result,markdown,ElementTree.parse(out/'all.svg').getroot()
     return run
 
 @pytest.mark.parametrize('name', sorted(o.stem for o in folder.glob('[a-z]*.py')))
-def test_it_runs(quick, name): quick(name)
+def test_every_page_has_one_form(quick, name):
+    "A sentence, whether promises are kept, a picture, the tables, and in the end the machine"
+    _,markdown,picture = quick(name)
+    title,finding,rest = re.fullmatch(r'# (.+?)\n\n(.+?)\n\n!\[[^\]]+\]\(all\.svg\)\n\n(.+)', markdown, re.S).groups()
+    assert '\n' not in title and finding[0] not in '#|-!' and 'promise' in finding.lower()
+    assert name=='peers' or re.search(r'\b(NOT )?kept\b', finding)
+    assert '|--' in rest and re.findall('^## (.+)', rest, re.M)[-1]=='The machine'
+    assert all(len(o)<120 for o in markdown.splitlines() if o[:1]!='|')
+    assert picture.tag.endswith('svg') and len(list(picture.iter()))>50
 
 def tools(rows, **at): return {r['tool'] for r in rows if all(r[k]==v for k,v in at.items())}
 def finite(*xs): return all(math.isfinite(x) and x>0 for x in xs)
@@ -59,24 +68,25 @@ def test_masks(quick):
     if sys.platform == 'linux': assert any(r['extra_memory'] for r in rows)
 
 def test_every_tool_is_in_the_table(quick):
-    result,markdown = quick('overhead')
+    result,markdown,_ = quick('overhead')
     for r in result['steps'] + result['masks']: assert f'| {r["tool"]} ' in markdown
 
 @pytest.mark.parametrize('name', ['replicates','peers'])
 def test_curves_beside_others(quick, name):
-    result,_ = quick(name)
+    result,*_ = quick(name)
     assert len(result['rows'])>=2 and all(o['seconds']>0 for o in result['rows'])
     if name=='replicates': assert abs(result['accuracy'][0]-result['accuracy'][1])<2
     else: assert {round(o['sparsity'], 1) for o in result['rows']}=={36.}
 
 def test_instability_is_the_same_experiment(quick):
-    result,_ = quick('instability')
+    result,*_ = quick('instability')
     assert len(result['rows'])==3 and all(finite(o['seconds'], o['times']) for o in result['rows'])
     arms = [set(o['barriers']) for o in result['rows']]
     assert arms==[{'dense','ticket','random','reinit'}]*3
+    assert finite(result['operations'], *result['products'])
 
 def test_what_is_cut_does_less(quick):
-    result,_ = quick('shrink')
+    result,*_ = quick('shrink')
     rows = {r['network']: r for r in result['rows']}
     assert {'dense', 'lottery_nb, masked', 'lottery_nb, cut'} <= rows.keys()
     assert rows['lottery_nb, masked']['macs']==rows['dense']['macs'] and 3.5 < rows['lottery_nb, cut']['fewer'] < 4

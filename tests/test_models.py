@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 folder = Path(__file__).resolve().parent.parent/'benchmarks'
+sys.path.append(str(folder)) # a benchmark imports what all of them share
 spec = importlib.util.spec_from_file_location('benchmark_of_models', folder/'models.py')
 benchmark = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(benchmark)
@@ -39,7 +40,7 @@ def test_what_is_wrong_is_seen():
     assert benchmark.said(KeyError('a'))=="KeyError: 'a'" and benchmark.said(ValueError('a'))=='a'
     row = dict(name='x', ops=1., macs=1.01, group=49.8, exact=False, zeros=True, refused={'onnx': ['too large', 1.]})
     assert [benchmark.cell(row, k) for k in ('macs','group','exact','zeros')]==['**1.010**','**49.80**','**no**','yes']
-    assert 'onnx: too large (1.0 s)' in benchmark.report(dict(rows=[row], circumstances={}))
+    assert 'onnx: too large (1.0 s)' in benchmark.report(dict(rows=[row], circumstances={}), 'x.svg')
 
 def test_the_table_of_all_has_nothing_wrong_in_it():
     rows = [o for o in (folder/'models.md').read_text().splitlines() if o.startswith('|')][2:]

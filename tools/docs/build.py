@@ -36,6 +36,7 @@ Benchmark: what pruning costs <benchmarks>
 Benchmark: error bars <benchmark_replicates>
 Benchmark: a curve, beside a peer <benchmark_peers>
 Benchmark: channels cut out <benchmark_shrink>
+Benchmark: instability <benchmark_instability>
 Benchmark: masks on a busy machine <benchmark_threads>
 Benchmark: what the import costs <benchmark_imports>
 Benchmark: torchvision, network by network <benchmark_models>
@@ -73,6 +74,7 @@ def stage(folder):
     add_markdown(index, contents)
     shutil.copy(root/'LICENSE', folder)
     for path,name in TEXTS.items(): shutil.copy(root/path, folder/name)
+    for o in (root/'benchmarks').glob('*.svg'): shutil.copy(o, folder) # their pages' pictures
 
 def add_markdown(path, text):
     import nbformat

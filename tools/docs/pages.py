@@ -22,7 +22,7 @@ PROCS = [populate_language, add_show_docs, strip_stream, hide_line, rm_header_da
 TEXTS = {'benchmarks/overhead.md': 'benchmarks.md', 'benchmarks/replicates.md': 'benchmark_replicates.md',
          'benchmarks/peers.md': 'benchmark_peers.md', 'benchmarks/shrink.md': 'benchmark_shrink.md',
          'benchmarks/threads.md': 'benchmark_threads.md', 'benchmarks/imports.md': 'benchmark_imports.md',
-         'benchmarks/models.md': 'benchmark_models.md',
+         'benchmarks/models.md': 'benchmark_models.md', 'benchmarks/instability.md': 'benchmark_instability.md',
          'CHANGELOG.md': 'changelog.md', 'CONTRIBUTING.md': 'contributing.md'} # pages that are no notebooks
 # blocks and spans of code: they are left as they are
 CODE = re.compile(r'(^ *```.*?^ *```[^\n]*$|`[^`\n]+`)', re.M | re.S)
