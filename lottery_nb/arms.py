@@ -18,7 +18,8 @@ from .core import (ArgumentError, ArgumentTypeError, Rule, check_choice, check_f
                              seed_of, seeded, shape_differences)
 from .criteria import random_scores
 from .granularity import all_granularities
-from .masks import Masks, copy_model, growing_buffers, named_tensors, tensor_differences, unwrap
+from .masks import (Masks, copy_model, growing_buffers, named_tensors, network_of, tensor_differences,
+                              unwrap)
 from .methods import Method
 from .sparsifier import Sparsifier, find_layers
 from .ticket import Ticket
@@ -204,7 +205,7 @@ def _elsewhere(ticket, seed, model, of_weights, of_units):
     elif model is None:
         raise ArgumentError('model', model, f'the network, or a function that makes one, with {granularity}')
     else:
-        with seeded('units'): net = copy_model(model) if isinstance(model, nn.Module) else model()
+        with seeded('units'): net = network_of(model)
         scores = random_scores(seed=seed_of('random', seed)) # others than those of a `random_ticket`
         moved = of_units(Sparsifier(net, granularity, 'global', scores, list(masks)), masks, seed)
     return Ticket(moved, _all_weights(ticket), full=ticket.full)

@@ -247,6 +247,9 @@ collapse.__signature__ = inspect.signature(AtInit).replace(return_annotation=pd.
 collapse.__delwrap__ = AtInit # where its parameters are described
 
 # %% ../nbs/20_at_init.ipynb #01fb51e1
+def _compression(density): # the power of ten by which a network is smaller; infinity where nothing is kept
+    with np.errstate(divide='ignore'): return 2-np.log10(density)
+
 def kept_rows(
     arm:str, # name of the arm
     seed:int, # of the replicate
@@ -267,10 +270,7 @@ def empty_layers(
     rows = rows.assign(layer=rows.metric.str.removeprefix('kept in '), emptied=(rows.value==0).astype(float))
     means = dict(density=('density','mean'), emptied=('emptied','mean'))
     found = rows.groupby(['arm','round','layer'], sort=False).agg(**means).reset_index()
-    return found.assign(compression=_powers(found.density).round(2))
-
-def _powers(density): # percent -> powers of ten; infinity where nothing is kept
-    with np.errstate(divide='ignore'): return 2-np.log10(density)
+    return found.assign(compression=_compression(found.density).round(2))
 
 # %% ../nbs/20_at_init.ipynb #f75d4f96
 def plot_collapse(
@@ -281,7 +281,7 @@ def plot_collapse(
     "Draws a metric in the end over compression with 95 % intervals over seeds, and which layers are empty in how many"
     empty,metric = empty_layers(df),check_metric(df, metric, ('test_accuracy','accuracy','valid_loss'))
     found = summarise(df, metric)
-    found = found.assign(compression=_powers(found.density))
+    found = found.assign(compression=_compression(found.density))
     most = found.compression[found.density>0].max()
     arms = [o for o in dict.fromkeys(df.arm) if o!='dense']
     fig = Figure(figsize=figsize, layout='constrained')
@@ -297,7 +297,7 @@ def plot_collapse(
 def _draw_empty(ax, df, empty, arms):
     "A heat map, criteria by compressions: in which part of the seeds a layer is empty, and which layers"
     rows = df[df.metric.str.startswith('kept in ')]
-    any_empty = (rows.value==0).groupby([rows.arm, _powers(rows.density).round(2), rows.seed]).any()
+    any_empty = (rows.value==0).groupby([rows.arm, _compression(rows.density).round(2), rows.seed]).any()
     share,at = any_empty.groupby(level=[0,1]).mean().unstack().loc[arms],empty.groupby(['arm','compression'])
     powers = list(share.columns)
     ax.imshow(share, cmap='Reds', vmin=0, vmax=1.3, aspect='auto')
@@ -312,7 +312,7 @@ def _draw_empty(ax, df, empty, arms):
 # %% ../nbs/20_at_init.ipynb #4da5e076
 @dataclass(eq=False, repr=False)
 class MissingTheMark(AtInit):
-    "The same, with masks from after training beside those from the start"
+    "Untrained networks pruned as in `AtInit`, and beside them masks from after training, all put to the same tests"
     criteria:object=None # as in `AtInit`; None: `ways_that_miss`
     compression:object=(1, 1.3) # powers of ten, rising: 2 keeps a hundredth of the weights
     _:KW_ONLY
@@ -364,6 +364,7 @@ def arms_of(self:MissingTheMark,
             yield k, r, {s: all_arms[k].begin(t, s, self.model) for s,t in tickets.items()}
         yield 'inverted scores', r, others
 
+# %% ../nbs/20_at_init.ipynb #299a9ba4
 def missing_the_mark(*args, **kwargs)->pd.DataFrame: # `criterion`, and `table_columns`
     """Tests masks from before training and from after it by fresh weights, shuffled layers and inverted scores.
 

@@ -31,7 +31,9 @@ def _kept(ticket, name, w): return ticket.masks[name].to(w.device)
 
 # %% ../nbs/25_beginning.ipynb #4b8f6fcf
 @arm(label='noisy weights')
-def noise(ticket, seed, model, *, std=.5):
+def noise(ticket, seed, model, *,
+    std:float=.5 # how many σ, at least 0
+):
     "m and W_t + std·σ·z, z normal, σ the standard deviation of a layer's fresh weights (Frankle, Schwab & Morcos 2020)"
     check_number('std', std, 0)
     fresh = fresh_weights(ticket, model, seed)
@@ -60,19 +62,25 @@ def _shuffle(ticket, seed, name, group_of, signs):
 
 # %% ../nbs/25_beginning.ipynb #142bac04
 @arm(label='weights shuffled within filters')
-def shuffle_filters(ticket, seed, model, *, signs=False):
+def shuffle_filters(ticket, seed, model, *,
+    signs:bool=False # change places only with weights of the same sign?
+):
     "m and W_t in another order within each row of kept weights (Frankle, Schwab & Morcos 2020)"
     def row_of(w): return torch.arange(len(w), device=w.device).view(-1, *[1]*(w.dim()-1)).expand_as(w)
     return _shuffle(ticket, seed, 'filters', row_of, signs)
 
 @arm(label='weights shuffled within layers')
-def shuffle_layers(ticket, seed, model, *, signs=False):
+def shuffle_layers(ticket, seed, model, *,
+    signs:bool=False # change places only with weights of the same sign?
+):
     "m and W_t in another order within each layer's kept weights (Zhou et al. 2019; Frankle, Schwab & Morcos 2020)"
     return _shuffle(ticket, seed, 'layers', lambda w: torch.zeros_like(w, dtype=torch.int64), signs)
 
 # %% ../nbs/25_beginning.ipynb #7a66aa93
 @arm(label='flipped signs')
-def sign_flips(ticket, seed, model, *, share=.1):
+def sign_flips(ticket, seed, model, *,
+    share:float=.1 # of each layer's kept weights, 0 to 1
+):
     "m and W_t, of which a share of each layer's kept weights has the opposite sign (ours)"
     check_number('share', share, 0, 1)
     def flipped(k, w):
@@ -140,7 +148,9 @@ def norm_parameters(
 
 # %% ../nbs/25_beginning.ipynb #b0a53bcb
 @arm(label='signs and norms alone', begins='fresh')
-def signs_only_norm(ticket, seed, model, *, norms='ticket'):
+def signs_only_norm(ticket, seed, model, *,
+    norms:str='ticket' # whose parameters norms have: the 'ticket', or 'fresh' ones
+):
     "m, sign(w_t)·|w| of every parameter, w fresh, and the norms' parameters of the ticket or fresh (Oh et al. 2025)"
     check_choice('norms', norms, ['ticket','fresh'])
     fresh,net = fresh_weights(ticket, model, seed),model

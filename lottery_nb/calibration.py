@@ -20,7 +20,7 @@ from torch import nn, Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
-from .core import ArgumentError, ArgumentTypeError, check_choice, check_whole, seed_of, seeded
+from .core import ArgumentError, ArgumentTypeError, check_choice, check_whole, first_line, seed_of, seeded
 from .criteria import Need, WeightView, criterion, needs
 from .masks import copy_model, unwrap
 from .sparsifier import Sparsifier
@@ -113,8 +113,7 @@ def _made_of(fn, batch, takes):
     except torch.OutOfMemoryError: raise
     except Exception as e:
         shapes = [list(o.shape) if isinstance(o, Tensor) else type(o).__name__ for o in batch]
-        told = f'{type(e).__name__}: {str(e).strip().partition(chr(10))[0]}'
-        raise ArgumentError('data', shapes, f'batches that {takes}; {told}') from e
+        raise ArgumentError('data', shapes, f'batches that {takes}; {first_line(e)}') from e
 
 def batch_loss(
     model:nn.Module, # on the device of the batch

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['Barrier', 'barrier', 'line_ends', 'on_line', 'line_batches', 'placed_batches', 'recalibrate_', 'plot_line',
-           'instability', 'Instability', 'stability', 'plot_instability', 'top_eigenvalue', 'hessian_times',
-           'largest_eigenvalues']
+           'instability', 'stability', 'plot_instability', 'top_eigenvalue', 'hessian_times', 'largest_eigenvalues']
 
 # %% ../nbs/21_connectivity.ipynb #f66b1dff
 import math, sys
@@ -23,13 +22,13 @@ from torch.nn.modules.batchnorm import _NormBase
 from .calibration import calibration_batches
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_absent, check_choice, check_flag,
                              check_number, check_whole, made_by, progress as progress_bar, rewind_point, seed_of,
-                             seeded, table_columns, warn)
+                             seeded, warn)
 from .curves import Curve
 from .data import dls_by_name
-from .evidence import (arm_label, check_metric, draw_arms, finish_figure, mean_interval, step_axis,
-                                 summarise)
+from .evidence import (arm_label, check_columns, check_metric, draw_arms, finish_figure, mean_interval,
+                                 step_axis, summarise)
 from .find import Search
-from .masks import (Masks, copy_model, growing_buffers, named_tensors, parameter_name, set_tensors_,
+from .masks import (Masks, growing_buffers, named_tensors, network_of, parameter_name, set_tensors_,
                               tensor_differences, unwrap)
 from .stacked import Stack, as_many_as_fit, order_of, warn_lost
 from .ticket import Ticket
@@ -118,12 +117,7 @@ def _tensors(name, o)->dict: # name -> tensor
 
 def _network(model, *others)->nn.Module:
     "A copy in eval mode of the first that is a network, or what `model` makes"
-    made = next((o for o in (*others, model) if isinstance(o, nn.Module)), None)
-    if made is None and not callable(model):
-        raise ArgumentTypeError('model', model, 'a function that makes a network for these tickets, or a module')
-    net = model() if made is None else copy_model(unwrap(made))
-    if not isinstance(net, nn.Module): raise ArgumentTypeError('model()', net, 'an nn.Module')
-    return net.eval()
+    return network_of(next((o for o in others if isinstance(o, nn.Module)), model)).eval()
 
 def line_ends(
     a, # a trained network, or a `Ticket` with trained weights
@@ -290,10 +284,10 @@ def instability(
     Source: Frankle et al. 2020, algorithms 1 and 2"""
     check_absent(how, rewind='`at` says where weights go back to', when='give `masks` of untrained networks',
                  keep='it gives a table')
-    return Instability(model, data, at, seeds, rounds, prune, arms, masks, points, norm, hessian, how).run(progress)
+    return _Instability(model, data, at, seeds, rounds, prune, arms, masks, points, norm, hessian, how).run(progress)
 
 # %% ../nbs/21_connectivity.ipynb #2ccdbe2b
-class Instability:
+class _Instability:
     "What `instability` was asked for, as it was asked, and how it's found. Raises `ArgumentError` if it can't be right"
     def __init__(self, model, data, at, seeds, rounds, prune, arms, masks, points, norm, hessian, how):
         store_attr('masks,points,norm')
@@ -328,7 +322,7 @@ class Instability:
 
 # %% ../nbs/21_connectivity.ipynb #249fbfbb
 @patch
-def run(self:Instability,
+def run(self:_Instability,
     progress:bool|Callable=True # show a bar? Or a function (done, total, comment) that's told instead
 )->pd.DataFrame: # as `instability` gives it
     "Trains everything, as many seeds side by side as fit"
@@ -345,7 +339,7 @@ def run(self:Instability,
 
 # %% ../nbs/21_connectivity.ipynb #52a6a6dd
 @patch
-def run_seeds(self:Instability, seeds)->list: # of rows
+def run_seeds(self:_Instability, seeds)->list: # of rows
     "All points and arms of some seeds"
     c,rows = self.curve,[]
     first = {s: c.first_ticket(s) for s in seeds}
@@ -363,14 +357,14 @@ def run_seeds(self:Instability, seeds)->list: # of rows
     return rows
 
 @patch
-def place(self:Instability, o):
+def place(self:_Instability, o):
     "Where a row stands in the table"
     c,names = self.curve,['dense', *map(repr, self.curve.arms)]
     return o['rewind'], names.index(o['arm']), o['round'], c.seeds.index(o['seed']), o['metric']
 
 # %% ../nbs/21_connectivity.ipynb #f0dbddae
 @patch
-def train(self:Instability, begun, r, arm, first=0, last=None, keep=())->tuple:
+def train(self:_Instability, begun, r, arm, first=0, last=None, keep=())->tuple:
     """Trains networks side by side, seed -> `Ticket`. Of those that stayed finite it gives two dicts:
 
     seed -> tensors and gradients in the end, and step -> seed -> tensors, of the steps that are kept"""
@@ -384,7 +378,7 @@ def train(self:Instability, begun, r, arm, first=0, last=None, keep=())->tuple:
     return whole(zip(run.ends, run.grads)), {k: whole(o) for k,o in run.kept.items()}
 
 @patch
-def did(self:Instability, n, comment):
+def did(self:_Instability, n, comment):
     "Moves the bar by `n` steps of a network"
     self.done += n
     c,arms = self.curve,self.curve.arms
@@ -395,7 +389,7 @@ def did(self:Instability, n, comment):
 
 # %% ../nbs/21_connectivity.ipynb #9a901fad
 @patch
-def tickets(self:Instability, k, first, ends, W_k): # yields a round, and seed -> `Ticket`
+def tickets(self:_Instability, k, first, ends, W_k): # yields a round, and seed -> `Ticket`
     "What's pruned of the networks that were trained to `ends`, and goes back to `W_k`, in all rounds that are measured"
     c,tickets = self.curve,first
     if self.masks is not None:
@@ -411,7 +405,7 @@ def tickets(self:Instability, k, first, ends, W_k): # yields a round, and seed -
 
 # %% ../nbs/21_connectivity.ipynb #dad538f4
 @patch
-def pairs(self:Instability, k, begun)->list: # of rows
+def pairs(self:_Instability, k, begun)->list: # of rows
     "Trains two copies of each network in `begun`, of (arm, seed, round, `Ticket`), from step `k` on, and compares them"
     c,n,tickets = self.curve,len(begun),[o[3] for o in begun]
     orders = [seed_of(s, 'copy', k, i) for i in range(2) for _,s,_,_ in begun]
@@ -436,7 +430,7 @@ def pairs(self:Instability, k, begun)->list: # of rows
 # %% ../nbs/21_connectivity.ipynb #3e04e036
 @patch
 @torch.no_grad()
-def heights(self:Instability, a, b)->dict: # metric -> a number a pair
+def heights(self:_Instability, a, b)->dict: # metric -> a number a pair
     "The barriers between networks in `a` and those in `b`, lists of name -> tensor, all at once"
     c,stack = self.curve,Stack(self.curve, [Ticket(Masks({}), o) for o in a])
     ends = [{k: torch.stack([o[k] for o in part]).to(c.device) for k in part[0]} for part in (a, b)]
@@ -457,7 +451,7 @@ def heights(self:Instability, a, b)->dict: # metric -> a number a pair
 
 # %% ../nbs/21_connectivity.ipynb #cdd50501
 @patch
-def eigenvalues(self:Instability, nets, tickets)->list: # a number a network
+def eigenvalues(self:_Instability, nets, tickets)->list: # a number a network
     "The largest eigenvalues of the Hessians, over kept weights, on the first ten training batches"
     c,(x,y) = self.curve,(t[:10*self.curve.bs] for t in self.curve.parts['train'])
     def stacked(parts): return {k: torch.stack([o[k] for o in parts]).to(c.device) for k in parts[0]}
@@ -485,9 +479,7 @@ def stability(
     Source: Frankle et al. 2020: stable below 2 % error; matching within .2 points of accuracy, which takes more data"""
     check_number('stable', stable, 0, 1)
     check_number('tolerance', tolerance, 0, 1)
-    if missing := [o for o in (*table_columns, 'rewind') if o not in getattr(df, 'columns', ())]:
-        raise ArgumentError('df', df, f"a table of instability; it has no {', '.join(missing)}")
-    if df.duplicated(['rewind','arm','round','seed','metric']).any():
+    if check_columns(df, 'rewind').duplicated(['rewind','arm','round','seed','metric']).any():
         raise ArgumentError('df', df, 'a table of one setting: it has several values for the same seed and point')
     wide = df.pivot(index=['rewind','arm','round','seed'], columns='metric', values='value')
     names = [check_choice('part', part, {'valid': '', 'test': 'test_'})+o for o in ('error_barrier','accuracy')]

@@ -112,7 +112,9 @@ def settings(self:Curve)->dict:
 
 # %% ../nbs/12_curves.ipynb #82c9deb2
 @patch
-def first_ticket(self:Curve, seed:int)->Ticket:
+def first_ticket(self:Curve,
+    seed:int # one of its `seeds`
+)->Ticket: # of round 0
     "All weights of a seed, before they're trained"
     found = super(Curve, self).first_ticket(seed, self.unpruned)
     for k in ('seeds','arms','batch_seeds'): found.meta.pop(k)
@@ -134,8 +136,13 @@ def try_out(self:Curve):
 
 # %% ../nbs/12_curves.ipynb #bfcacf77
 @patch
-def next_batches(self:Curve, seed:int, r:int, step:int, n:int=8)->list: # of (inputs, targets), not augmented
-    "The batches that a network would have got next, after so many steps of round `r`"
+def next_batches(self:Curve,
+    seed:int, # of the replicate
+    r:int, # the round
+    step:int, # how many steps of it are behind
+    n:int=8 # how many batches
+)->list: # of (inputs, targets), not augmented
+    "The batches that a network would have got next"
     x,y = self.parts['train']
     orders = batch_orders([order_of(seed, r)], len(x), self.bs)
     return [(x[rows], y[rows]) for rows, in (o.to(self.device) for o in itertools.islice(orders, step, step+n))]
@@ -143,10 +150,15 @@ def next_batches(self:Curve, seed:int, r:int, step:int, n:int=8)->list: # of (in
 # %% ../nbs/12_curves.ipynb #c1623283
 @patch
 @torch.no_grad()
-def next_ticket(self:Curve, r:int, ticket:Ticket, now:dict, grads:dict, first:Ticket, W_t:dict)->Ticket:
-    """The ticket of round `r`: from one of before, which has the masks, what has become of it, and the gradients.
-
-    `first` is the seed's network before it was trained, `W_t` what it was at the rewind point"""
+def next_ticket(self:Curve,
+    r:int, # the round that it's for, from 1 on
+    ticket:Ticket, # of a round before, with the masks that go on
+    now:dict, # name -> tensor: what has become of it
+    grads:dict, # name -> tensor: its gradients then, where the criterion needs them
+    first:Ticket, # the seed's network before it was trained
+    W_t:dict # name -> tensor: what that was at the rewind point
+)->Ticket:
+    "Prunes further, and goes back to the rewind point"
     sp,then,before = self.sp,dict(init=first.state, previous=ticket.state),ticket.meta['round']
     sp.criterion = self.criterion.of_replicate(ticket.meta['seed'])
     set_tensors_(sp.model, now)
@@ -160,7 +172,9 @@ def next_ticket(self:Curve, r:int, ticket:Ticket, now:dict, grads:dict, first:Ti
 
 # %% ../nbs/12_curves.ipynb #a60e005a
 @patch
-def untrained(self:Curve, W_0:dict)->dict: # seed -> (tensors, gradients), of seed -> `Ticket`
+def untrained(self:Curve,
+    W_0:dict # seed -> `Ticket`
+)->dict: # seed -> (tensors, gradients)
     "What makes masks before training: W_0 and, if they're needed, its gradients on the first batch"
     states = [t.state for t in W_0.values()]
     if not W_0 or 'grad' not in self.sp.criterion.needs: return {s: (o, {}) for s,o in zip(W_0, states)}
@@ -169,7 +183,9 @@ def untrained(self:Curve, W_0:dict)->dict: # seed -> (tensors, gradients), of se
 
 # %% ../nbs/12_curves.ipynb #7b0ae7dc
 @patch
-def runs_of(self:Curve, r:int)->list: # of (`Arm`, the step at which it begins to be trained)
+def runs_of(self:Curve,
+    r:int # the round, from 1 on
+)->list: # of (`Arm`, the step at which it begins to be trained)
     "What is trained in round `r`: the arms, and tickets too while they make the next masks"
     needed = r<self.rounds and self.when=='trained' and (self.keep or any(o.begins!='trained' for o in self.arms))
     arms = check_arms([*[all_arms['ticket']][:bool(needed)], *self.arms])

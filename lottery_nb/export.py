@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 import torch
+from fastcore.basics import patch
 from torch import nn, Tensor
 from .channels import as_inputs, check_no_detector, output_difference, run_model
 from .core import ArgumentError, ArgumentTypeError, check_number, check_path, write_atomically
@@ -51,14 +52,16 @@ class SparseLinear(nn.Module):
         if self.bias is not None: out = out+self.bias
         return out.contiguous().reshape(*x.shape[:-1], self.out_features)
 
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
-        parts = [state_dict.get(f'{prefix}{k}') for k in ('crow_indices','col_indices','values')]
-        if all(o is not None for o in parts):
-            try: self.csr(*parts, check=True)
-            except (RuntimeError,TypeError) as e: return errors.append(f'{prefix}weight: no CSR matrix: {e}')
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
-
     def extra_repr(self): return f'{self.in_features}, {self.out_features}, kept={len(self.values):,}'
+
+# %% ../nbs/34_export.ipynb #1739d80b
+@patch
+def _load_from_state_dict(self:SparseLinear, state_dict, prefix, *rest): # the last of `rest`: what's wrong, as texts
+    parts = [state_dict.get(f'{prefix}{k}') for k in ('crow_indices','col_indices','values')]
+    if all(o is not None for o in parts):
+        try: self.csr(*parts, check=True)
+        except (RuntimeError,TypeError) as e: return rest[-1].append(f'{prefix}weight: no CSR matrix: {e}')
+    super(SparseLinear, self)._load_from_state_dict(state_dict, prefix, *rest)
 
 # %% ../nbs/34_export.ipynb #07e8c239
 def sparse_linear(

@@ -33,7 +33,7 @@ from .core import (ArgumentError, ArgumentTypeError, as_table, better_when_lower
                              versions, write_atomically)
 from .criteria import Criterion, criteria as all_criteria, large_final, needs
 from .methods import Method, methods, named_amounts
-from .masks import Masks, copies_of, copy_model, named_tensors, set_tensors_, unwrap
+from .masks import Masks, copies_of, named_tensors, network_of, set_tensors_
 from .sparsifier import Sparsifier, check_reach, check_sparsity, count_of
 from .ticket import Ticket
 
@@ -709,11 +709,7 @@ class _Mixer:
         if metric is not None and not callable(metric):
             raise ArgumentTypeError('metric', metric, 'a function of predictions and targets, or None: accuracy')
         self.metric = metric or (lambda preds, y: (preds.argmax(1)==y).double().mean())
-        if not (isinstance(model, nn.Module) or callable(model)):
-            raise ArgumentTypeError('model', model, 'a function that makes a network, or a module')
-        with seeded('pool'): net = copy_model(unwrap(model)) if isinstance(model, nn.Module) else model()
-        if not isinstance(net, nn.Module): raise ArgumentTypeError('model()', net, 'an nn.Module')
-        self.net = net.cpu().eval()
+        with seeded('pool'): self.net = network_of(model).cpu().eval()
         ticket.check_fits(self.net)
         self.normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None
                           for m in self.net.modules())

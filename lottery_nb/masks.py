@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Masks', 'unwrap', 'int_dtype', 'keep_bits', 'zero_pruned_', 'zero_once_', 'rest_bits', 'hold_pruned_', 'check_weight',
-           'parameter_name', 'named_tensors', 'names_meant', 'overwrite_', 'copy_model', 'shared_names', 'copies_of',
-           'buffer_names', 'growing_buffers', 'tensor_differences', 'set_tensors_']
+           'parameter_name', 'named_tensors', 'names_meant', 'overwrite_', 'copy_model', 'network_of', 'shared_names',
+           'copies_of', 'buffer_names', 'growing_buffers', 'tensor_differences', 'set_tensors_']
 
 # %% ../nbs/02_masks.ipynb #354aefb5
 import copy, difflib, hashlib
@@ -362,6 +362,17 @@ def copy_model(
     for m in model.modules(): cut_loose({k: v for k,v in vars(m).items() if k!='_modules'})
     return copy.deepcopy(model, memo)
 
+# %% ../nbs/02_masks.ipynb #54d684e4
+def network_of(
+    model # a network, which stays as it is, or a function without arguments that makes one
+)->nn.Module: # a copy of the network, without its wrappers; or what the function makes
+    "A network to work with. Raises `ArgumentError` for what is none and makes none"
+    if isinstance(model, nn.Module): return copy_model(unwrap(model))
+    if not callable(model): raise ArgumentTypeError('model', model, 'a function that makes a network, or a module')
+    net = model()
+    if not isinstance(net, nn.Module): raise ArgumentTypeError('model()', net, 'an nn.Module')
+    return net
+
 # %% ../nbs/02_masks.ipynb #01f5ee60
 def shared_names(
     tensors:Mapping, # name -> tensor
@@ -405,6 +416,7 @@ def growing_buffers(
         found |= {parameter_name(n, k) for k in grow}
     return found
 
+# %% ../nbs/02_masks.ipynb #592a8c60
 def tensor_differences(
     tensors:Mapping, # name -> tensor
     model:nn.Module, # wrappers are looked through

@@ -155,6 +155,11 @@ _own_formulas = dict( # operation -> twice its multiply-adds, as PyTorch counts
     **dict.fromkeys(('mv','dot','vdot','_int_mm'), lambda a, b, *_, **__: _product(a, b)),
     **dict.fromkeys(('addmv','addbmm','_addmm_activation'), lambda added, a, b, *_, **__: _product(a, b)))
 
+def _formula_of(op):
+    "Twice the multiply-adds of an operation, as a function; None if it has none"
+    name = re.sub('^_scaled_dot_product_(?!.*backward).*', 'attention', str(op).removeprefix('aten.'))
+    return _own_formulas.get(name) or flop_registry.get(op)
+
 # %% ../nbs/31_measure.ipynb #fcea961b
 _free_words = set("""abs addr all any arange cat clone col complex copy copysign cross diag diagonal divide embedding
     empty fill flip full gather grid im index lift like mask masked new ones pad padded pixel put quantize dequantize
@@ -175,6 +180,9 @@ def _is_free(func, args, out):
     marked = any(torch.Tag.pointwise in o.tags or o.is_view for o in ops)
     return marked or not _free_words.isdisjoint(re.split(r'[_\d]+', name))
 
+# %% ../nbs/31_measure.ipynb #d1728497
+def _memory(t): return t.untyped_storage()._cdata if t.layout==torch.strided else id(t)
+
 # %% ../nbs/31_measure.ipynb #6149d50d
 class _Counter(TorchDispatchMode):
     "Counts while `net` runs: `counts`, name of a layer -> [multiply-adds, those on nonzero weights]"
@@ -184,32 +192,29 @@ class _Counter(TorchDispatchMode):
         self.counts,self.uncounted,self.owners = {},set(),{}
         for name,m in net.named_modules():
             for t in (*m.parameters(recurse=False), *m.buffers(recurse=False)):
-                self.owners.setdefault(self.memory(t), []).append(name)
+                self.owners.setdefault(_memory(t), []).append(name)
             self.hooks.append(m.register_forward_pre_hook(lambda *_, name=name: self.running.append(name)))
             self.hooks.append(m.register_forward_hook(lambda *_: self.running.__delitem__(-1), always_call=True))
-
-    def memory(self, t): return t.untyped_storage()._cdata if t.layout==torch.strided else id(t)
 
     def weight(self, operands):
         "The operand that is a weight; None if there is none"
         layer = self.net.get_submodule(self.running[-1])
-        known = {*self.owners, *(self.memory(t) for t in vars(layer).values() if isinstance(t, Tensor))}
+        known = {*self.owners, *(_memory(t) for t in vars(layer).values() if isinstance(t, Tensor))}
         for t in operands:
-            if t.layout!=torch.strided or self.memory(t) in known: return t
+            if t.layout!=torch.strided or _memory(t) in known: return t
         if isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)) and len(operands)>1: return operands[1]
 
     def count(self, macs, operands):
         "Adds to the layer that's running or, if the weight is another one's, to that one"
         w,name = self.weight(operands),self.running[-1]
-        owners = [name] if w is None else self.owners.get(self.memory(w), [name])
+        owners = [name] if w is None else self.owners.get(_memory(w), [name])
         row = self.counts.setdefault(name if name in owners else owners[0], [0, 0])
         row[0] += macs
         row[1] += macs if w is None else macs*n_nonzero(w)//max(w.numel(), 1)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs,op = kwargs or {},func.overloadpacket
-        name = re.sub('^_scaled_dot_product_(?!.*backward).*', 'attention', str(op).removeprefix('aten.'))
-        formula = _own_formulas.get(name) or flop_registry.get(op)
+        formula = _formula_of(op)
         if not formula:
             with self: out = func.decompose(*args, **kwargs) # into operations that may have one
             if out is not NotImplemented: return out

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from importlib import import_module
 import pandas as pd
+from fastcore.basics import patch
 import lottery_nb.calibration # noqa: F401, so that its criteria are known by name
 from .arms import arms
 from .core import ArgumentError, ArgumentTypeError, check_choice
@@ -42,19 +43,25 @@ class Paper:
         return [*(f'{o} {self.year}' for o in (short, *long)), *also]
 
 # %% ../nbs/13b_papers.ipynb #92c4c014
-def _text(p)->str:
-    where = [f'arXiv:{p.arxiv}']*bool(p.arxiv) + [f'https://doi.org/{p.doi}']*bool(p.doi)
-    end = '' if p.title.endswith('?') else '.'
-    said = [p.authors, f'({p.year}).', f'{p.title}{end}', '. '.join([p.venue, *where] if p.venue else where)]
-    return ' '.join(o for o in said if o)
+@patch(as_prop=True)
+def text(self:Paper)->str:
+    "What a list of references says of it"
+    where = [f'arXiv:{self.arxiv}']*bool(self.arxiv) + [f'https://doi.org/{self.doi}']*bool(self.doi)
+    end = '' if self.title.endswith('?') else '.'
+    told = [self.authors, f'({self.year}).', f'{self.title}{end}', '. '.join([*[self.venue]*bool(self.venue), *where])]
+    return ' '.join(o for o in told if o)
 
-def _bibtex(key, p)->str:
-    kind,within = 'misc',{}
-    if p.venue: kind,within = ('article',dict(journal=p.venue)) if p.doi else ('inproceedings',dict(booktitle=p.venue))
-    ids = dict(doi=p.doi, eprint=p.arxiv, archiveprefix='arXiv' if p.arxiv else '')
-    told = dict(title=f'{{{p.title}}}', author=p.authors.replace('; ', ' and '), **within, year=p.year, **ids)
+@patch
+def bibtex(self:Paper,
+    key:str # by which it's cited
+)->str:
+    "Its entry in a BibTeX file"
+    kind,within = ('article','journal') if self.doi else ('inproceedings','booktitle')
+    ids = dict(doi=self.doi, eprint=self.arxiv, archiveprefix='arXiv' if self.arxiv else '')
+    told = {'title': f'{{{self.title}}}', 'author': self.authors.replace('; ', ' and '), within: self.venue,
+            'year': self.year, **ids}
     lines = ',\n'.join(f'  {k:13} = {{{v}}}' for k,v in told.items() if v)
-    return f'@{kind}{{{key},\n{lines}\n}}'.replace('&', r'\&')
+    return f'@{kind if self.venue else "misc"}{{{key},\n{lines}\n}}'.replace('&', r'\&')
 
 # %% ../nbs/13b_papers.ipynb #016611a6
 papers:dict[str,Paper] = {} # by key, as in BibTeX
@@ -255,8 +262,8 @@ def cite(
         for k in keys: uses.setdefault(k, []).extend([_called(o)]*(k!=o))
         if not keys: without.append(_called(o))
     found = {k: list(dict.fromkeys(uses[k])) for k in papers if k in uses}
-    if format=='bibtex': entries = [_bibtex(k, papers[k]) for k in found]
-    else: entries = [_text(papers[k]) + f" [{', '.join(o)}]"*bool(o) for k,o in found.items()]
+    if format=='bibtex': entries = [papers[k].bibtex(k) for k in found]
+    else: entries = [papers[k].text + f" [{', '.join(o)}]"*bool(o) for k,o in found.items()]
     mark = '% ' if format=='bibtex' else ''
     without = [o for o in without if o not in sum(found.values(), [])]
     if without: entries.append(f"{mark}In no paper that we know: {', '.join(dict.fromkeys(without))}")

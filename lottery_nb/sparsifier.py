@@ -736,6 +736,7 @@ def choose(self:Sparsifier,
         found = {k: o for names,n in at_once for k,o in zip(names, sp.select(names, n))}
     return {k: found[k] for k in self.units.names}
 
+# %% ../nbs/05_sparsifier.ipynb #2774b612
 @patch
 def budgets(self:Sparsifier,
     sparsity:float|Mapping # percent, or percent by layer, checked already

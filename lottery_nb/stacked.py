@@ -13,23 +13,21 @@ from dataclasses import KW_ONLY, dataclass, fields
 from functools import partial
 import numpy as np, torch
 import torch.nn.functional as F
+from fastai.callback.schedule import SchedCos, combined_cos
 from fastai.data.core import DataLoaders
 from fastcore.basics import listify, noop, patch
 from torch import nn, Tensor
 from torch.func import functional_call, vmap
 from torch.overrides import TorchFunctionMode
-from .core import (ArgumentError, ArgumentTypeError, Rule, check_choice, check_number, check_whole, json_safe,
-                             known_keywords, make_rule, seed_of, seeded, versions, warn)
+from .core import (ArgumentError, ArgumentTypeError, Rule, check_choice, check_number, check_whole,
+                             first_line, json_safe, known_keywords, make_rule, seed_of, seeded, versions, warn)
 from .data import WholeDL, dls_by_name, model_by_name
 from .masks import (Masks, check_weight, copy_model, keep_bits, named_tensors, set_tensors_, shared_names,
                               tensor_differences, zero_pruned_)
 from .ticket import Ticket
 
 # %% ../nbs/11b_stacked.ipynb #ec7316ef
-def _cos(a, b, t): return a + (b-a)*(1-math.cos(math.pi*t))/2
-
-lr_schedules = dict(constant=lambda t: 1., cosine=lambda t: _cos(1, 0, t),
-                    one_cycle=lambda t: _cos(1/25, 1, t/.25) if t<.25 else _cos(1, 1e-5, (t-.25)/.75))
+lr_schedules = dict(constant=lambda t: 1., cosine=SchedCos(1, 0), one_cycle=combined_cos(.25, 1/25, 1, 1e-5))
 _optimizers = dict(sgd=torch.optim.SGD, adam=torch.optim.Adam, adamw=torch.optim.AdamW)
 
 # %% ../nbs/11b_stacked.ipynb #8bb5db89
@@ -68,7 +66,8 @@ def check(self:Recipe):
     if isinstance(self.data, str): self.data = dls_by_name(self.data)
     elif callable(self.data):
         try: self.data = self.data()
-        except TypeError as e: raise ArgumentTypeError('data', self.data, f'data or what gives them; {_said(e)}') from e
+        except TypeError as e:
+            raise ArgumentTypeError('data', self.data, f'data or what gives them; {first_line(e)}') from e
     if isinstance(self.model, str): self.model = partial(model_by_name, self.model, self.data)
     for k in ('n_step','bs'): check_whole(k, getattr(self, k), 1)
     if self.eval_every is None: self.eval_every = max(1, self.n_step//20)
@@ -83,7 +82,8 @@ def check(self:Recipe):
     given = self.lr_schedule
     self.factor = given if callable(given) else check_choice('lr_schedule', given, lr_schedules)
     try: factors = {t: self.factor(t) for t in (0., .5, .999)}
-    except TypeError as e: raise ArgumentTypeError('lr_schedule', given, f'a function of a number; {_said(e)}') from e
+    except TypeError as e:
+        raise ArgumentTypeError('lr_schedule', given, f'a function of a number; {first_line(e)}') from e
     for t,o in factors.items(): check_number(f'lr_schedule({t:g})', o, 0)
     if check_whole('warmup', self.warmup)>self.n_step:
         raise ArgumentError('warmup', self.warmup, f'at most {self.n_step}, the number of steps')
@@ -111,7 +111,7 @@ def network(self:Recipe,
         with seeded(seed, 'init'): net = self.model()
     except ArgumentError: raise # of a name that can't be
     except TypeError as e:
-        expected = f'a function without arguments that makes a network; {_said(e)}'
+        expected = f'a function without arguments that makes a network; {first_line(e)}'
         raise ArgumentTypeError('model', self.model, expected) from e
     if not isinstance(net, nn.Module): raise ArgumentTypeError('model()', net, 'an nn.Module')
     return net.cpu()
@@ -143,14 +143,13 @@ def _typed(t, dtype):
     return t.to(dtype) if t.is_floating_point() else t if t.dtype==torch.bool else t.long()
 
 # %% ../nbs/11b_stacked.ipynb #1d0d1db9
-def _said(e): return f'{type(e).__name__}: {str(e).strip().partition(chr(10))[0]}'
-
 @patch
 def meet(self:Recipe):
     "Looks at a network and the data together. Raises `ArgumentError` if they can't be used"
     device = self.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     try: self.device = torch.empty(0, device=device).device
-    except (RuntimeError,AssertionError) as e: raise ArgumentError('device', device, f'one of these; {_said(e)}') from e
+    except (RuntimeError,AssertionError) as e:
+        raise ArgumentError('device', device, f'one of these; {first_line(e)}') from e
     self.versions,self.net,other = versions(),self.network(0),self.network(1)
     named = dict(self.net.named_parameters())
     if not named: raise ArgumentError('model', self.model, 'one that makes a network with weights')
@@ -238,7 +237,7 @@ def try_augment(self:Recipe):
     x = self.parts['train'][0][:self.bs]
     expected = f'what takes inputs of {list(x.shape)} and gives such ones'
     try: new = self.augmented(x, 0, 0)
-    except Exception as e: raise ArgumentError('augment', self.augment, f'{expected}; {_said(e)}') from e
+    except Exception as e: raise ArgumentError('augment', self.augment, f'{expected}; {first_line(e)}') from e
     if (new.shape,new.dtype)!=(x.shape,x.dtype): raise ArgumentError('augment', self.augment, expected)
 
 # %% ../nbs/11b_stacked.ipynb #b1e8d068
@@ -260,9 +259,9 @@ class SeededDropout(TorchFunctionMode):
         self.key,self.n = _mixed(_mixed(_mixed(key & 0xffffffff) ^ (key>>32)) ^ _mixed(step)),0
 
     def __torch_function__(self, fn, types, args=(), kwargs=None):
-        return (self.drop(fn, *args, **kwargs or {}) if fn in self.fns else fn(*args, **kwargs or {}))
+        return (partial(self._drop, fn) if fn in self.fns else fn)(*args, **kwargs or {})
 
-    def drop(self, fn, x, p=.5, training=True, inplace=False):
+    def _drop(self, fn, x, p=.5, training=True, inplace=False):
         if not training: return x
         self.n += 1 # how often it has dropped
         shape = x.shape if fn is F.dropout else [*x.shape[:2], *[1]*(x.dim()-2)] # or whole channels
@@ -533,7 +532,7 @@ def stacked(self:Recipe,
     with seeded('try'): losses = stack.backward(x.clone(), y, keys).cpu()
     grads = stack.each({k: p.grad for k,p in stack.params.items() if p.grad is not None})
     buffers = stack.each({k: stack.tensors[k] for k,_ in self.net.named_buffers()})
-    stack.measure()
+    stack.measure() # raises if it fails in eval mode
     grads = [torch.cat([o.flatten() for o in g.values()]) for g in grads]
     return [[loss, g, *b.values()] for loss,g,b in zip(losses, grads, buffers)]
 
@@ -542,14 +541,15 @@ def stacked(self:Recipe,
 def try_out(self:Recipe):
     "Raises `ArgumentError` for a network that can't learn from the data, or that is another one in a stack"
     tickets,x = [self.first_ticket(s) for s in (0,1)],self.parts['train'][0][:self.bs]
-    def error(expected): return ArgumentError('model', self.model, expected)
+    def error(expected, e): return ArgumentError('model', self.model, f'{expected}; {first_line(e)}')
     try: alone = [self.alone(t, i) for i,t in enumerate(tickets)]
-    except Exception as e: raise error(f'one that learns from batches of {list(x.shape)}, {x.dtype}; {_said(e)}') from e
+    except Exception as e: raise error(f'one that learns from batches of {list(x.shape)}, {x.dtype}', e) from e
     try: stacked = self.stacked(tickets)
-    except Exception as e: raise error(f'a network that can be stacked; {_said(e)}') from e
+    except Exception as e: raise error('a network that can be stacked', e) from e
     for a,b in zip(itertools.chain(*alone), itertools.chain(*stacked)):
         if (a.double()-b.double()).norm() > .01*a.double().norm() + 1e-6: # never so for NaN: it's left out later
-            raise error('a network that can be stacked; its loss, gradient or buffers are others there')
+            expected = 'a network that can be stacked; its loss, gradient or buffers are others there'
+            raise ArgumentError('model', self.model, expected)
 
 # %% ../nbs/11b_stacked.ipynb #af2bfc68
 def check_seeds(

@@ -404,13 +404,14 @@ def plot_early_bird(
     right.legend(fontsize=8, frameon=False)
     return finish_figure(fig, last, "bars: 95 % intervals (Student's t), each for itself")
 
-# %% ../nbs/26_when.ipynb #84b5afb0
+# %% ../nbs/26_when.ipynb #486b6a05
 def steps_down(
     t:float # part of the run, 0 to 1
 )->float:
     "A schedule in steps: the learning rate falls to a tenth at half of the run, and again at three quarters"
     return 1. if t<.5 else .1 if t<.75 else .01
 
+# %% ../nbs/26_when.ipynb #84b5afb0
 retraining_arms = ('ticket', 'lr_rewind', 'finetune')
 
 def retraining(

@@ -8,9 +8,12 @@ from fastai.data.load import DataLoader
 from hypothesis import strategies as st
 from torch import nn
 
+from lottery_nb.arms import arms
 from lottery_nb.granularity import granularities_of
 from lottery_nb.masks import named_tensors
 from lottery_nb.sparsifier import prunable_types
+
+plain_arms = {k: o for k,o in arms.items() if o.fn.__module__=='lottery_nb.arms'} # other modules add theirs
 
 def mlp():
     return nn.Sequential(nn.Flatten(), nn.Linear(64,300), nn.ReLU(), nn.Linear(300,100), nn.ReLU(), nn.Linear(100,10))

@@ -10,9 +10,7 @@ from lottery_nb.criteria import random_scores
 from lottery_nb.masks import Masks
 from lottery_nb.sparsifier import Sparsifier
 from lottery_nb.ticket import Ticket
-from models import ConvNet, differing, dtypes, everything, masked, mlp, nets
-
-plain_arms = {k: o for k,o in arms.items() if o.fn.__module__=='lottery_nb.arms'} # other modules add theirs
+from models import ConvNet, differing, dtypes, everything, masked, mlp, nets, plain_arms
 
 @st.composite
 def tickets(draw, dtype=dtypes):

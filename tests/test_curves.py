@@ -17,9 +17,7 @@ from lottery_nb.masks import copy_model
 from lottery_nb.sparsifier import Sparsifier
 from lottery_nb.stacked import Stack, lr_schedules
 from lottery_nb.ticket import Ticket
-from models import ConvNet, differing, everything
-
-plain_arms = {k: o for k,o in arms.items() if o.fn.__module__=='lottery_nb.arms'} # other modules add theirs
+from models import ConvNet, differing, everything, plain_arms
 
 DATA = (X,Y),(VX,VY) = [[t.as_subclass(torch.Tensor) for t in dl.stacked()] for dl in digits_dls()]
 

@@ -11,7 +11,7 @@ from functools import partial
 import pytest, torch
 from fastai.basics import Learner, SGD
 from fastai.callback.training import GradientClip
-from models import batch, differing, everything, few_batches, masked, mlp, nonzero_pruned, train_step
+from models import batch, differing, everything, few_batches, masked, mlp, nonzero_pruned, plain_arms, train_step
 from models import quiet as quiet_learner
 from test_gradients import SAM
 from torch import nn
@@ -20,7 +20,7 @@ from torchvision.models import resnet18
 from torch.nn.utils import parametrizations as P, parametrize, prune, spectral_norm, weight_norm
 
 import lottery_nb.calibration, lottery_nb.channels, lottery_nb.n_of_m # noqa: F401, they add granularities and criteria
-from lottery_nb.arms import arms, random_ticket
+from lottery_nb.arms import random_ticket
 from lottery_nb.callback import HoldMasks, SparsifyCallback
 from lottery_nb.core import Rule, check_choice, known_keywords
 from lottery_nb.criteria import criteria
@@ -131,7 +131,7 @@ def test_every_criterion_and_every_arm_takes_them_and_a_rewind_gives_every_bit_b
     assert not differing(everything(net), masked(start, masks))
     ticket = Ticket(masks, start, start, full={k: start[k] for k in masks})
     assert not differing(Ticket.load(ticket.save(tmp_path/'t.safetensors', full=True)).full, ticket.full)
-    for arm in [o for o in arms.values() if o.fn.__module__=='lottery_nb.arms']:
+    for arm in plain_arms.values():
         new = networks[name][0]()
         begun = arm.begin(ticket, 3, networks[name][0])
         begun.apply_to(new)

@@ -8,14 +8,14 @@ from safetensors.torch import load_file, save as to_bytes, save_file
 from torch import nn
 
 import lottery_nb.channels, lottery_nb.n_of_m # noqa: F401 (filters with their followers)
-from lottery_nb.arms import arms, random_ticket
+from lottery_nb.arms import random_ticket
 from lottery_nb.core import ArgumentError
 from lottery_nb.masks import Masks
 from lottery_nb.sparsifier import Sparsifier
 from lottery_nb.ticket import Ticket, TicketError, same_bits
 from lottery_nb.ticketfile import TicketFile, read_header
 from models import ConvNet, batch, bits, copied, differing, dtypes, everything, masked, mlp, nets, nonzero_pruned
-from models import train_step
+from models import plain_arms, train_step
 
 def ticket_of(net=None, sparsity=60, meta=None, **kwargs):
     "A trained ticket that knows its pruned weights"
@@ -405,8 +405,8 @@ def by_hand(net):
 def test_tied_weights_are_one_tensor_with_two_names(make, tmp_path):
     ticket = make(Tied())
     dense = sum(p.nbytes for p in Tied().parameters())
-    for o in (ticket, *(a.begin(ticket, 3, Tied) for a in arms.values()
-                       if a.fn.__module__=='lottery_nb.arms' and (ticket.trained or a.begins!='trained'))):
+    for o in (ticket, *(a.begin(ticket, 3, Tied) for a in plain_arms.values()
+                       if ticket.trained or a.begins!='trained')):
         net,loaded = Tied(),Ticket.load(path:=o.save(tmp_path/'t', full=o.full is not None))
         assert loaded==o and TicketFile(path).dense_bytes==dense and repr(TicketFile(path))==repr(o)
         stored = load_file(path)

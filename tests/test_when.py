@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from torch import nn
 
 from lottery_nb.callback import SparsifyCallback
-from lottery_nb.core import as_table, seed_of, seeded
+from lottery_nb.core import as_table
 from lottery_nb.criteria import large_final
 from lottery_nb.curves import lottery_curve
 from lottery_nb.data import digits_dls
@@ -19,6 +19,7 @@ from lottery_nb.ticket import Ticket
 from lottery_nb.when import (EarlyBird, early_bird, mask_distance, plot_early_bird, plot_retraining, plot_rewind_grid,
                              retraining, rewind_grid, steps_down)
 from models import ConvNet, copied, differing, everything, few_batches, masked, mlp, quiet
+from test_curves import DATA, batches, new, relu as small, spoiled
 
 def learner(model=None, seed=0, n=4, path=None, **kwargs):
     torch.manual_seed(seed)
@@ -233,17 +234,8 @@ def test_a_rewind_point_after_the_end_raises_before_anything_is_trained():
 
 # --- Many seeds, against plain loops
 
-DATA = (X,Y),(VX,VY) = [[t.as_subclass(torch.Tensor) for t in dl.stacked()] for dl in digits_dls()]
-def small(): return nn.Sequential(nn.Flatten(), nn.Linear(64,30), nn.ReLU(), nn.Linear(30,10))
+(X,Y),(VX,VY) = DATA
 HOW = dict(n_step=60, bs=60, lr=3e-3, eval_every=30, device='cpu', progress=False)
-
-def new(seed):
-    with seeded(seed, 'init'): return small()
-
-def batches(seed, r, n, bs=60):
-    g,order = torch.Generator().manual_seed(seed_of(seed, 'order', r)),[]
-    while len(order)<n: order += torch.randperm(len(X), generator=g)[:len(X)//bs*bs].split(bs)
-    return order[:n]
 
 def plainly(net, seed, r, first=0, masks=None, rate=lambda i: 3e-3, look=None):
     "Steps `first` to 60 of one network, PyTorch as it is; `look` sees it after each"
@@ -251,7 +243,7 @@ def plainly(net, seed, r, first=0, masks=None, rate=lambda i: 3e-3, look=None):
     def hold():
         for k,m in (masks or {}).items(): net.get_parameter(k).data *= m
     hold()
-    for i,rows in list(enumerate(batches(seed, r, 60)))[first:]:
+    for i,rows in list(enumerate(batches(seed, r, 60, bs=60)))[first:]:
         opt.param_groups[0]['lr'] = rate(i)
         opt.zero_grad()
         F.cross_entropy(net(X[rows]), Y[rows]).backward()
@@ -276,10 +268,10 @@ def at_end(df, arm, seed, r, metric='valid_loss', **where):
 def test_early_birds_are_what_a_plain_loop_gives(rewind, first):
     df = early_bird(small, DATA, [3,5], 70, 3, .12, 3, 5, rewind=rewind, **HOW)
     for seed in (3,5):
-        net,drawn,W_t = new(seed),{},[]
-        if not first: W_t.append(new(seed))
+        net,drawn,W_t = new(small, seed),{},[]
+        if not first: W_t.append(new(small, seed))
         def look(i):
-            if i==first: W_t.append(new(seed)), W_t[0].load_state_dict(net.state_dict())
+            if i==first: W_t.append(new(small, seed)), W_t[0].load_state_dict(net.state_dict())
             if i%5==0: drawn[i] = lowest(net, 70)
         plainly(net, seed, 0, look=look)
         flat = torch.stack([torch.cat([m.flatten() for m in o.values()]) for o in drawn.values()])
@@ -327,7 +319,7 @@ def test_small_parts_of_a_sparsity_are_nobodys_fractions():
 def test_each_way_of_retraining_is_what_a_plain_loop_gives(arm):
     df = retraining(small, DATA, [50,80], [20,100], [2,4], **HOW)
     for seed in (2,4):
-        net,kept = new(seed),{0: new(seed).state_dict()}
+        net,kept = new(small, seed),{0: new(small, seed).state_dict()}
         def look(i):
             if i==48: kept[i] = copied(net.state_dict())
         def rate(i): return 3e-3*steps_down(i/60)
@@ -335,7 +327,7 @@ def test_each_way_of_retraining_is_what_a_plain_loop_gives(arm):
         for r,sparsity in ((1,50),(2,80)):
             masks = lowest(net, sparsity)
             for k in (12,60):
-                again = new(seed)
+                again = new(small, seed)
                 again.load_state_dict(kept[60-k] if arm=='ticket' else net.state_dict())
                 loss = plainly(again, seed, r, 60-k, masks, (lambda i: 3e-5) if arm=='finetune' else rate)
                 assert at_end(df, arm, seed, r, retrained=k)==pytest.approx(loss, rel=1e-2), (k,r)
@@ -389,21 +381,12 @@ def test_a_grid_of_rewind_points_is_a_curve_for_each():
 
 # --- Faults
 
-def spoiled(seeds):
-    doomed = []
-    for s in seeds:
-        with seeded(s, 'init'): doomed.append(torch.initial_seed())
-    def make():
-        net = small()
-        if torch.initial_seed() in doomed: net[-1].weight.data *= torch.nan
-        return net
-    return make
-
 @pytest.mark.parametrize('run', [lambda m: early_bird(m, DATA, 3, 70, 1, .9, 2, 10, **HOW),
     lambda m: retraining(m, DATA, [50], [20], 3, **HOW), lambda m: rewind_grid(m, DATA, [0], 3, [50], **HOW)],
     ids=['early_bird','retraining','rewind_grid'])
 def test_a_replicate_that_is_not_finite_is_named_and_left_out(run):
-    with pytest.warns(UserWarning, match="seed 1, dense.*the loss isn't finite at step 0"): bad = run(spoiled([1]))
+    with pytest.warns(UserWarning, match="seed 1, dense.*the loss isn't finite at step 0"):
+        bad = run(spoiled(small, [1]))
     assert set(bad.seed)=={0,2} and np.isfinite(bad.value).all()
     good = run(small)
     good = good[good.seed!=1]
