@@ -27,6 +27,7 @@ from .experiment import *
 from .sensitivity import *
 from .at_init import *
 from .connectivity import *
+from .supermask import *
 from .beginning import *
 from .when import *
 from .channels import *
