@@ -145,9 +145,9 @@ def in_the_end(self:MaskRule,
     scores:Tensor, # [networks, weights] of a layer
     n_kept:int # how many are kept
 )->Tensor: # bool, like the scores
-    "The mask that was learned: exactly `n_kept` in each row"
+    "The mask that was learned: exactly `n_kept` in each row of finite scores"
     found = largest(scores, n_kept) if self.chance else self.in_step(scores, n_kept, None)>0
-    if (found.sum(1)==n_kept).all(): return found
+    if (found.sum(1)==n_kept)[scores.isfinite().all(1)].all(): return found
     raise ArgumentError('rule', self, f'a function that keeps {n_kept} weights of each network')
 
 # %% ../nbs/22_supermask.ipynb #22aa0034
@@ -177,10 +177,10 @@ def _without_biases(*layers):
     return net
 
 def mlp_of_width(
-    width:int=1 # its hidden layers have 64 times as many units
+    width:int=1 # its hidden layers have 128 times as many units
 )->nn.Sequential:
-    "A network of linear layers for the digits, 64-64-64-10 at width 1, without biases"
-    n = 64*check_whole('width', width, 1)
+    "A network of linear layers for the digits, 64-128-128-10 at width 1, without biases"
+    n = 128*check_whole('width', width, 1)
     return _without_biases(nn.Flatten(), nn.Linear(64, n, bias=False), nn.ReLU(), nn.Linear(n, n, bias=False),
                            nn.ReLU(), nn.Linear(n, 10, bias=False))
 
@@ -260,8 +260,8 @@ class MaskSearch(Recipe):
     _:KW_ONLY
     arms:object=('random',) # names or `Arm`s that are measured as they begin, untrained; the dense network is trained
     init:str|None=None # first weights, one of `inits`; None: those that `model` makes
-    n_step:int=400 # batches that scores, or a dense network, are trained on
-    lr:float=.1 # learning rate of the scores
+    n_step:int=1000 # batches that scores, or a dense network, are trained on
+    lr:float=.05 # learning rate of the scores
     lr_schedule:str|Callable='cosine' # of the scores and the dense network: a name in `lr_schedules`, or a function
     dense_lr:float=3e-3 # learning rate of the dense network that is trained
     method:Method|str='local' # how many weights a layer keeps: `local`: the same share, as edge-popup; `erk`; …
