@@ -70,7 +70,7 @@ def maskrule(
 # %% ../nbs/22_supermask.ipynb #22aa0022
 @maskrule
 def edge_popup(scores, n_kept):
-    "The highest |s| of each layer; the gradient goes straight through (Ramanujan et al. 2020, section 3)"
+    "The highest |s| of each layer; the gradient goes straight through (Ramanujan et al. 2020)"
     size = scores.abs()
     return straight_through(largest(size, n_kept), size)
 
@@ -120,7 +120,7 @@ def first_scores(self:MaskRule,
     share:float, # of its weights that are to be kept, 0 to 1
     generator:torch.Generator # of random numbers, on the CPU
 )->Tensor: # [weights], of the weight's type, on the CPU
-    "What scores begin with: all gates alike; without gates uniform random numbers, to ±1/√(inputs) as in the paper"
+    "What scores begin with: all gates alike; without gates uniform to ±1/√(inputs), as in edge-popup's own code"
     at = dict(dtype=weight.dtype)
     if self.chance is None: return (2*torch.rand(weight.numel(), generator=generator, **at)-1)/weight[0].numel()**.5
     score = torch.zeros(1, 1, **at)
@@ -160,7 +160,7 @@ def with_init(
 )->nn.Module: # what `model` makes
     """Draws the prunable weights anew (He et al. 2015), or makes constants of them that have these signs.
 
-    Biases of these layers become 0. Source: Ramanujan et al. 2020, section 3"""
+    Biases of these layers become 0. Source: Ramanujan et al. 2020"""
     net = model()
     for w in find_layers(net, layers).values():
         nn.init.kaiming_normal_(w.whole, nonlinearity='relu')
@@ -437,7 +437,7 @@ def supermasks(
     untrained; all weights of `dense` are trained. Raises `ArgumentError`, before anything is trained, for what can't
     be right.
 
-    Source: Ramanujan et al. 2020, section 4; Zhou et al. 2019"""
+    Source: Ramanujan et al. 2020; Zhou et al. 2019"""
     rules,widths = listify(rule),listify(width)
     if not rules or len(rules)>1 and widths: raise ArgumentError('rule', rule, 'one, or without width several')
     if widths and not callable(model): raise ArgumentTypeError('model', model, 'a function of the width')
@@ -469,7 +469,9 @@ def plot_supermasks(
     rest = found[found.arm!='dense']
     density_axis(ax, rest.density)
     named = rest.arm.where(rest.arm!='ticket', rest.rule) if several else rest.arm
-    lines = rest.assign(arm=named)[(rest.arm=='ticket') | rest.index.isin(first.index)]
+    is_ours = rest.arm=='ticket'
+    lines = rest.assign(arm=named)
+    lines = pd.concat([lines[is_ours], lines[~is_ours & lines.index.isin(first.index)]])
     names = ['dense', *lines.arm]
     for _,row in first[first.arm=='dense'].iterrows():
         draw_across(ax, row, (rest.density.max(), rest.density.min()), metric, names)
