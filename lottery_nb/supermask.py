@@ -267,6 +267,7 @@ class MaskSearch(Recipe):
     method:Method|str='local' # how many weights a layer keeps: `local`: the same share, as edge-popup; `erk`; …
     layers:object=None # types, names, a function (name, module) -> bool, or several of these; None: 'default'
     batch_seeds:int=20 # seeds that are trained side by side; halved as often as they don't fit into the memory
+    keep:str|None=None # 'tickets': gives the table and a dict (seed, round) -> `Ticket`
     progress:bool|Callable=True # show a bar? Or a function (done, total, comment) that's told instead
 
 MaskSearch.__init__ = known_keywords(MaskSearch.__init__)
@@ -290,6 +291,7 @@ def check(self:MaskSearch):
         raise ArgumentError('arms', own[0], 'arms that begin with W_0 or fresh weights')
     check_number('dense_lr', self.dense_lr, above=0)
     check_whole('batch_seeds', self.batch_seeds, 1)
+    if self.keep is not None: check_choice('keep', self.keep, ['tickets'])
     if self.init is not None:
         check_choice('init', self.init, inits)
         if callable(self.model) and not isinstance(self.model, nn.Module):
@@ -312,7 +314,7 @@ def try_out(self:MaskSearch):
 @patch(as_prop=True)
 def settings(self:MaskSearch)->dict:
     "All that the numbers depend on, but for the network and the data, as JSON can hold it"
-    return {k: v for k,v in super(MaskSearch, self).settings.items() if k!='progress'}
+    return {k: v for k,v in super(MaskSearch, self).settings.items() if k not in ('keep','progress')}
 
 @patch
 def warn_alike(self:MaskSearch, other:nn.Module):
@@ -384,15 +386,18 @@ def learn(self:MaskSearch,
 
 # %% ../nbs/22_supermask.ipynb #22aa0048
 @patch
-def run(self:MaskSearch)->pd.DataFrame: # `table_columns`
-    "Trains everything: a round a density, the first falls to the last"
-    rows,rounds,a_round = [],len(self.reached),len(self.seeds)*self.n_step
+def run(self:MaskSearch): # the table; with keep='tickets' the table and the tickets
+    "Trains everything: a round a density"
+    rows,kept,rounds,a_round = [],{},len(self.reached),len(self.seeds)*self.n_step
     with progress_bar(self.progress) as move:
         for r,density in enumerate(self.reached):
             def say(n, r=r, density=density): move(a_round*r+n, a_round*rounds, f'{density:.3g} % kept')
-            rows += self.learn(r, say)[1]
+            tickets,new = self.learn(r, say)
+            kept |= {(s, r): t for s,t in tickets.items()}
+            rows += new
     order = ['dense','ticket',*map(repr, self.arms)]
-    return as_table(sorted(rows, key=lambda o: order.index(o['arm'])), self.settings)
+    df = made_by(as_table(sorted(rows, key=lambda o: order.index(o['arm'])), self.settings), supermasks)
+    return (df, kept) if self.keep else df
 
 # %% ../nbs/22_supermask.ipynb #22aa0050
 def supermask(
@@ -401,7 +406,7 @@ def supermask(
     density:float=50, # percent of each layer's weights that are kept, above 0, up to 100
     rule:MaskRule|str='edge_popup', # how scores become masks: a name in `mask_rules`, or one of yours
     seed:int=0, # whole number of at least 0: scores, order of the batches, and weights if `model` is a function
-    **kwargs # what else `MaskSearch` takes: n_step, lr, init, method, layers, …
+    **kwargs # what else `MaskSearch` takes: n_step, lr, init, method, layers, progress, …
 )->Ticket: # not trained: `masks`, and in `state` the weights under them; buffers as they're after the last step
     """Learns which weights of an untrained network to keep. No weight changes.
 
@@ -409,11 +414,12 @@ def supermask(
     is trained, for what can't be right, and `ValueError` if the loss doesn't stay finite.
 
     Source: Ramanujan et al. 2020; Zhou et al. 2019"""
-    check_absent(kwargs, seeds='`seed` says it', arms="there's one network", dense_lr="there's one network")
+    check_absent(kwargs, seeds='`seed` says it', keep='it gives a ticket', arms='nothing is compared',
+                 dense_lr='no dense network is trained')
     check_number('density', density, most=100, above=0)
     make = partial(copy_model, unwrap(model)) if isinstance(model, nn.Module) else model
-    search = MaskSearch(make, data, density, rule, [check_whole('seed', seed)], arms=(), progress=False, **kwargs)
-    tickets,rows = search.learn(1)
+    search = MaskSearch(make, data, density, rule, [check_whole('seed', seed)], arms=(), **kwargs)
+    with progress_bar(search.progress) as move: tickets,rows = search.learn(1, lambda n: move(n, search.n_step))
     if not tickets: raise ValueError(f"supermask: the loss isn't finite (lr={search.lr:g})")
     ticket = tickets[seed]
     ticket.meta['table'] = rows
@@ -429,7 +435,7 @@ def supermasks(
     seeds:int|list=10, # how many (0, 1, …), or which
     *,
     progress:bool|Callable=True, # show a bar? Or a function (done, total, comment) that's told instead
-    **kwargs # what else `MaskSearch` takes: n_step, lr, init, arms, …
+    **kwargs # what else `MaskSearch` takes: n_step, lr, init, arms, keep='tickets', …
 )->pd.DataFrame: # `table_columns`; before them `width`, or `rule` if there are several
     """Learns masks of untrained networks: accuracy against density, and against width or the rule.
 
@@ -440,16 +446,16 @@ def supermasks(
     Source: Ramanujan et al. 2020; Zhou et al. 2019"""
     rules,widths = listify(rule),listify(width)
     if not rules or len(rules)>1 and widths: raise ArgumentError('rule', rule, 'one, or without width several')
+    if kwargs.get('keep') and (widths or len(rules)>1):
+        raise ArgumentError('keep', kwargs['keep'], 'None with `width` or several rules')
     if widths and not callable(model): raise ArgumentTypeError('model', model, 'a function of the width')
     how = dict(seeds=seeds, **kwargs)
     if widths: searches = {o: MaskSearch(partial(model, o), data, density, rules[0], **how) for o in widths}
     else: searches = {repr(o.rule): o for o in (MaskSearch(model, data, density, o, **how) for o in rules)}
-    if widths or len(rules)>1: df = run_curves(searches, 'width' if widths else 'rule', progress)
-    else:
-        search, = searches.values()
-        search.progress = progress
-        df = search.run()
-    return made_by(df, supermasks)
+    if widths or len(rules)>1: return made_by(run_curves(searches, 'width' if widths else 'rule', progress), supermasks)
+    search, = searches.values()
+    search.progress = progress
+    return search.run()
 
 supermasks.__delwrap__ = MaskSearch # where the others are described
 

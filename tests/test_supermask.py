@@ -5,9 +5,10 @@ from fastai.learner import Learner
 from hypothesis import given, strategies as st
 from torch import autograd, nn
 
-from lottery_nb.arms import arms
+from lottery_nb.arms import arms, transfer
 from lottery_nb.callback import HoldMasks
 from lottery_nb.core import ArgumentError, seeded, table_columns
+from lottery_nb.curves import lottery_curve
 from lottery_nb.data import digits_dls, digits_mlp
 from lottery_nb.evidence import summarise
 from lottery_nb.masks import named_tensors
@@ -268,6 +269,14 @@ def test_widths():
         assert mlp_of_width(w)(torch.rand(2,1,8,8)).shape==conv_of_width(w)(torch.rand(2,1,8,8)).shape==(2,10)
     with pytest.raises(ArgumentError, match='width=0'): conv_of_width(0)
 
+def test_kept_tickets_can_be_trained_beside_others():
+    df,tickets = supermasks(tiny, digits_dls(), (50,20), seeds=2, keep='tickets', **QUICK)
+    assert set(tickets)=={(s,r) for s in (0,1) for r in (1,2)} and df.attrs['function'].endswith('.supermasks')
+    on = lottery_curve(tiny, digits_dls(), 2, prune=[50,80], arms=['ticket', transfer(tickets, 'learned')], **QUICK)
+    first = on[(on.arm=='learned') & (on.step==0) & (on.metric=='accuracy')]
+    last = df[(df.arm=='ticket') & (df.step==12) & (df.metric=='accuracy')]
+    assert first.sort_values(['round','seed']).value.tolist()==last.sort_values(['round','seed']).value.tolist()
+
 # The table
 
 @pytest.fixture(scope='module')
@@ -332,6 +341,9 @@ def test_the_bar_comes_to_its_end():
     told,quick = [],dict(QUICK, n_step=6, progress=lambda *o: told.append(o))
     supermasks(tiny, digits_dls(), (50,20), seeds=3, batch_seeds=2, **quick)
     assert [o[0] for o in told]==sorted(o[0] for o in told) and told[-1][:2]==(54, 54)
+    told.clear()
+    supermask(tiny, digits_dls(), **quick)
+    assert told[-1][:2]==(6, 6)
 
 def test_a_replicate_that_breaks_is_left_out():
     def wild():
@@ -372,6 +384,8 @@ def test_a_replicate_that_breaks_is_left_out():
     (lambda: supermasks(tiny, digits_dls(), 50, arms='lr_rewind'), 'arms='),
     (lambda: supermasks(tiny, digits_dls(), 50, arms='rndom'), "arms='rndom'"),
     (lambda: supermasks(tiny, digits_dls(), 50, dense_lr=0), 'dense_lr=0'),
+    (lambda: supermasks(tiny, digits_dls(), 50, keep='masks'), "keep='masks'"),
+    (lambda: supermasks(tiny, digits_dls(), 50, ['gates','bernoulli'], keep='tickets'), 'keep=.*several rules'),
     (lambda: supermasks(tiny, digits_dls(), 50, batch_seeds=0), 'batch_seeds=0'),
 ])
 def test_bad_input_raises_before_anything_is_trained(call, match, monkeypatch):
