@@ -27,8 +27,9 @@ from .experiment import *
 from .sensitivity import *
 from .at_init import *
 from .connectivity import *
-from .symmetry import *
+from .supermask import *
 from .regrow import *
+from .symmetry import *
 from .beginning import *
 from .when import *
 from .channels import *

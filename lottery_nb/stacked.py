@@ -162,6 +162,13 @@ def meet(self:Recipe):
     if self.bs>n: raise ArgumentError('bs', self.bs, f'at most {n}, the number of training items')
     self.n_iter = n//self.bs # steps in an epoch
     self.try_augment()
+    self.warn_alike(other)
+
+@patch
+def warn_alike(self:Recipe,
+    other:nn.Module # the network of another seed than that of `net`
+):
+    "Warns if the two begin with the same weights"
     if all(torch.equal(a, b) for a,b in zip(self.net.parameters(), other.parameters())):
         warn('model: makes the same weights for every seed (does it set a seed, or load them?): replicates differ '
              'only in the order of their batches, and fresh weights are the old ones')
@@ -290,7 +297,7 @@ class Stack:
         masks = stacked([{k: mask(t, k) for k in names} for t in tickets])
         self.tensors,stay = stacked(begun),any(t.pruned_to=='init' for t in tickets)
         self.stays = {k: self.tensors[k].masked_fill(m, 0) for k,m in masks.items() if stay} # pruned weights at init
-        self.params = {k: self.tensors[k].requires_grad_() for k,p in self.net.named_parameters() if p.requires_grad}
+        self.params = {k: t.requires_grad_() for k,t in self.trainable().items()}
         self.bits = {k: keep_bits(m, self.tensors[k]) for k,m in masks.items() if not m.all()}
         how = dict(lr=recipe.lr, weight_decay=recipe.wd, fused=recipe.device.type in ('cpu','cuda'))
         if recipe.opt=='sgd': how['momentum'] = recipe.momentum
@@ -302,13 +309,25 @@ class Stack:
         step:int=0 # what it depends on, too
     )->Tensor: # [networks, batch, ...]
         "What each network makes of its batch"
-        if _is_perceptron(self.net): return _perceptrons(self.net, self.tensors, x)
-        if keys is None: return vmap(lambda t,x: functional_call(self.net, t, (x,)))(self.tensors, x)
+        seen = self.seen()
+        if _is_perceptron(self.net): return _perceptrons(self.net, seen, x)
+        if keys is None: return vmap(lambda t,x: functional_call(self.net, t, (x,)))(seen, x)
         def dropping(t, x, key):
             with SeededDropout(key, step): return functional_call(self.net, t, (x,))
-        return vmap(dropping)(self.tensors, x, keys)
+        return vmap(dropping)(seen, x, keys)
 
     def __len__(self): return self.n
+
+# %% ../nbs/11b_stacked.ipynb #5e3a7c10
+@patch
+def trainable(self:Stack)->dict: # name -> [networks, ...]
+    "What the optimizer trains: all parameters; another stack may have something else"
+    return {k: self.tensors[k] for k,p in self.net.named_parameters() if p.requires_grad}
+
+@patch
+def seen(self:Stack)->dict: # name -> [networks, ...]
+    "The parameters and buffers that a call uses: as they are; another stack may make them of what it trains"
+    return self.tensors
 
 # %% ../nbs/11b_stacked.ipynb #c0259bfc
 @patch

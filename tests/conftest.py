@@ -9,6 +9,7 @@ from lottery_nb.granularity import granularities
 from lottery_nb.methods import methods
 from lottery_nb.schedules import schedules
 from lottery_nb.stacked import augmentations
+from lottery_nb.supermask import mask_rules
 
 matplotlib.use('Agg')
 torch.set_num_threads(1) # tensors here are small: a second thread costs more than it brings
@@ -26,7 +27,7 @@ def pytest_collection_modifyitems(items):
 def apart():
     "Each test begins with the same random numbers, and what it registers is forgotten"
     torch.manual_seed(0)
-    registries = arms, augmentations, criteria, needs, granularities, methods, schedules
+    registries = arms, augmentations, criteria, needs, granularities, mask_rules, methods, schedules
     before = [{k: dict(v) if isinstance(v, dict) else v for k,v in o.items()} for o in registries]
     yield
     for o,was in zip(registries, before):
