@@ -562,6 +562,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'lottery_nb.curves._Batch.run': ('curves.html#_batch.run', 'lottery_nb/curves.py'),
                                    'lottery_nb.curves._Batch.store': ('curves.html#_batch.store', 'lottery_nb/curves.py'),
                                    'lottery_nb.curves._Batch.train': ('curves.html#_batch.train', 'lottery_nb/curves.py'),
+                                   'lottery_nb.curves.check_scores_at_start': ('curves.html#check_scores_at_start', 'lottery_nb/curves.py'),
                                    'lottery_nb.curves.curves_at': ('curves.html#curves_at', 'lottery_nb/curves.py'),
                                    'lottery_nb.curves.lottery_curve': ('curves.html#lottery_curve', 'lottery_nb/curves.py'),
                                    'lottery_nb.curves.run_curves': ('curves.html#run_curves', 'lottery_nb/curves.py')},

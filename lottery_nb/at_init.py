@@ -20,6 +20,7 @@ from .calibration import Calibration, mean_gradients, need
 from .core import (ArgumentError, ArgumentTypeError, as_table, check_choice, check_number, check_whole,
                              json_safe, known_keywords, made_by, progress, seed_of)
 from .criteria import Criterion, WeightView, criteria as all_criteria, criterion, inverted
+from .curves import check_scores_at_start
 from .evidence import (arm_label, arm_style, axis_label, check_metric, draw_across, draw_arms, finish_figure,
                                  metric_scale, summarise)
 from .masks import Masks, named_tensors, set_tensors_
@@ -141,6 +142,7 @@ def check(self:AtInit):
     "Replaces names and numbers by what they mean. Raises `ArgumentError` for those that can't be right"
     super(AtInit, self).check()
     self.ways = check_ways(ways_at_start if self.criteria is None else self.criteria, self.method)
+    for o,_ in self.ways.values(): check_scores_at_start('criteria', o)
     self.sparsities,self.seeds = check_compression(self.compression),check_seeds(self.seeds)
     for k in ('batch_seeds','n_batch'): check_whole(k, getattr(self, k), 1)
 

@@ -206,7 +206,7 @@ def deconstruct(
     *,
     progress:bool|Callable=True, # show a bar? Or a function (done, total, comment) that's told instead
     **kwargs # what else `lottery_curve` takes
-)->pd.DataFrame: # `criteria` and `table_columns`; arms whose pruned weights stay begin with pruned_to_init
+)->pd.DataFrame: # `criterion` and `table_columns`; arms whose pruned weights stay begin with pruned_to_init
     """Trains tickets of several criteria, with several things done to their kept and to their pruned weights.
 
     All of a criterion and round have the mask of the ticket there, whose pruned weights are 0. Raises `ArgumentError`,
@@ -226,7 +226,7 @@ def deconstruct(
     for o in listify(criteria):
         curve = Curve(model, data, seeds, rounds, prune, actions, criteria=o, method=method, **kwargs)
         curves[repr(curve.sp.criterion)] = curve
-    return made_by(run_curves(curves, 'criteria', progress), deconstruct)
+    return made_by(run_curves(curves, 'criterion', progress), deconstruct)
 
 # %% ../nbs/25_beginning.ipynb #e16b8ceb
 def plot_deconstruct(
@@ -235,9 +235,9 @@ def plot_deconstruct(
     figsize=None # inches; None: 3 by 2.6 a criterion
 )->Figure:
     "Draws what's reached in the end over density, a panel a criterion, with 95 % intervals over seeds"
-    found,metric = summarise(df, metric, by='criteria'),check_metric(df, metric)
+    found,metric = summarise(df, metric, by='criterion'),check_metric(df, metric)
     names = list(dict.fromkeys(map(_kept_arm, found.arm)))
-    panels = list(found.groupby('criteria', sort=False))
+    panels = list(found.groupby('criterion', sort=False))
     n_col,n_row = min(3, len(panels)),-(-len(panels)//3)
     fig = Figure(figsize=figsize or (3*n_col+1.6, 2.6*n_row+.3), layout='constrained')
     axs = list(fig.subplots(n_row, n_col, sharex=True, sharey=True, squeeze=False).flat)

@@ -259,6 +259,8 @@ def equivalent(
     Source: Schuirmann 1987; Holm 1979"""
     check_number('margin', margin, above=0)
     metric = check_metric(_check_table(df), metric)
+    if _words(metric)[0]=='points' and margin>=1:
+        raise ArgumentError('margin', margin, f'a part of 1, such as .005 for half a point of {metric}')
     compared = [o for o in _compared(df, metric, step) if not math.isnan(_p_value(o[2]))]
     if not compared: raise ArgumentError('df', df, _testable)
     tests = [ttost_paired(pairs, np.zeros(len(pairs)), -margin, margin) for *_,pairs in compared]

@@ -442,9 +442,11 @@ def retraining(
     c = _curve('sparsities', sparsities, model, data, seeds, prune=rising, arms=[], lr_schedule=lr_schedule, **kwargs)
     lengths = [check_number('lengths', o, most=100, above=0, expected='percent, more than 0 to 100')
                for o in listify(lengths)]
+    if lengths and max(lengths)<=1: warn(f'lengths={lengths} are percent of the steps: 100 for all of them')
     steps = [round(c.n_step*o/100) for o in lengths]
     if not steps or min(steps)<1 or len(set(steps))<len(steps):
-        raise ArgumentError('lengths', lengths, f'different numbers of the {c.n_step} steps, each at least one')
+        expected = f'percent of the {c.n_step} steps: different numbers of steps, each at least one'
+        raise ArgumentError('lengths', lengths, expected)
     return _retrained(c, arms, sorted(steps), progress)
 
 # %% ../nbs/26_when.ipynb #a2c76959

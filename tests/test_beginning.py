@@ -235,7 +235,7 @@ def test_a_replicate_that_is_not_finite_is_left_out():
     (lambda: deconstruct(small, DATA, pruned_to='nothing', **how), "pruned_to='nothing'"),
     (lambda: deconstruct(small, DATA, kept=noise(std=-1), **how), 'std=-1'),
     (lambda: plot_perturbations(pd.DataFrame()), 'with the column rewind; it has no arm'),
-    (lambda: plot_deconstruct(3), 'with the column criteria; it has no')])
+    (lambda: plot_deconstruct(3), 'with the column criterion; it has no')])
 def test_mistakes_are_named_before_anything_is_trained(call, match, monkeypatch):
     monkeypatch.setattr('lottery_nb.curves.Curve.run', None)
     with pytest.raises(ArgumentError, match=match): call()
@@ -245,11 +245,11 @@ def test_mistakes_are_named_before_anything_is_trained(call, match, monkeypatch)
 def test_deconstruct_is_a_curve_for_each_criterion():
     df = deconstruct(small, DATA, ['movement', 'random'], ['ticket', 'constant'], **how)
     names = ['dense', 'ticket', 'constant', 'pruned_to_init', 'pruned_to_init+constant']
-    assert list(df)==['criteria', *table_columns] and list(dict.fromkeys(df.criteria))==['movement', 'random_scores']
+    assert list(df)==['criterion', *table_columns] and list(dict.fromkeys(df.criterion))==['movement', 'random_scores']
     assert list(dict.fromkeys(df.arm))==names
     for name in ('movement', 'random'):
         one = lottery_curve(small, DATA, criteria=name, arms=['ticket', 'constant'], method='local', **how)
-        found = df[df.criteria.str.startswith(name) & df.arm.isin(one.arm)].drop(columns='criteria')
+        found = df[df.criterion.str.startswith(name) & df.arm.isin(one.arm)].drop(columns='criterion')
         pd.testing.assert_frame_equal(found.reset_index(drop=True), one)
     assert set(deconstruct(small, DATA, 'movement', 'ticket', 'init', **how).arm)=={'dense', 'pruned_to_init'}
 
@@ -284,7 +284,7 @@ def test_the_picture_of_criteria_and_actions():
         assert list(lines)==[ticket, signs, f'{ticket}, pruned weights stay', f'{signs}, pruned weights stay']
         assert [o.get_linestyle() for o in ax.lines]==['-', '-', '--', '--']
         y = lines[signs].get_ydata()
-        assert y[2]==pytest.approx(at_last(df, criteria=ax.get_title(), arm='signs', round=2).mean()) and len(y)==3
+        assert y[2]==pytest.approx(at_last(df, criterion=ax.get_title(), arm='signs', round=2).mean()) and len(y)==3
 
 # --- Elsewhere
 

@@ -428,6 +428,7 @@ def tied():
         ('criteria','biggest'), ('layers','7'), ('eval_every',0), ('device','tpu'), ('batch_seeds',0), ('keep','all')]],
     (dict(when='begin'), "when='begin'"), (dict(when='init', rewind='5it'), "rewind='5it': expected 0 with when"),
     (dict(when='init', arms='finetune'), 'arms=finetune: expected arms that begin with W_0'),
+    (dict(when='init', criteria='movement'), 'criteria=movement: expected one that scores an untrained network'),
     (dict(granularity='group'), "granularity='group': expected units within"),
     (dict(granularity='filter'), 'granularity='),
     (dict(granularity='2:4', prune=[60], rounds=None, arms='ticket'), 'sparsity=60.0: expected at most 50 percent'),

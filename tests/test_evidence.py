@@ -251,7 +251,7 @@ def test_equivalence_of_nothing():
     df = by_hand({('dense',0): [.9], ('ticket',1): [.95]})
     with pytest.raises(ValueError, match='two seeds in common'): equivalent(df, .01)
     with pytest.raises(ValueError, match='two seeds in common'): plot_differences(df)
-    for margin in (0, -.1, np.nan):
+    for margin in (0, -.1, np.nan, 1, 5):
         with pytest.raises(ValueError, match='margin'): equivalent(df, margin)
     with pytest.raises(TypeError, match='margin'): equivalent(df, '0.5')
 

@@ -403,7 +403,7 @@ def test_a_replicate_that_is_not_finite_is_named_and_left_out(run):
     (lambda: early_bird(small, DATA, threshold=0, every=5, **HOW), 'threshold=0'),
     (lambda: early_bird(small, DATA, n_stepp=5), 'n_stepp=5'),
     (lambda: retraining(small, DATA, [80,50], **HOW), 'sparsities=.*that rise'),
-    (lambda: retraining(small, DATA, [50], [20,20.1], **HOW), 'lengths=.*different numbers'),
+    (lambda: retraining(small, DATA, [50], [20,20.1], **HOW), 'lengths=.*percent of the .* steps: different numbers'),
     (lambda: retraining(small, DATA, [50], [120], **HOW), 'lengths=120'),
     (lambda: retraining(small, DATA, [50], arms='reinit', **HOW), "arms='reinit'"),
     (lambda: early_bird(small, DATA, every=5, when='init', **HOW), "when='init'"),
