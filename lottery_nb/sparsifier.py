@@ -531,10 +531,11 @@ def _bits_for(self:Sparsifier, name, t):
 @patch
 def _rest_for(self:Sparsifier, name, w):
     "Where the pruned weights of a parameter stay, as bits"
-    device,dtype,rest = self._rest_bits.get(name, (None, None, None))
-    if (device,dtype)!=(w.device,w.dtype):
+    *made_for,rest = self._rest_bits.get(name, (None,))
+    here = [w.device, w.dtype, local_part(w).shape]
+    if made_for!=here:
         rest = rest_bits(self._bits_for(name, w), self.rest[name], w)
-        self._rest_bits[name] = w.device,w.dtype,rest
+        self._rest_bits[name] = *here,rest
     return rest
 
 # %% ../nbs/05_sparsifier.ipynb #be2240cd

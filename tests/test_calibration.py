@@ -9,13 +9,13 @@ from fastai.learner import Learner
 from torch import nn
 from torch.utils import data as torch_data
 
-from lottery_nb.calibration import Calibration, calibration_batches, fisher, need, obd, prune_by_columns_, sparsegpt, wanda
+from lottery_nb.calibration import (Calibration, calibration_batches, fisher, need, obd, prune_by_columns_, sparsegpt,
+                                    wanda)
 from lottery_nb.callback import SparsifyCallback
 from lottery_nb.core import ArgumentError
 from lottery_nb.criteria import WeightView, criteria, criterion, needs, taylor
 from lottery_nb.data import digits_dls
 from lottery_nb.find import find_ticket
-from lottery_nb.granularity import default_types, layout, layouts
 from lottery_nb.sparsifier import Sparsifier
 from models import (ConvNet, batch, copied, differing, everything, few_batches, mlp, nonzero_pruned, quiet,
                     same_bits)
@@ -551,26 +551,21 @@ def test_sparsegpt_solves_each_layer_for_the_inputs_that_pruned_layers_give():
         expected = column_by_column(before[i].weight.detach(), damped, masks[f'{i}.weight'])
         torch.testing.assert_close(net[i].weight.detach(), expected, rtol=1e-5, atol=1e-6)
 
-def test_sparsegpt_in_two_of_four_and_where_inputs_come_first():
-    class Turned(nn.Module): # as Hugging Face's Conv1D
-        def __init__(self, lin):
-            super().__init__()
-            self.weight,self.bias = nn.Parameter(lin.weight.detach().T.contiguous()),lin.bias
-        def forward(self, x): return x@self.weight + self.bias
-    x = correlated(8, dtype=torch.float)
-    plain = chain()
-    layout(Turned)(lambda m: {'weight': 'in out'})
-    try:
-        for granularity in ('weight','2:4'):
-            a = copy.deepcopy(plain)
-            b = nn.Sequential(*[Turned(copy.deepcopy(m)) if isinstance(m, nn.Linear) else m for m in plain])
-            for net in (a, b): sparsegpt(Sparsifier(net, granularity, 'local', data=[(x,)]), 50)
-            for m,n in zip(a, b):
-                if isinstance(m, nn.Linear): torch.testing.assert_close(m.weight.T, n.weight)
-            if granularity=='2:4':
-                full = a[0].weight.unflatten(1, (-1, 4)).count_nonzero(2)
-                assert (full==2).all()
-    finally: layouts.pop(Turned), default_types.remove(Turned)
+def turned(lin):
+    "Hugging Face's layer with the weights of `lin`, which is known by its name"
+    def init(self):
+        nn.Module.__init__(self)
+        self.weight,self.bias = nn.Parameter(lin.weight.detach().T.contiguous()),lin.bias # [in, out]
+    parts = dict(__module__='transformers.pytorch_utils', __init__=init, forward=lambda self, x: x@self.weight+self.bias)
+    return type('Conv1D', (nn.Module,), parts)()
+
+@pytest.mark.parametrize('granularity', ['weight','2:4'])
+def test_sparsegpt_where_inputs_come_first(granularity):
+    x,plain = correlated(8, dtype=torch.float),chain()
+    conv1d = nn.Sequential(*[turned(copy.deepcopy(m)) if isinstance(m, nn.Linear) else m for m in plain])
+    for net in (plain, conv1d): sparsegpt(Sparsifier(net, granularity, 'local', data=[(x,)]), 50)
+    for i in (0, 2, 4): torch.testing.assert_close(plain[i].weight.T, conv1d[i].weight)
+    if granularity=='2:4': assert (plain[0].weight.unflatten(1, (2,4)).count_nonzero(2)==2).all()
 
 def test_sparsegpt_takes_inputs_that_are_nearly_the_same():
     net = chain(64)
