@@ -556,7 +556,8 @@ def turned(lin):
     def init(self):
         nn.Module.__init__(self)
         self.weight,self.bias = nn.Parameter(lin.weight.detach().T.contiguous()),lin.bias # [in, out]
-    parts = dict(__module__='transformers.pytorch_utils', __init__=init, forward=lambda self, x: x@self.weight+self.bias)
+    def forward(self, x): return x@self.weight + self.bias
+    parts = dict(__module__='transformers.pytorch_utils', __init__=init, forward=forward)
     return type('Conv1D', (nn.Module,), parts)()
 
 @pytest.mark.parametrize('granularity', ['weight','2:4'])
