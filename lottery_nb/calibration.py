@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['calibration_batches', 'Calibration', 'batch_loss', 'need', 'input_norms', 'wanda', 'squared_gradients', 'fisher',
-           'mean_gradients', 'hessian_diagonal', 'obd']
+           'mean_gradients', 'hessian_diagonal', 'obd', 'prune_by_columns_', 'sparsegpt']
 
 # %% ../nbs/09_calibration.ipynb #737f21d8
 import copy, itertools, random
@@ -20,10 +20,12 @@ from torch import nn, Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
-from .core import ArgumentError, ArgumentTypeError, check_choice, check_whole, first_line, seed_of, seeded
+from .core import (ArgumentError, ArgumentTypeError, check_choice, check_number, check_percent, check_whole,
+                             first_line, hooked, seed_of, seeded)
 from .criteria import Need, WeightView, criterion, needs
-from .masks import copy_model, unwrap
-from .sparsifier import Sparsifier
+from .masks import Masks, copy_model, unwrap
+from .methods import methods
+from .sparsifier import Sparsifier, check_reach, count_of
 
 # %% ../nbs/09_calibration.ipynb #ccb54e8f
 def calibration_batches(
@@ -327,3 +329,78 @@ def obd(w:WeightView, *, n_probe:int=32, seed:int=0)->Tensor:
     """½ · h_ii · w_f²: how much the loss would rise without the weight, to second order (LeCun et al. 1989, section 2).
     `n_probe`: as `hessian_diagonal` takes it"""
     return w.hessian * w.final.square() / 2
+
+# %% ../nbs/09_calibration.ipynb #4ffe3a0e
+@torch.no_grad()
+def prune_by_columns_(
+    weight:Tensor, # [out, in], changed in place
+    hessian:Tensor, # [in, in], the sum of x xᵀ over the inputs x, positive definite; of the weight's type
+    choose:Callable, # what goes if it's [out, n], and the first column's number -> bool, True = kept
+    block:int=128 # columns that are chosen together
+)->Tensor: # bool, True = kept
+    """Sets weights to 0, and lets those to the right of each make up for it as well as they can.
+
+    Source: Frantar & Alistarh 2023, algorithm 1"""
+    turned = torch.linalg.cholesky(hessian.flip(0, 1)).flip(0, 1) # R of H = R Rᵀ, upper
+    factor = torch.linalg.solve_triangular(turned, torch.eye(len(turned)).to(turned), upper=True) # H⁻¹ = Uᵀ U
+    kept = torch.ones_like(weight, dtype=torch.bool)
+    for start in range(0, weight.shape[1], block):
+        at = slice(start, start+block)
+        kept[:,at] = choose((weight[:,at]/factor.diagonal()[at]).square(), start)
+        for j in range(start, min(start+block, weight.shape[1])):
+            error = weight[:,j].masked_fill(kept[:,j], 0)/factor[j,j]
+            weight[:,j:] -= error[:,None]*factor[j,j:]
+    weight.masked_fill_(~kept, 0)
+    return kept
+
+# %% ../nbs/09_calibration.ipynb #b56a5365
+def _matrix_and_hessian(cal, name, damp):
+    "A weight as [out, in], in place, and H of what its layer gets now, damped"
+    w = cal.weights[name]
+    if w.layout.axes not in ('out in','in out') or w.owner is not None or w.layout.parts:
+        raise ArgumentError('layers', name, 'linear layers, which sparsegpt is for')
+    matrix,seen = (w.whole.mT if w.layout.axes=='in out' else w.whole).detach(),[]
+    def look(name, layer, args, output):
+        x = args[0].flatten(0, -2).to(torch.promote_types(matrix.dtype, torch.float32))
+        seen[:] = [sum(seen) + x.mT@x]
+    with hooked({name: w.layer}, look): cal.run()
+    if not seen: raise ArgumentError('layers', name, 'layers that the model calls with these data')
+    H, = seen
+    if not H.isfinite().all(): raise ArgumentError('data', name, 'batches of which this layer gets finite numbers')
+    return matrix,H + (damp/100*H.diagonal().mean() or 1)*torch.eye(len(H)).to(H)
+
+# %% ../nbs/09_calibration.ipynb #fadc1793
+@torch.no_grad()
+def sparsegpt(
+    sp:Sparsifier, # with `data`; granularity 'weight' with method 'local', or 'n:m'; linear layers, no masks yet
+    sparsity:float, # percent, of each layer; with n:m what that leaves, such as 50 with 2:4
+    block:int=128, # columns that are chosen together, at least 1; with n:m they are m
+    damp:float=1. # percent of the mean of H's diagonal, added to it, above 0
+)->Masks: # which are on now
+    """Prunes, and moves the weights that stay such that each layer's outputs change little. Raises `ArgumentError`.
+
+    Source: Frantar & Alistarh 2023"""
+    check_percent('sparsity', sparsity), check_whole('block', block, 1), check_number('damp', damp, above=0)
+    check_reach('sparsity', sparsity, sp.granularity)
+    quota,limit = getattr(sp.units, 'quota', None),type(sp.units).limit(sp.granularity)
+    if sp.data is None: raise ArgumentError('sp', sp, 'a Sparsifier with data')
+    if sp.has_pruned: raise ArgumentError('sp', sp, 'a Sparsifier without masks: it prunes once')
+    if quota is None and (sp.granularity!='weight' or sp.method is not methods['local']):
+        raise ArgumentError('sp', sp, "granularity 'weight' with method 'local', or n:m")
+    if quota and sparsity<limit-.005: raise ArgumentError('sparsity', sparsity, f'{limit:.4g} with {sp.granularity}')
+    def choose(scores, start):
+        if quota: return scores.argsort(dim=1, descending=True, stable=True).argsort(1)<quota[0]
+        n,(out,width) = [count_of(sparsity, len(scores)*o) for o in (start, start+scores.shape[1])],scores.shape
+        kept = torch.ones(out*width, dtype=torch.bool, device=scores.device)
+        kept[scores.flatten().argsort(stable=True)[:n[1]-n[0]]] = False
+        return kept.view(out, width)
+    cal,kept = Calibration(sp),{}
+    for k in cal.weights:
+        matrix,H = _matrix_and_hessian(cal, k, damp)
+        moved = matrix.to(H.dtype)
+        mask = prune_by_columns_(moved, H, choose, quota[1] if quota else block)
+        matrix.copy_(moved)
+        kept[k] = (mask.mT if cal.weights[k].layout.axes=='in out' else mask).contiguous()
+    for k in kept: sp.weight(k).copy_(cal.params[k])
+    sp.put_on(Masks(kept))
+    return sp.masks

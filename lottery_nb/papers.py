@@ -127,6 +127,8 @@ papers |= dict(
         'Faster gaze prediction with dense networks and Fisher pruning', '', '1801.05787'),
     liu2021=Paper('Liu, L.; Zhang, S.; Kuang, Z.; Zhou, A.; Xue, J.-H.; Wang, X.; Chen, Y.; Yang, W.; Liao, Q.; '
         'Zhang, W.', 2021, 'Group Fisher Pruning for Practical Network Compression', 'ICML 2021', '2108.00708'),
+    frantar2023=Paper('Frantar, E.; Alistarh, D.', 2023,
+        'SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot', 'ICML 2023', '2301.00774'),
     sun2024=Paper('Sun, M.; Liu, Z.; Bair, A.; Kolter, J. Z.', 2024,
         'A Simple and Effective Pruning Approach for Large Language Models', 'ICLR 2024', '2306.11695',
         also='Sun et al. 2023'),

@@ -26,8 +26,8 @@ from .granularity import (LayerWeight, Units, all_granularities, check_layouts, 
                                     granularities_of, layout_type, layouts_of, plain_layout, pruned_filters,
                                     units_class, units_of)
 from .masks import (Masks, buffer_names, check_weight, copies_of, copy_model, hold_pruned_, int_dtype,
-                              keep_bits, named_tensors, parameter_name, rest_bits, set_tensors_, tensor_differences,
-                              unwrap, zero_once_, zero_pruned_)
+                              keep_bits, local_part, named_tensors, parameter_name, rest_bits, set_tensors_,
+                              tensor_differences, unwrap, zero_once_, zero_pruned_)
 from .methods import Method, check_amounts, methods, named_amounts, proportional, whole_shares
 
 # %% ../nbs/05_sparsifier.ipynb #18852be8
@@ -402,7 +402,7 @@ def look_again(self:Sparsifier):
     if diff := shape_differences(*shapes, 'the masks', 'the model'):
         raise ArgumentError('model', type(self.model).__name__,
                             f'the layers that are pruned; since then one has been exchanged ({diff}): begin anew')
-    for k,w in now.items(): check_weight(k, w.whole)
+    for k,w in now.items(): check_weight(k, local_part(w.whole))
     new = {k: w for k,w in now.items() if w.whole is not self.weight(k)}
     self.units.take(new)
     values = {k: w.whole.detach().clone() for k,w in new.items()}
@@ -523,17 +523,19 @@ def apply(self:Sparsifier):
 def _bits_for(self:Sparsifier, name, t):
     "The mask of a parameter as bits, for a tensor like it"
     bits = self._bits.get(name)
-    if bits is None or bits.device!=t.device or bits.element_size()!=t.element_size():
+    own = local_part(t)
+    if bits is None or (bits.device,bits.shape,bits.element_size())!=(own.device,own.shape,own.element_size()):
         bits = self._bits[name] = keep_bits(self.held[name], t)
     return bits
 
 @patch
 def _rest_for(self:Sparsifier, name, w):
     "Where the pruned weights of a parameter stay, as bits"
-    device,dtype,rest = self._rest_bits.get(name, (None, None, None))
-    if (device,dtype)!=(w.device,w.dtype):
+    *made_for,rest = self._rest_bits.get(name, (None,))
+    here = [w.device, w.dtype, local_part(w).shape]
+    if made_for!=here:
         rest = rest_bits(self._bits_for(name, w), self.rest[name], w)
-        self._rest_bits[name] = w.device,w.dtype,rest
+        self._rest_bits[name] = *here,rest
     return rest
 
 # %% ../nbs/05_sparsifier.ipynb #be2240cd
@@ -711,6 +713,7 @@ def draw(self:Sparsifier,
 )->Masks:
     "The masks that `sparsify` would make now. The model stays as it is, and so do the masks that it has"
     self.look_again()
+    for k in self.layers: check_weight(k, self.weight(k))
     with self.gathering(): return self._masks_at(sparsity, round_to)
 
 @patch
@@ -1030,6 +1033,7 @@ def rewind(self:Sparsifier,
     if diff := tensor_differences(weights, self.model, 'the snapshot', aside=buffer_names(self.model)):
         raise ValueError(f'rewind: the model has changed since save_weights(): {diff}')
     for k,t in weights.items():
+        if k in now and type(t.data) is not type(now[k].data): check_weight(k, now[k])
         if k not in now or torch.promote_types(t.dtype, now[k].dtype)==now[k].dtype: continue
         raise ValueError(f'rewind: {k} was {t.dtype} at save_weights(), and would be rounded to {now[k].dtype}')
     if inner is not None:

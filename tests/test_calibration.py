@@ -9,14 +9,16 @@ from fastai.learner import Learner
 from torch import nn
 from torch.utils import data as torch_data
 
-from lottery_nb.calibration import Calibration, calibration_batches, fisher, need, obd, wanda
+from lottery_nb.calibration import (Calibration, calibration_batches, fisher, need, obd, prune_by_columns_, sparsegpt,
+                                    wanda)
 from lottery_nb.callback import SparsifyCallback
 from lottery_nb.core import ArgumentError
 from lottery_nb.criteria import WeightView, criteria, criterion, needs, taylor
 from lottery_nb.data import digits_dls
 from lottery_nb.find import find_ticket
 from lottery_nb.sparsifier import Sparsifier
-from models import ConvNet, batch, copied, differing, everything, few_batches, mlp, quiet, same_bits
+from models import (ConvNet, batch, copied, differing, everything, few_batches, mlp, nonzero_pruned, quiet,
+                    same_bits)
 
 of_data = ['wanda', 'fisher', 'obd']
 pytestmark = [pytest.mark.filterwarnings(f'ignore:{o}') for o in ('layer collapse', 'You are shadowing')]
@@ -466,3 +468,128 @@ def test_items_are_of_tensors():
     Sparsifier(Named(), criteria=fisher, data=data).sparsify(50)
     with pytest.raises(ArgumentError, match=r"data=\['dict', 'Tensor'\]: expected batches of tensors"):
         Sparsifier(Named(), criteria=fisher(per='item'), data=data).sparsify(50)
+
+# Pruned, and made up for
+
+def correlated(n_in, n=200, dtype=torch.double):
+    g = torch.Generator().manual_seed(n_in)
+    return torch.randn(n, n_in, generator=g, dtype=dtype) @ torch.randn(n_in, n_in, generator=g, dtype=dtype)
+
+def column_by_column(w, x, kept):
+    "What SparseGPT's update is, by least squares alone: once a column is decided, those to the right are solved anew"
+    found = w.clone()
+    for row,keep in zip(found, kept):
+        target = x@row
+        for j in range(len(row)):
+            if keep[j]: continue
+            row[j] = 0
+            if j+1<len(row):
+                row[j+1:] = torch.linalg.lstsq(x[:,j+1:], (target - x[:,:j+1]@row[:j+1])[:,None]).solution[:,0]
+    return found
+
+@pytest.mark.parametrize('n_out, n_in, block', [(5,7,1), (5,7,3), (3,12,128), (1,1,4)])
+def test_columns_are_solved_as_least_squares_has_it(n_out, n_in, block):
+    torch.manual_seed(n_in)
+    x,w = correlated(n_in),torch.randn(n_out, n_in, dtype=torch.double)
+    kept = torch.rand(n_out, n_in)<.5
+    moved = w.clone()
+    found = prune_by_columns_(moved, x.T@x, lambda scores,start: kept[:,start:start+block], block)
+    assert torch.equal(found, kept) and not moved[~kept].any()
+    torch.testing.assert_close(moved, column_by_column(w, x, kept), rtol=1e-6, atol=1e-6)
+
+def test_where_the_first_columns_go_the_rest_is_the_least_squares_solution():
+    x,w,kept = correlated(9),torch.randn(4, 9, dtype=torch.double),(torch.arange(9)>=4).expand(4,9)
+    moved = w.clone()
+    prune_by_columns_(moved, x.T@x, lambda scores,start: kept)
+    torch.testing.assert_close(moved[:,4:], torch.linalg.lstsq(x[:,4:], x@w.T).solution.T)
+
+def test_a_columns_score_is_what_the_loss_of_its_weight_costs():
+    x,w,scores = correlated(5),torch.randn(3, 5, dtype=torch.double),[]
+    prune_by_columns_(w.clone(), x.T@x, lambda s,start: scores.append(s) or torch.ones_like(s, dtype=torch.bool))
+    for i in range(3):
+        for j in range(5): # with the columns before it fixed, as they are by then
+            rest = [k for k in range(j+1, 5)]
+            y = x[:,j]*w[i,j]
+            off = y-x[:,rest]@torch.linalg.lstsq(x[:,rest], y[:,None]).solution[:,0] if rest else y
+            torch.testing.assert_close(scores[0][i,j], off.square().sum())
+
+def chain(n_in=8): return nn.Sequential(nn.Linear(n_in,15), nn.Tanh(), nn.Linear(15,10), nn.Tanh(), nn.Linear(10,4))
+
+@pytest.mark.parametrize('sparsity, block', [(0,128), (33.3,4), (50,128), (70,1), (95,7), (100,128)])
+def test_sparsegpt_prunes_the_number_that_is_asked_for_in_each_layer(sparsity, block):
+    net,x = chain(),correlated(8, dtype=torch.float)
+    before = everything(net)
+    sp = Sparsifier(net, method='local', data=[(x,)])
+    masks = sparsegpt(sp, sparsity, block)
+    assert masks==sp.masks and nonzero_pruned(sp)==0
+    assert [int((~m).sum()) for m in masks.values()]==[round(sparsity/100*m.numel()) for m in masks.values()]
+    if not sparsity: assert not differing(before, everything(net))
+    assert not differing(*({k: t for k,t in o.items() if 'bias' in k} for o in (before, everything(net))))
+
+def test_sparsegpt_changes_outputs_less_than_a_mask_alone():
+    x,off = correlated(8, dtype=torch.float),{}
+    for seed in range(5):
+        torch.manual_seed(seed)
+        first = chain()
+        for granularity in ('weight','2:4'):
+            for how in ('sparsegpt','magnitude','wanda'):
+                net = copy.deepcopy(first)
+                sp = Sparsifier(net, granularity, 'local', 'wanda' if how=='wanda' else 'large_final', data=[(x,)])
+                if how=='sparsegpt': sparsegpt(sp, 50)
+                else: sp.sparsify(50)
+                with torch.no_grad(): off.setdefault((granularity,how), []).append((net(x)-first(x)).norm().item())
+    for granularity in ('weight','2:4'):
+        for how in ('magnitude','wanda'): assert sum(off[granularity,'sparsegpt'])<sum(off[granularity,how])
+
+def test_sparsegpt_solves_each_layer_for_the_inputs_that_pruned_layers_give():
+    net,x = chain().double(),correlated(8)
+    before = copy.deepcopy(net)
+    masks = sparsegpt(Sparsifier(net, method='local', data=[(x[:90],), (x[90:],)]), 50, block=64)
+    for i in (0, 2, 4):
+        with torch.no_grad(): inputs = net[:i](x) if i else x
+        damped = torch.cat([inputs, (.01*inputs.square().sum(0).mean()).sqrt()*torch.eye(inputs.shape[1]).double()])
+        expected = column_by_column(before[i].weight.detach(), damped, masks[f'{i}.weight'])
+        torch.testing.assert_close(net[i].weight.detach(), expected, rtol=1e-5, atol=1e-6)
+
+def turned(lin):
+    "Hugging Face's layer with the weights of `lin`, which is known by its name"
+    def init(self):
+        nn.Module.__init__(self)
+        self.weight,self.bias = nn.Parameter(lin.weight.detach().T.contiguous()),lin.bias # [in, out]
+    def forward(self, x): return x@self.weight + self.bias
+    parts = dict(__module__='transformers.pytorch_utils', __init__=init, forward=forward)
+    return type('Conv1D', (nn.Module,), parts)()
+
+@pytest.mark.parametrize('granularity', ['weight','2:4'])
+def test_sparsegpt_where_inputs_come_first(granularity):
+    x,plain = correlated(8, dtype=torch.float),chain()
+    conv1d = nn.Sequential(*[turned(copy.deepcopy(m)) if isinstance(m, nn.Linear) else m for m in plain])
+    for net in (plain, conv1d): sparsegpt(Sparsifier(net, granularity, 'local', data=[(x,)]), 50)
+    for i in (0, 2, 4): torch.testing.assert_close(plain[i].weight.T, conv1d[i].weight)
+    if granularity=='2:4': assert (plain[0].weight.unflatten(1, (2,4)).count_nonzero(2)==2).all()
+
+def test_sparsegpt_takes_inputs_that_are_nearly_the_same():
+    net = chain(64)
+    x = torch.ones(100,64) + 1e-4*torch.randn(100,64)
+    x[:,:3] = 0
+    assert sparsegpt(Sparsifier(net, method='local', data=[(x,)]), 50).sparsity==pytest.approx(50, abs=.2)
+    assert all(p.isfinite().all() for p in net.parameters())
+    masks = sparsegpt(Sparsifier(chain(), method='local', data=[(torch.zeros(9,8),)]), 50)
+    assert masks.sparsity==pytest.approx(50, abs=.5)
+
+@pytest.mark.parametrize('how, says', [
+    (dict(data=None), 'a Sparsifier with data'), (dict(method='global'), "granularity 'weight' with method 'local'"),
+    (dict(granularity='row'), "granularity 'weight' with method 'local'"),
+    (dict(sparsity=40, granularity='2:4'), 'sparsity=40: expected 50 with 2:4'),
+    (dict(sparsity=101), 'sparsity=101'), (dict(block=0), 'block=0'), (dict(damp=0), 'damp=0'),
+    (dict(pruned=True), 'without masks'), (dict(net=ConvNet(), x=torch.randn(2,1,6,6)), 'linear layers, which'),
+    (dict(net=nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), x=torch.randn(4,5,8)), 'linear layers, which'),
+    (dict(x=torch.full((3,8), torch.nan)), 'finite numbers')])
+def test_what_sparsegpt_refuses(how, says):
+    net,data = how.get('net', chain()),[(how.get('x', torch.randn(9,8)),)]
+    sp = Sparsifier(net, how.get('granularity','weight'), how.get('method','local'), data=how.get('data', data))
+    if how.get('pruned'): sp.sparsify(20)
+    before = everything(net)
+    with pytest.raises(ValueError, match=says):
+        sparsegpt(sp, how.get('sparsity', 50), how.get('block', 128), how.get('damp', 1.))
+    assert not differing(before, everything(net))

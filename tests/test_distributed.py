@@ -296,6 +296,65 @@ def single(ranks, tmp):
              for fit in (lambda learn: learn.fit(2), _search_fit)]
     return [train(False), train(True), *[[_without_search(_ticket(t)) for t in o.tickets] for o in found]]
 
+def spread(ranks, tmp):
+    """Masks of a whole network, held after `fully_shard`, beside the same network whole: what is equal, what is 0,
+    and what is refused"""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from lottery_nb.all import Masks, Sparsifier, Ticket
+    mesh = init_device_mesh('cpu', (ranks.n,))
+    def made():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(8,15), nn.LayerNorm(15), nn.ReLU(), nn.Linear(15,3), nn.Linear(3,1))
+    def pruned(**how):
+        sp = Sparsifier(made(), **how)
+        sp.sparsify(60)
+        return sp
+    def train(sp, opt, n=4):
+        for i in range(n):
+            opt.zero_grad()
+            x = torch.randn(4, 8, generator=torch.Generator().manual_seed(i)) # the same in every process
+            (sp.model(x)-1).square().mean().backward()
+            opt.step()
+    def full(t): return t.full_tensor() if hasattr(t, 'full_tensor') else t
+    def equal(a, b): return all(torch.allclose(full(p), q, atol=1e-6) for p,q in zip(a.parameters(), b.parameters()))
+    def told(fn):
+        try: fn()
+        except ValueError as e: return str(e)
+    def held(opt_func, **how):
+        sp,whole,found = pruned(**how),pruned(**how),{}
+        for m in (sp.model[0], sp.model[3], sp.model): fully_shard(m, mesh=mesh)
+        opt,opt_whole = (opt_func(o.model.parameters()) for o in (sp, whole))
+        sp.save_weights(), whole.save_weights()
+        sp.watch(opt), whole.watch(opt_whole)
+        train(sp, opt), train(whole, opt_whole)
+        found['same'] = [equal(sp.model, whole.model)]
+        for k,m in sp.masks.items():
+            w,rest = sp.weight(k),whole.weight(k)[~m]
+            found.setdefault('pruned', []).append(torch.equal(full(w)[~m], rest) and (bool(how) or not rest.any()))
+            found.setdefault('gradient', []).append(not full(w.grad)[~m].any() and bool(full(w.grad)[m].any()))
+        sp.rewind(opt), whole.rewind(opt_whole)
+        found['rewound'] = [equal(sp.model, whole.model)]
+        train(sp, opt), train(whole, opt_whole)
+        found['again'] = [equal(sp.model, whole.model)]
+        return found
+    sgd,adam = (lambda o: torch.optim.SGD(o, .1, momentum=.9, weight_decay=.1)),(lambda o: torch.optim.AdamW(o, .05))
+    sp = pruned()
+    sp.save_weights()
+    fully_shard(sp.model, mesh=mesh)
+    before,masks = [full(p).clone() for p in sp.model.parameters()],sp.masks
+    ways = dict(again=lambda: sp.sparsify(70), rewind=sp.rewind, new=lambda: Sparsifier(sp.model),
+                read=lambda: Masks.from_model(sp.model), lost=lambda: masks.lost_in(sp.model),
+                ticket=lambda: Ticket(masks, dict(sp.model.named_parameters())))
+    says = {k: told(fn) for k,fn in ways.items()}
+    kept = all(torch.equal(full(p), q) for p,q in zip(sp.model.parameters(), before))
+    net = made()
+    fully_shard(net, mesh=mesh)
+    masks.apply_(net)
+    applied = [torch.equal(full(net.get_parameter(k)), made().get_parameter(k)*m) for k,m in masks.items()]
+    return dict(held=[held(adam), held(sgd), held(adam, granularity='row'), held(adam, pruned_to='init')],
+                says=says, kept=kept, applied=applied)
+
 def main(rank, n, tmp, *scenarios):
     "Runs the scenarios in this process, and stores what each gives"
     torch.set_num_threads(1)
@@ -474,6 +533,17 @@ def test_a_killed_search_goes_on(two, after_kill):
     assert known(a['found']['tickets'])==known(two.get('search')[0]['found']['tickets'])[:3]
     assert after_kill.now==['round_00.safetensors', 'round_01.safetensors',
                             'round_02.safetensors', 'settings.json', 'table.csv']
+
+@pytest.mark.parametrize('n', [1, 2])
+def test_masks_hold_where_weights_are_spread(n, tmp_path):
+    done = launch(tmp_path, n, 'spread')
+    assert done.codes==[0]*n, done.err[0][-3000:]
+    found = results(tmp_path, 'spread', n)
+    assert all(o==found[0] for o in found)
+    for o in found[0]['held']:
+        assert o.keys()=={'same','pruned','gradient','rewound','again'} and all(map(all, o.values()))
+    assert found[0]['kept'] and found[0]['applied'] and all(found[0]['applied'])
+    for k,says in found[0]['says'].items(): assert says and 'DTensor' in says and 'before fully_shard' in says, k
 
 def test_one_process_is_the_plain_run(tmp_path):
     done = launch(tmp_path, 1, 'single')
