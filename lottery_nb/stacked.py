@@ -63,7 +63,7 @@ Recipe.__init__ = known_keywords(Recipe.__init__)
 @patch
 def check(self:Recipe):
     "Replaces names and numbers by what they mean. Raises `ArgumentError` for those that can't be right"
-    if isinstance(self.data, str): self.data = dls_by_name(self.data)
+    if isinstance(self.data, str): self.data = dls_by_name(self.data, bs=1) # all are taken, in batches of its own
     elif callable(self.data):
         try: self.data = self.data()
         except TypeError as e:
@@ -109,7 +109,7 @@ def network(self:Recipe,
         raise ArgumentTypeError('model', self.model, 'a function without arguments that makes a network')
     try:
         with seeded(seed, 'init'): net = self.model()
-    except ArgumentError: raise # of a name that can't be
+    except ArgumentError as e: raise type(e)('model', e.value, e.expected) from None # of a name that can't be
     except TypeError as e:
         expected = f'a function without arguments that makes a network; {first_line(e)}'
         raise ArgumentTypeError('model', self.model, expected) from e
@@ -205,7 +205,7 @@ augmentations:dict[str,Augmentation] = {} # every augmentation by name
 def augmentation(
     fn # (inputs [n, ...], `torch.Generator` on the CPU) -> inputs of that shape; further parameters keyword-only
 )->Augmentation:
-    "Makes a function an `Augmentation`, under its own name in `augmentations`"
+    "Makes `fn(inputs, generator)` an `Augmentation`, under its own name in `augmentations`"
     rule = augmentations[fn.__name__] = make_rule(fn, Augmentation)
     return rule
 

@@ -445,7 +445,7 @@ def alone(r, seed, density, grow, opt='adam'):
 @pytest.mark.parametrize('grow', GROW)
 @pytest.mark.parametrize('how', [dict(), dict(model=mlp, opt='adamw', wd=.1), dict(opt='sgd', lr=.05, wd=.01),
                                  dict(model=mlp, within='row'), dict(model=mlp, within='2:4', density=50),
-                                 dict(model=frozen)], ids=str)
+                                 dict(model=frozen)])
 def test_each_of_a_stack_is_what_it_is_alone(grow, how):
     r = recipe(**how)
     d = r.density[-1]

@@ -294,7 +294,7 @@ def nan():
     (lambda: align(*[nn.Linear(3, 2)]*2, torch.randn(2, 3)), "model='Linear'.*units that can change places"),
     (lambda: align(pruned(new(chain)).dense(), new(chain), INPUT), 'was not trained'),
     (lambda: Masks({'1.weight': torch.ones(3, 3).bool()}).permuted(align(new(chain), new(chain, 1), INPUT)),
-     'aligned architecture.*1.weight')], ids=str)
+     'aligned architecture.*1.weight')])
 def test_bad_input(call, match):
     with pytest.raises(ArgumentError, match=match): call()
 
@@ -428,6 +428,6 @@ def test_a_pair_that_is_not_finite_is_left_out():
     (lambda: permuted_masks(mlp, DATA, when='init', **how), "when='init'"),
     (lambda: permuted_masks(mlp, DATA, rewind='12it', **how), "rewind='12it'"),
     (lambda: permuted_masks(lambda w: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), DATA, **how, rewind=0),
-     'units that can change places')], ids=str)
+     'units that can change places')])
 def test_bad_input_of_the_experiment(call, match):
     with pytest.raises(ArgumentError, match=match): call()
