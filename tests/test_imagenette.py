@@ -2,7 +2,7 @@
 import importlib, sys
 from pathlib import Path
 
-import pytest, torch
+import pandas as pd, pytest, torch
 from fastai.callback.channelslast import ChannelsLast
 from fastai.learner import Learner
 from fastai.metrics import accuracy
@@ -52,3 +52,20 @@ def test_the_table_is_the_one_table(recipe):
     assert list(df)==['arm','seed','round','density','epoch','step','metric','value']
     assert df.epoch.unique().tolist()==[1, 2] and df.step.unique().tolist()==[44, 66] # W_1 has had an epoch
     assert df.groupby('round').size().tolist()==[6, 6, 6] # three measurements, two epochs
+
+def test_what_came_out(recipe):
+    "Differences are those of the arms' own numbers, seed by seed, in points; all of them are one call's comparisons"
+    arms = ['dense','winning','matching','keep']
+    df = pd.concat([recipe.run(o, seed=s, data='digits', n_epoch=5) for o in arms for s in range(3)])
+    ends,rows = recipe.ends(df).set_index(['arm','seed','measure']).value,recipe.differences(df)
+    assert set(ends.index.unique('arm'))=={'dense5','dense6','dense20','winning','matching','keep'}
+    last = df[(df.metric=='accuracy') & (df.arm=='dense')].sort_values(['seed','epoch'])
+    for s,part in last.groupby('seed'):
+        v = (100*part.value).tolist()
+        assert ends['dense5',s,'last epoch']==v[4] and ends['dense6',s,'best epoch']==max(v[1:6])
+        assert ends['dense20',s,'mean of the last three epochs']==pytest.approx(sum(v[17:])/3)
+    assert len(rows)==5*3 and (rows.comparisons==15).all()
+    for _,row in rows.iterrows():
+        a,b = (ends[o].xs(row.measure, level='measure') for o in recipe.shares[row.share])
+        assert row.difference==pytest.approx((a-b).mean()) and f'{row.difference:+.1f}' in recipe.sentence(row)
+    assert len(recipe.draw(df).axes)==2
