@@ -10,7 +10,7 @@ from lottery_nb.arms import arms, random_ticket
 from lottery_nb.cli import app, known_names, recipe, train_arm
 from lottery_nb.core import table_columns
 from lottery_nb.criteria import criteria
-from lottery_nb.data import digits_mlp, learner_by_name
+from lottery_nb.data import digits_mlp, learner_by_name, networks
 from lottery_nb.experiment import Experiment
 from lottery_nb.find import Search, find_ticket
 from lottery_nb.granularity import all_granularities
@@ -105,7 +105,7 @@ def test_examples_of_the_help_are_true(tmp_path):
         assert ok(tmp_path, f'{line} {small.get(name, "")}'), line
 
 wrong = '''
-find digitz | DATA | digits, imagenette, or
+find digitz | DATA | digits, imagenette, mnist, fashion, cifar10, or
 find digits --arch resnet19 | --arch | resnet18
 find digits --size 64 | --size | 8 by 8
 find digits --prune 0 | --prune | 100 percent
@@ -126,8 +126,8 @@ train t --data digits --lr 1e30 -q | --lr | 1e+30: expected a lower one
 show nowhere | TICKET | does not exist
 show t --png t | --png | ends in .png
 train t --arm reinitt | --arm | expected a name such as reinit
-train t | --data | for '--data': expected digits, imagenette or a folder: the ticket doesn't say
-profile t --data digitz | --data | digits, imagenette, or
+train t | --data | for '--data': expected digits, imagenette, mnist, fashion, cifar10 or a folder: the ticket doesn't say
+profile t --data digitz | --data | digits, imagenette, mnist, fashion, cifar10, or
 train t --data digits --epochs 0 | --epochs | at least 1
 train t --data digits --out file | --out | --force
 train filters --data digits --arm shuffle |  | granularity='filter': expected one that Linear has
@@ -140,7 +140,7 @@ demo --out file | --out | file
 sweep none.toml | FILE | does not exist
 sweep rates.toml |  | rates.toml: file=None: expected the path
 sweep broken.toml | FILE | Invalid value
-sweep data.toml | data | 'digit': expected one of digits, imagenette, or a folder
+sweep data.toml | data | 'digit': expected one of digits, imagenette, mnist, fashion, cifar10, or a folder
 sweep rates.toml --jobs 0 | --jobs | 1
 sweep words.toml | criteria | large_final
 '''
@@ -193,7 +193,8 @@ def test_what_needs_no_training_library_imports_none(lines, most, things):
 def test_the_names_that_are_told_are_those_that_there_are():
     assert known_names('criteria')==list(criteria) and known_names('arm')==list(arms)
     assert set(known_names('granularity'))=={*all_granularities(), 'group'}
-    assert set(known_names('arch'))=={'digits_mlp', *torchvision.models.list_models(module=torchvision.models)}
+    import lottery_nb.classics # noqa: F401, which has more names
+    assert set(known_names('arch'))=={*networks, *torchvision.models.list_models(module=torchvision.models)}
 
 def test_ctrl_c_and_going_on(tmp_path):
     line = 'find digits --rounds {} --prune 10 --epochs 2 --out {}'
