@@ -239,12 +239,12 @@ def read_idx(
     if len(data)<4 or data[:3]!=b'\0\0\x08':
         expected = f'an IDX file of bytes, which begins with 00 00 08, not {data[:3].hex(" ")}'
         raise ArgumentError('path', str(path), expected)
-    n_dim = data[3]
-    shape = np.frombuffer(data[4:4+4*n_dim], '>u4').tolist()
-    if len(shape)<n_dim or len(data)!=4+4*n_dim+math.prod(shape):
+    start = 4+4*data[3]
+    shape = [int.from_bytes(data[i:i+4], 'big') for i in range(4, start, 4)]
+    if len(data)!=start+math.prod(shape):
         expected = f'a whole IDX file: {shape} numbers, but it has {len(data):,} bytes in all'
         raise ArgumentError('path', str(path), expected)
-    return np.frombuffer(data, np.uint8, offset=4+4*n_dim).reshape(shape)
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 # %% ../nbs/01b_classics.ipynb #d9521287
 def _idx_part(folder, part):
@@ -299,6 +299,7 @@ def read_images(
         elif images.ndim==3: images = images[:,None]
         def error(expected): return ArgumentError('path', str(folder), f'{expected}, in the part {part}')
         if images.shape[1:]!=known.shape: raise error(f'images of {list(known.shape)}, not {list(images.shape[1:])}')
+        if not len(images): raise error('at least one image')
         if labels.shape!=images.shape[:1]: raise error(f'a label for each of {len(images)} images, not {labels.size}')
         if labels.max()>=len(known.classes): raise error(f'labels below {len(known.classes)}, not {labels.max()}')
         parts[part] = images,labels.astype(np.uint8)
@@ -314,9 +315,8 @@ class Normalized(Transform):
         super().__init__()
         self.mean,self.std = (np.array(o, np.float32).reshape(-1, 1, 1) for o in (mean, std))
 
-    def encodes(self, item): # an item of the dataset, or an image on its own, as for `learn.predict`
-        if isinstance(item, TensorImage): return item
-        return self.of(item[0] if isinstance(item, list) else item)
+    def encodes(self, item): # [image, class]; or, as for `learn.predict`, an image on its own, which is normalized
+        return self.of(item[0]) if isinstance(item, list) else item
 
     def of(self,
         images:np.ndarray # uint8, [..., channels, height, width]

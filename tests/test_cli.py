@@ -126,7 +126,7 @@ train t --data digits --lr 1e30 -q | --lr | 1e+30: expected a lower one
 show nowhere | TICKET | does not exist
 show t --png t | --png | ends in .png
 train t --arm reinitt | --arm | expected a name such as reinit
-train t | --data | for '--data': expected digits, imagenette, mnist, fashion, cifar10 or a folder: the ticket doesn't say
+train t | --data | for '--data': expected digits, imagenette, mnist, fashion, cifar10 or a folder
 profile t --data digitz | --data | digits, imagenette, mnist, fashion, cifar10, or
 train t --data digits --epochs 0 | --epochs | at least 1
 train t --data digits --out file | --out | --force
