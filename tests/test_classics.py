@@ -1,5 +1,5 @@
 "The networks and the images of the papers: counts, first weights, formats on disk, files that aren't what they say"
-import gzip, hashlib, pickle, struct, subprocess, sys
+import hashlib, pickle, struct, subprocess, sys
 from functools import partial
 from pathlib import Path
 
@@ -15,25 +15,7 @@ from lottery_nb.classics import (ImageDL, cifar_resnet, cifar_vgg, classic_dls, 
 from lottery_nb.core import ArgumentError
 from lottery_nb.curves import lottery_curve
 from lottery_nb.data import WholeDL, dls_by_name, model_by_name, networks
-from models import same_bits
-
-def some_images(name, n=40, seed=0):
-    "Random images of both parts, [n, height, width] or [n, height, width, 3], and labels of all classes"
-    rng,(c,h,w) = np.random.default_rng(seed),image_sets[name].shape
-    def part(n): return rng.integers(0, 256, (n,h,w) if c==1 else (n,h,w,c), dtype=np.uint8), np.arange(n)%10
-    return dict(train=part(n), test=part(n//2))
-
-def write_idx(path, numbers):
-    head = struct.pack(f'>HBB{numbers.ndim}I', 0, 8, numbers.ndim, *numbers.shape)
-    data = head+np.asarray(numbers, np.uint8).tobytes()
-    path.write_bytes(gzip.compress(data) if path.suffix=='.gz' else data)
-
-def as_idx(folder, parts, dot='-', end=''):
-    folder.mkdir(parents=True, exist_ok=True)
-    for part,(images,labels) in parts.items():
-        stem = 'train' if part=='train' else 't10k'
-        write_idx(folder/f'{stem}-images{dot}idx3-ubyte{end}', images)
-        write_idx(folder/f'{stem}-labels{dot}idx1-ubyte{end}', labels)
+from models import as_idx, same_bits, some_images, write_idx
 
 def as_folders(folder, parts, names, train='train', test='test'):
     for part,place in dict(train=train, test=test).items():
