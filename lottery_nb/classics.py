@@ -20,8 +20,8 @@ from fastai.data.core import DataLoaders, Datasets
 from fastai.data.external import fastai_cfg
 from fastai.data.transforms import Categorize, ItemGetter, Transform, get_image_files
 from fastai.torch_core import TensorCategory, TensorImage, TensorImageBW
+from fastai.vision.core import PILImage, PILImageBW
 from fastcore.parallel import parallel
-from PIL import Image
 from sklearn.model_selection import train_test_split
 from torch import nn
 from torchvision.datasets import CIFAR10
@@ -266,13 +266,12 @@ def _folder_part(folder, part, known):
     for f in files:
         if f.parent.name not in numbers:
             raise ArgumentError('path', str(f), f"an image in a folder a class: {', '.join(known.classes)}")
-    mode = 'RGB' if known.shape[0]==3 else 'L'
-    images = parallel(partial(_pixels, mode=mode), files, threadpool=True, progress=False)
+    kind = PILImage if known.shape[0]==3 else PILImageBW
+    images = parallel(partial(_pixels, kind=kind), files, threadpool=True, progress=False)
     if len({o.shape for o in images})>1: raise ArgumentError('path', str(places[0]), 'images of one size')
     return np.stack(images) if images else np.empty(0),np.array([numbers[f.parent.name] for f in files])
 
-def _pixels(file, mode):
-    with Image.open(file) as im: return np.array(im.convert(mode))
+def _pixels(file, kind): return np.array(kind.create(file))
 
 def _batches_part(folder, part):
     "Images and labels of a part, from torchvision's batches of CIFAR-10"
