@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../nbs/42_all.ipynb #e5606443
 from .data import *
+from .classics import *
 from .masks import *
 from .criteria import *
 from .granularity import *
@@ -25,6 +26,7 @@ from .evidence import *
 from .papers import *
 from .experiment import *
 from .sensitivity import *
+from .presets import *
 from .at_init import *
 from .connectivity import *
 from .supermask import *

@@ -188,13 +188,14 @@ def known_names(
 )->list:
     "What the option of that name takes"
     here,vision = (Path(find_spec(o).submodule_search_locations[0]) for o in ('lottery_nb','torchvision'))
-    if kind=='data': return ['digits','imagenette']
+    if kind=='data': return ['digits','imagenette', *decorated(here/'classics.py', 'data_set', 'data_sets')]
     if kind in (rules := dict(method=('method','methods'), arm=('arm','arms'), criteria=('criterion','criteria'))):
         modules = re.findall(r'^from \.(\w+) import \*', (here/'all.py').read_text(encoding='utf-8'), re.M)
         return [o.rstrip('_') for k in modules for o in decorated(here/f'{k}.py', *rules[kind])]
     if kind=='arch':
         files = sorted((vision/'models').glob('*.py'))
-        return ['digits_mlp', *(name for o in files for name in decorated(o, 'register_model'))]
+        own = decorated(here/'classics.py', 'network', 'networks')
+        return ['digits_mlp', *own, *(name for o in files for name in decorated(o, 'register_model'))]
     shapes = ('weight channel column row kernel vertical_slice horizontal_slice tube frontal_plane vertical_plane '
               'horizontal_plane depth_slice frontal_block vertical_block horizontal_block').split()
     return [*shapes, 'filter', 'layer', *(f'shared_{o}' for o in shapes), 'group']
@@ -234,6 +235,7 @@ def check_word(
 
 # %% ../nbs/41_cli.ipynb #8512bdd8
 usual = dict(digits=dict(arch='digits_mlp', size=None, bs=64, n_epoch=8, lr=3e-3, seed=0),
+             images=dict(arch='lenet_300_100', size=None, bs=60, n_epoch=5, lr=1.2e-3, seed=0), # MNIST and the like
              photos=dict(arch='resnet18', size=128, bs=64, n_epoch=5, lr=1e-3, seed=0))
 
 def usually(word:str)->str: # a key of both
@@ -244,7 +246,8 @@ def usually(word:str)->str: # a key of both
 file = dict(exists=True, dir_okay=False, readable=True, show_default=False)
 as_found,later = 'as it was found','the same command goes on from there'
 Data = Annotated[str, typer.Argument(metavar='DATA', show_default=False, callback=check_word,
-    help='`digits`, `imagenette`, or a folder of photos with the folders train and val, in these a folder a class.')]
+    help='`digits`, `mnist`, `fashion`, `cifar10`, `imagenette`, or a folder of photos with the folders train and val, '
+         'in these a folder a class.')]
 TicketFile = Annotated[Path, typer.Argument(metavar='TICKET', help='A file that `Ticket.save` wrote.', **file)]
 Quiet = Annotated[bool, typer.Option('--quiet', '-q', help='No progress bar.')]
 AsJson = Annotated[bool, typer.Option('--json', help='Print the result as JSON.')]
@@ -263,9 +266,11 @@ def recipe(
     core,words = ours('core'),{k: v for k,v in given.items() if v is not None}
     if isinstance(known, dict): words = {k: v for k,v in known.items() if k in ('data', *usual['digits'])} | words
     data = words.get('data')
-    if data is None: raise core.ArgumentError('data', None, "digits, imagenette or a folder: the ticket doesn't say")
-    if data not in ('digits','imagenette') and Path(str(data)).is_dir(): words['data'] = str(Path(data).resolve())
-    words = dict(data=data) | usual['digits' if data=='digits' else 'photos'] | words
+    names = known_names('data')
+    if data is None: raise core.ArgumentError('data', None, f"{', '.join(names)} or a folder: the ticket doesn't say")
+    if data not in names and Path(str(data)).is_dir(): words['data'] = str(Path(data).resolve())
+    kind = 'digits' if data=='digits' else 'images' if data in names and data!='imagenette' else 'photos'
+    words = dict(data=data) | usual[kind] | words
     core.check_whole('n_epoch', words['n_epoch'], 1)
     return words
 
@@ -276,6 +281,7 @@ def make_learner(
 ):
     "A learner with a new network; the digits stay on the CPU, where the same seed gives the same numbers"
     words = {k: v for k,v in setup.items() if k!='n_epoch'}
+    ours('classics') # so that its names are known
     learn = ours('data').learner_by_name(**words, num_workers=workers)
     if setup['data']=='digits': learn.dls.cpu()
     return learn
@@ -333,7 +339,7 @@ def amount(
 @app.command(**example('find digits --rounds 8 --out runs/digits'))
 def find(
     ctx:typer.Context, data:Data,
-    arch:Annotated[str|None, option("The network: `digits_mlp`, or one of torchvision.", usually('arch'),
+    arch:Annotated[str|None, option('The network: one of ours, or one of torchvision.', usually('arch'),
                                     callback=check_word)]=None,
     rounds:Annotated[int, option('How often to prune; 1 is one-shot.')]=10,
     prune:Annotated[str, option("Percent of what is left that goes in a round; or of layers: '5=10,*=20'.")]='20',

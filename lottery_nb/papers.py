@@ -185,6 +185,10 @@ papers |= dict(
 papers |= dict(
     he2015=Paper('He, K.; Zhang, X.; Ren, S.; Sun, J.', 2015, 'Delving Deep into Rectifiers: Surpassing Human-Level '
         'Performance on ImageNet Classification', 'ICCV 2015', '1502.01852'),
+    he2016=Paper('He, K.; Zhang, X.; Ren, S.; Sun, J.', 2016, 'Deep Residual Learning for Image Recognition',
+        'CVPR 2016', '1512.03385'),
+    simonyan2015=Paper('Simonyan, K.; Zisserman, A.', 2015,
+        'Very Deep Convolutional Networks for Large-Scale Image Recognition', 'ICLR 2015', '1409.1556'),
     li2017=Paper('Li, H.; Kadav, A.; Durdanovic, I.; Samet, H.; Graf, H. P.', 2017,
         'Pruning Filters for Efficient ConvNets', 'ICLR 2017', '1608.08710'),
     mishra2021=Paper('Mishra, A.; Latorre, J. A.; Pool, J.; Stosic, D.; Stosic, D.; Venkatesh, G.; Yu, C.; '

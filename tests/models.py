@@ -1,4 +1,6 @@
 "Networks to prune, random ones too, and what to compare tensors with: their bits"
+import gzip, struct
+
 import numpy as np, torch
 from PIL import Image
 from fastai.callback.core import Callback
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lottery_nb.arms import arms
+from lottery_nb.classics import image_sets
 from lottery_nb.granularity import granularities_of
 from lottery_nb.masks import named_tensors
 from lottery_nb.sparsifier import prunable_types
@@ -148,3 +151,21 @@ def nets(draw, granularity='weight', max_layers=4, ties=True, dtype=dtypes):
 
 sparsities = st.one_of(st.sampled_from([0, 1, 25, 33.3, 50, 99, 100]), st.floats(1, 100))
 methods = st.sampled_from(['local', 'global'])
+
+def some_images(name, n=40, seed=0):
+    "Random images of both parts, [n, height, width] or [n, height, width, 3], and labels of all classes"
+    rng,(c,h,w) = np.random.default_rng(seed),image_sets[name].shape
+    def part(n): return rng.integers(0, 256, (n,h,w) if c==1 else (n,h,w,c), dtype=np.uint8), np.arange(n)%10
+    return dict(train=part(n), test=part(n//2))
+
+def write_idx(path, numbers):
+    head = struct.pack(f'>HBB{numbers.ndim}I', 0, 8, numbers.ndim, *numbers.shape)
+    data = head+np.asarray(numbers, np.uint8).tobytes()
+    path.write_bytes(gzip.compress(data) if path.suffix=='.gz' else data)
+
+def as_idx(folder, parts, dot='-', end=''):
+    folder.mkdir(parents=True, exist_ok=True)
+    for part,(images,labels) in parts.items():
+        stem = 'train' if part=='train' else 't10k'
+        write_idx(folder/f'{stem}-images{dot}idx3-ubyte{end}', images)
+        write_idx(folder/f'{stem}-labels{dot}idx1-ubyte{end}', labels)

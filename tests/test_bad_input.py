@@ -262,7 +262,7 @@ cases = [
         Search.load, lambda v: search(dir=v), Experiment.from_toml, lambda v: Experiment(v, draw, x=1)]],
     *[(lambda net, do=do: do(None), T, '=None: expected the path of a') for do in (Ticket.load, Search.load)],
     (lambda net: imagenette_dls(path=''), V, "path='': expected the path of a folder"),
-    (lambda net: dls_by_name(''), V, "data='': expected digits, imagenette, or the path"),
+    (lambda net: dls_by_name(''), V, "data='': expected digits, .*imagenette, or the path"),
     # functions
     *[(lambda net, make=make, v=v: make(v), T, 'fn=.*expected a function')
       for make in (criterion, schedule, arm, granularity(nn.Linear)) for v in (5, nn.ReLU(), 'init')],

@@ -5,12 +5,12 @@ from pathlib import Path
 import pandas as pd, pytest, torch, torchvision
 from PIL import Image
 from typer.testing import CliRunner
-from models import differing, make_photos
+from models import as_idx, differing, make_photos, some_images
 from lottery_nb.arms import arms, random_ticket
 from lottery_nb.cli import app, known_names, recipe, train_arm
 from lottery_nb.core import table_columns
 from lottery_nb.criteria import criteria
-from lottery_nb.data import digits_mlp, learner_by_name
+from lottery_nb.data import digits_mlp, learner_by_name, networks
 from lottery_nb.experiment import Experiment
 from lottery_nb.find import Search, find_ticket
 from lottery_nb.granularity import all_granularities
@@ -105,9 +105,9 @@ def test_examples_of_the_help_are_true(tmp_path):
         assert ok(tmp_path, f'{line} {small.get(name, "")}'), line
 
 wrong = '''
-find digitz | DATA | digits, imagenette, or
+find digitz | DATA | digits, imagenette, mnist, fashion, cifar10, or
 find digits --arch resnet19 | --arch | resnet18
-find digits --size 64 | --size | 8 by 8
+find digits --size 64 | --size | stay as they are
 find digits --prune 0 | --prune | 100 percent
 find digits --rounds 0 | --rounds | at least 1
 find digits --rewind 176it | --rewind | only 176 steps
@@ -126,8 +126,8 @@ train t --data digits --lr 1e30 -q | --lr | 1e+30: expected a lower one
 show nowhere | TICKET | does not exist
 show t --png t | --png | ends in .png
 train t --arm reinitt | --arm | expected a name such as reinit
-train t | --data | for '--data': expected digits, imagenette or a folder: the ticket doesn't say
-profile t --data digitz | --data | digits, imagenette, or
+train t | --data | for '--data': expected digits, imagenette, mnist, fashion, cifar10 or a folder
+profile t --data digitz | --data | digits, imagenette, mnist, fashion, cifar10, or
 train t --data digits --epochs 0 | --epochs | at least 1
 train t --data digits --out file | --out | --force
 train filters --data digits --arm shuffle |  | granularity='filter': expected one that Linear has
@@ -140,7 +140,7 @@ demo --out file | --out | file
 sweep none.toml | FILE | does not exist
 sweep rates.toml |  | rates.toml: file=None: expected the path
 sweep broken.toml | FILE | Invalid value
-sweep data.toml | data | 'digit': expected one of digits, imagenette, or a folder
+sweep data.toml | data | 'digit': expected one of digits, imagenette, mnist, fashion, cifar10, or a folder
 sweep rates.toml --jobs 0 | --jobs | 1
 sweep words.toml | criteria | large_final
 '''
@@ -193,7 +193,8 @@ def test_what_needs_no_training_library_imports_none(lines, most, things):
 def test_the_names_that_are_told_are_those_that_there_are():
     assert known_names('criteria')==list(criteria) and known_names('arm')==list(arms)
     assert set(known_names('granularity'))=={*all_granularities(), 'group'}
-    assert set(known_names('arch'))=={'digits_mlp', *torchvision.models.list_models(module=torchvision.models)}
+    import lottery_nb.classics # noqa: F401, which has more names
+    assert set(known_names('arch'))=={*networks, *torchvision.models.list_models(module=torchvision.models)}
 
 def test_ctrl_c_and_going_on(tmp_path):
     line = 'find digits --rounds {} --prune 10 --epochs 2 --out {}'
@@ -262,6 +263,19 @@ def test_find_takes_amounts_by_layer_and_any_method(tmp_path):
     for given in ('five', '20%', '5=', '=20', '5=10,20', '5=10, 5=20'):
         fails(tmp_path, f"find digits --prune '{given}'", f"'{given}': expected a number without %, or one", 2)
     fails(tmp_path, "find digits --prune 'head=10' --out new", "'--prune': 'head': expected a layer that is pruned", 2)
+
+def test_find_in_mnist(tmp_path):
+    "From where torchvision puts it; a file of settings takes the same names, in processes of its own"
+    line = 'find mnist --rounds 1 --prune 30 --epochs 1 --bs 20 --out d -q'
+    fails(tmp_path, line, 'put them into one of these')
+    as_idx(tmp_path/'data'/'MNIST'/'raw', some_images('mnist', 100))
+    facts = as_json(tmp_path, line)
+    assert facts['setup']==dict(data='mnist', arch='lenet_300_100', size=None, bs=20, n_epoch=1, lr=1.2e-3, seed=0)
+    assert [round(o['density'], 2) for o in facts['summary']]==[100, 70]
+    assert as_json(tmp_path, 'train d/round_01.safetensors -q')['setup']==facts['setup']
+    (tmp_path/'a.toml').write_text("file = 'a.db'\nfunction = 'lottery_curve'\nseeds = 1\ngrid = {model = ['conv2', "
+        "'lenet_300_100']}\nsettings = {data = 'mnist', lr_schedule = 'milestones', rounds = 1, n_step = 2, bs = 20}\n")
+    assert [o['status'] for o in as_json(tmp_path, 'sweep a.toml --jobs 2 -q')['cells']]==['done','done']
 
 def test_find_in_photos(tmp_path):
     "Another network, another size, other words; trained again from another place; other photos are another search"
