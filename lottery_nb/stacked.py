@@ -120,7 +120,7 @@ def network(self:Recipe,
         raise ArgumentTypeError('model', self.model, 'a function without arguments that makes a network')
     try:
         with seeded(seed, 'init'): net = self.model()
-    except ArgumentError as e: raise type(e)('model', e.value, e.expected) from None # of a name that can't be
+    except ArgumentError as e: raise (type(e)('model', e.value, e.expected) if e.name=='arch' else e) from None
     except TypeError as e:
         expected = f'a function without arguments that makes a network; {first_line(e)}'
         raise ArgumentTypeError('model', self.model, expected) from e
