@@ -22,8 +22,8 @@ quick: install ## in two minutes: the notebooks of parts I and II, and the rando
 test: install ## set up .venv for development if need be, then run the notebooks and the tests
 	$(PYTEST) --dist loadfile --no-loadscope-reorder -m 'not slow'
 
-slow: install ## the rest: the installed wheel, every benchmark in small, what the README says of the peers
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
+slow: install ## the rest: the tutorials in small, torchvision's networks, the installed wheel, every benchmark in small, the peers
+	$(PYTEST) --dist loadfile --no-loadscope-reorder -m slow
 
 docs: install ## build the site in docs/ from the notebooks; open docs/index.html
 	$(BIN)/python tools/docs/build.py

@@ -5,6 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 import pytest
 
+pytestmark = pytest.mark.slow
 folder = Path(__file__).resolve().parent.parent/'benchmarks'
 sys.path.append(str(folder)) # a benchmark imports what all of them share
 spec = importlib.util.spec_from_file_location('benchmark_of_models', folder/'models.py')

@@ -16,6 +16,7 @@ needs = {'01_imagenette': fastai_cfg().path('data')/'imagenette2-160'}
 
 def cells(path): return [c for c in nbformat.read(path, 4).cells if c.cell_type=='code']
 
+@pytest.mark.slow
 @pytest.mark.parametrize('path', notebooks, ids=lambda o: o.stem)
 def test_every_cell_runs(path, tmp_path, monkeypatch):
     if (data:=needs.get(path.stem)) and not data.exists(): pytest.skip(f'{data.name} is not here')
