@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np, pytest, torch
 from fastai.callback.progress import ProgressCallback # noqa: F401 (gives Learner its no_bar)
+from fastai.data.external import fastai_cfg
 from fastai.learner import Learner, load_learner
 from PIL import Image
 from torch import nn
@@ -143,6 +144,7 @@ def test_torchvisions_batches(tmp_path, monkeypatch):
 def test_where_it_looks(tmp_path, monkeypatch):
     "In fastai's folder, then in `data`; with a path nowhere else"
     monkeypatch.setenv('FASTAI_HOME', str(tmp_path/'home'))
+    monkeypatch.setattr('lottery_nb.classics.fastai_cfg', fastai_cfg.__wrapped__) # which remembers another home
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match='(?s)mnist: no images in .*MNIST/raw.*torchvision.datasets.MNIST'):
         find_images('mnist')
