@@ -10,15 +10,12 @@ round, by plain PyTorch networks one after another.
 """
 import random
 from functools import partial
-from json import dumps
-from pathlib import Path
 from time import perf_counter
 
 import numpy as np, torch
 from fastcore.script import call_parse, store_true
 from torch import nn
-from _page import bars, page
-from overhead import circumstances, load, table
+from _page import bars, circumstances, page, table, write
 
 from lottery_nb.classics import cifar_resnet, conv2
 from lottery_nb.stacked import Recipe, Stack
@@ -91,7 +88,7 @@ def report(result:dict, picture:str)->str:
     for (network,size),by in cases.items():
         best,whole,ones = min(by, key=lambda k: by[k]['median']),by[STACKED]['median'],by[ONES]['median']
         choice = 'the whole stack' if whole<ones else '`batch_seeds=1`'
-        lines.append(f"- {network} on {size} pixels: stacked {1/whole:.2f} times as fast as one after another, and "
+        lines.append(f"{network} on {size} pixels: stacked {1/whole:.2f} times as fast as one after another, and "
                      f"stacks of one {1/ones:.2f} times, so in `lottery_curve` {choice}; the fastest of all ways is "
                      f"{best}, {1/by[best]['median']:.2f} times as fast.")
     shown = table(['network', 'pixels', 'way', 'one after another = 1', 'middle half', 'ms a step of all'],
@@ -103,8 +100,14 @@ medians of {result['rounds']} rounds, steps of a turn: {result['turn']}, on {res
 and `lottery_curve` has none of them: their numbers are others. `torch.compile` isn't measured here.
 
 {shown}"""
-    return page('What stacking gains for convolutional networks', '\n'.join(lines), picture,
+    told = ' '.join([*lines, 'Nothing is promised here.'])
+    return page('What stacking gains for convolutional networks', told, picture,
                 'Time of a step by that of networks one after another, a bar a way', body, result['circumstances'])
+
+def draw(path, result:dict):
+    names = [f"{o['network']}, {o['size']} px: {o['way']}" for o in result['rows']]
+    values = {k: (o['median'], o['q1'], o['q3']) for k,o in zip(names, result['rows'])}
+    bars(path, values, 'time of a step, one after another = 1', {})
 
 @call_parse
 def main(
@@ -116,26 +119,19 @@ def main(
     sizes:str='8,16,32', # pixels, height and width
     quick:store_true=False, # small, to see that it runs
     json:str=None, # file for all results, with the seconds of every turn
-    markdown:str=None # file for the table; a picture of the same name comes beside it
+    markdown:str=None # file for the page; its picture comes beside it
 ):
     "What stacking gains for convolutional networks, on the GPU if there is one"
     if quick: n,rounds,turn,bs,width,sizes = 2,2,1,20,2,'8'
-    about,found = circumstances(),[]
-    about.pop('fasterai', None)
-    for case,make in networks([int(o) for o in sizes.split(',')], width).items():
-        torch.manual_seed(0)
-        data = [(torch.randn(bs, 3, case[1], case[1]), torch.arange(bs)%10) for _ in range(2)]
-        recipe = Recipe(make, data, bs=bs, opt='sgd', lr=.01)
-        steps = ways(recipe, n)
-        measure(steps, 1, 1)
-        found += rows(case, measure(steps, rounds, turn))
-    about['load at the end'] = load()
+    found = []
+    with circumstances() as about:
+        for case,make in networks([int(o) for o in sizes.split(',')], width).items():
+            torch.manual_seed(0)
+            data = [(torch.randn(bs, 3, case[1], case[1]), torch.arange(bs)%10) for _ in range(2)]
+            recipe = Recipe(make, data, bs=bs, opt='sgd', lr=.01)
+            steps = ways(recipe, n)
+            measure(steps, 1, 1)
+            found += rows(case, measure(steps, rounds, turn))
     device = torch.cuda.get_device_name() if recipe.device.type=='cuda' else 'the CPU'
     result = dict(circumstances=about, n=n, rounds=rounds, turn=turn, bs=bs, device=device, rows=found)
-    picture = Path(markdown).with_suffix('.svg') if markdown else Path('conv.svg')
-    print(text := report(result, picture.name))
-    if markdown:
-        Path(markdown).write_text(text, encoding='utf-8')
-        values = {f"{o['network']}, {o['size']} px: {o['way']}": (o['median'], o['q1'], o['q3']) for o in found}
-        bars(picture, values, 'time of a step, one after another = 1', 1)
-    if json: Path(json).write_text(dumps(result, indent=1), encoding='utf-8')
+    write(result, report, draw, markdown, json)

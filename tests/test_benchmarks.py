@@ -30,7 +30,7 @@ def test_every_page_has_one_form(quick, name):
     _,markdown,picture = quick(name)
     title,finding,rest = re.fullmatch(r'# (.+?)\n\n(.+?)\n\n!\[[^\]]+\]\(all\.svg\)\n\n(.+)', markdown, re.S).groups()
     assert '\n' not in title and finding[0] not in '#|-!' and 'promise' in finding.lower()
-    assert name=='peers' or re.search(r'\b(NOT )?kept\b', finding)
+    assert name in ('conv','peers') or re.search(r'\b(NOT )?kept\b', finding)
     assert '|--' in rest and re.findall('^## (.+)', rest, re.M)[-1]=='The machine'
     assert all(len(o)<120 for o in markdown.splitlines() if o[:1]!='|')
     assert picture.tag.endswith('svg') and len(list(picture.iter()))>50
