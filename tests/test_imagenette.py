@@ -53,6 +53,19 @@ def test_the_table_is_the_one_table(recipe):
     assert df.epoch.unique().tolist()==[1, 2] and df.step.unique().tolist()==[44, 66] # W_1 has had an epoch
     assert df.groupby('round').size().tolist()==[6, 6, 6] # three measurements, two epochs
 
+def test_half_computes_in_bfloat16_without_a_gpu_too(recipe):
+    "Also when it validates; the weights and what the loss sees stay as they are"
+    learn = recipe.learner('digits', 64, 64, True, seed=0)
+    inside,outside,loss = set(),set(),learn.loss_func
+    learn.model[0].register_forward_hook(lambda m, x, y: inside.add((m.training, y.dtype)))
+    def told(pred, y):
+        outside.add(pred.dtype)
+        return loss(pred, y)
+    learn.loss_func = told
+    recipe.fit(learn, 1)
+    assert inside=={(True, torch.bfloat16), (False, torch.bfloat16)}
+    assert outside=={torch.float32} and learn.model[0].weight.dtype==torch.float32
+
 def test_what_came_out(recipe):
     "Differences are those of the arms' own numbers, seed by seed, in points; all of them are one call's comparisons"
     arms = ['dense','winning','matching','keep']

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt, pandas as pd, torch
 from fastai.callback.channelslast import ChannelsLast
-from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback # noqa: F401 (gives Learner its no_bar)
 from fastai.learner import Learner
 from fastai.metrics import accuracy
@@ -35,12 +35,20 @@ def net(data):
     return nn.Sequential(nn.Conv2d(1,16,3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16,32,3), nn.BatchNorm2d(32),
                          nn.ReLU(), nn.Flatten(), nn.Linear(512,10))
 
+class BFloat16(Callback):
+    "Computes in bfloat16 where that's safe, on any device: fastai's own `MixedPrecision` does nothing on a CPU"
+    def before_batch(self):
+        self.autocast = torch.autocast(self.dls.device.type, torch.bfloat16)
+        self.autocast.__enter__()
+    def after_pred(self): self.learn.pred = self.pred.float()
+    def after_loss(self): self.autocast.__exit__(None, None, None)
+
 def learner(data, size, bs, half, seed):
     "A new learner, whose weights and batches depend on the seed alone"
     dls = batches(data, size, bs)
     dls.train.seed,dls.train.epoch = seed,0
     torch.manual_seed(seed)
-    cbs = [ChannelsLast()] + [MixedPrecision('bf16')]*half
+    cbs = [ChannelsLast()] + [BFloat16()]*half
     return Learner(dls, net(data), metrics=accuracy, cbs=cbs, path=kept, model_dir=f'{Path(data).name}_{size}_{bs}_{seed}')
 
 def fit(learn, n_epoch, cbs=None):
