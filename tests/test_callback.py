@@ -371,20 +371,27 @@ class Norm(Callback):
     order = 90
     def before_step(self): assert sum(float(p.grad.norm())**2 for p in self.model.parameters())**.5<=.1001
 
+class OnCPU(MixedPrecision):
+    "fastai's mixed precision, which does nothing without CUDA, with PyTorch's autocast for the CPU"
+    def before_fit(self):
+        super().before_fit()
+        self.autocast = torch.autocast('cpu', dtype=torch.bfloat16)
+
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('lth', [False, True])
 @pytest.mark.parametrize('how', [large_final, taylor])
 @pytest.mark.parametrize('others', [lambda: [GradientClip(.1), Norm()],
-                                    lambda: [GradientAccumulation(16)], lambda: [MixedPrecision('fp16')],
-                                    lambda: [MixedPrecision('bf16')], lambda: [ChannelsLast()],
-                                    lambda: [ChannelsLast(), MixedPrecision('bf16')]],
-                         ids=['clip', 'accumulate', 'fp16', 'bf16', 'channels last', 'channels last, bf16'])
+                                    lambda: [GradientAccumulation(16)], lambda: [OnCPU('bf16')],
+                                    lambda: [ChannelsLast()], lambda: [ChannelsLast(), OnCPU('bf16')]],
+                         ids=['clip', 'accumulate', 'bf16', 'channels last', 'channels last, bf16'])
 def test_whatever_is_done_to_the_gradients(lth, how, others):
-    "fastai's mixed precision is made for CUDA; without it nothing is scaled, but it goes the same way"
-    learn = conv_learner()
+    learn,half = conv_learner(),any(isinstance(o, OnCPU) for o in others())
+    convs,seen = [m for m in learn.model.modules() if isinstance(m, nn.Conv2d)],set()
+    convs[0].register_forward_hook(lambda m, x, y: seen.add(y.dtype))
     sp_cb = make(60, criteria=how, schedule=iterative, start_epoch=1, lth=lth)
     learn.fit(4, cbs=[sp_cb, probe:=Probe(sp_cb), *others()])
     assert sp_cb.masks.sparsity==pytest.approx(60, abs=.2) and len(probe.digests)==16
+    assert (torch.bfloat16 in seen)==half
 
 def test_after_a_rewind_gradients_accumulate_from_nothing():
     """A rewind in the middle of a step: the gradients of the other weights are gone,
@@ -405,13 +412,12 @@ def test_after_a_rewind_gradients_accumulate_from_nothing():
     learn.fit(2, cbs=[make(60, start_epoch=1, lth=True), GradientAccumulation(16), Items()])
     assert waiting==[False, True, False]*2 and set(steps)=={16}
 
-class ScaledOnCPU(MixedPrecision):
-    """fastai's mixed precision, with PyTorch's scaler for the CPU. The scale is too large at first,
+class ScaledOnCPU(OnCPU):
+    """The same with PyTorch's scaler for the CPU. The scale is too large at first,
     so gradients overflow and steps are skipped"""
     def __init__(self, scale=2.**127): super().__init__(); self.scale = scale
     def before_fit(self):
         super().before_fit()
-        self.autocast = torch.autocast('cpu', dtype=torch.bfloat16)
         self.learn.scaler = torch.amp.GradScaler('cpu', init_scale=self.scale, backoff_factor=2.**-4, growth_interval=5)
         self.n_skipped = 0
     def after_step(self):
