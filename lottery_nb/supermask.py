@@ -254,7 +254,7 @@ def learned(self:MaskStack)->list: # of `Masks`, one a network
 @dataclass(eq=False, repr=False)
 class MaskSearch(Recipe):
     "Untrained networks of many seeds whose masks are learned at several densities, beside others"
-    density:object=(70, 50, 30, 10) # percent of the weights that are kept, one number or several that fall
+    density:object=(70, 50, 30, 10) # percent of the weights that are kept, one number or several
     rule:MaskRule|str='edge_popup' # how scores become masks: a name in `mask_rules`, or one of yours
     seeds:int|list=10 # how many (0, 1, …), or a list of different whole numbers of at least 0
     _:KW_ONLY
@@ -278,9 +278,9 @@ MaskSearch.__delwrap__ = Recipe # where the others are described
 def check(self:MaskSearch):
     "Replaces names and numbers by what they mean. Raises `ArgumentError` for those that can't be right"
     super(MaskSearch, self).check()
-    self.density = [check_number('density', o, most=100, above=0) for o in listify(self.density)]
-    if not self.density or self.density!=sorted(set(self.density), reverse=True):
-        raise ArgumentError('density', self.density, 'one number or several, each once, that fall')
+    given = [check_number('density', o, most=100, above=0) for o in listify(self.density)]
+    if not given or len(set(given))<len(given): raise ArgumentError('density', self.density, 'at least one, each once')
+    self.density = sorted(given, reverse=True)
     self.rule,self.seeds = check_choice('rule', self.rule, mask_rules, MaskRule),check_seeds(self.seeds)
     self.method = check_choice('method', self.method, methods, Method)
     if self.method.ranks:
@@ -429,7 +429,7 @@ def supermask(
 def supermasks(
     model:Callable|str, # function that makes a new network, without arguments or, with `width`, of one; or its name
     data, # as `lottery_curve` takes it
-    density=(70, 50, 30, 10), # percent of the weights that are kept, one number or several that fall
+    density=(70, 50, 30, 10), # percent of the weights that are kept, one number or several
     rule='edge_popup', # names in `mask_rules` or `MaskRule`s, one or several
     width=None, # what `model` is called with, one or several; None: with nothing
     seeds:int|list=10, # how many (0, 1, …), or which
