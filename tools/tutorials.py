@@ -4,7 +4,7 @@ Without --train the cells with the tag `long` are left out, which are the long t
 run that they had. With it all cells are run, and what the trainings store goes to nbs/tutorials/results/.
 
 A cell with the tag `parameters` has the sizes that one may choose, as papermill knows it: a plain assignment a line."""
-import argparse, os
+import argparse, os, re
 from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
@@ -14,15 +14,20 @@ folder = Path(__file__).resolve().parent.parent/'nbs'/'tutorials'
 def is_noise(output):
     "Whether `output` is what is left of a progress bar, or a warning of a library about itself"
     if output.output_type=='stream':
-        return output.name=='stderr' and 'FutureWarning' in output.text and 'torch.jit' in output.text
+        return output.name=='stderr' and any(o in output.text for o in ('`torch.jit', 'NumPy array is not writable'))
     html = output.get('data', {}).get('text/html')
     return html is not None and ('progress {' in html or not html.strip()) and '<table' not in html
+
+def without_place(text):
+    "A warning's text without the file of the kernel that it came from and the line of the cell, which is on the page"
+    return re.sub(r'^\S*ipykernel_\d+\S*\.py:\d+: (.*\n)  .*\n', r'\1', text, flags=re.M)
 
 def tidy(outputs):
     "The outputs without the noise, neighbouring pieces of one stream put together"
     kept = []
     for o in outputs:
         if is_noise(o): continue
+        if o.output_type=='stream': o.text = without_place(o.text)
         if kept and o.output_type=='stream'==kept[-1].output_type and o.name==kept[-1].name: kept[-1].text += o.text
         else: kept.append(o)
     return kept
