@@ -119,7 +119,7 @@ def stage(folder, told):
         blocks = home if p.name=='index' else dict(top=buttons(p, told)) if runs(p) else {}
         if p.name=='cli':
             blocks = dict(top=f'Every command, with all its options: [the command line]({COMMANDS}.md).')
-        p.write(folder, names, told.variables, blocks)
+        p.write(folder, names, told.variables(), blocks)
     for path,name in TEXTS.items(): shutil.copy(root/path, folder/name)
     (folder/f'{COMMANDS}.md').write_text(lead(command_line.reference()), encoding='utf-8')
     (folder/'404.md').write_text(NOT_FOUND, encoding='utf-8')
@@ -218,4 +218,6 @@ def build(out, told=None):
 if __name__=='__main__':
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('folder', nargs='?', type=Path, default=root/'docs')
-    build(parser.parse_args().folder)
+    folder = parser.parse_args().folder
+    if folder==root/'docs': (nbs/'_variables.yml').write_text(facts().quarto(), encoding='utf-8')
+    build(folder)

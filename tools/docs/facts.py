@@ -1,6 +1,6 @@
 """What the site says about the project itself: all of it comes from settings.ini, and from the two environment
 variables that a workflow sets. What isn't known is empty, and then nothing is said about it"""
-import os, re
+import json, os, re
 from configparser import ConfigParser
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,13 +36,20 @@ class Facts:
     @property
     def ships_wheel(self): return self.source.endswith('.whl')
 
-    @property
-    def variables(self):
-        "What pages say of the installation, for Quarto's `{{< var … >}}`"
-        if self.published: note = 'brings PyTorch and fastai with it, if you don\'t have them.'
-        elif self.git_url: note = 'takes it from the repository, as it is today: it isn\'t on PyPI yet.'
-        else: note = f'takes it from [a file of this site]({self.wheel}): it isn\'t on PyPI yet.'
-        return dict(install=f'pip install {self.source}', installs=note)
+    def variables(self, wheel=True):
+        """What pages say of the installation, where they have `{{< var … >}}`. A site of Quarto's has no `wheel` in it:
+        there it's the folder"""
+        given = self.source if wheel or not self.ships_wheel else '.'
+        if self.published: note = "brings PyTorch and fastai with it, if you don't have them."
+        elif self.git_url: note = "takes it from the repository, as it is today: it isn't on PyPI yet."
+        elif wheel: note = f"takes it from <a href='{self.wheel}'>a file of this site</a>: it isn't on PyPI yet."
+        else: note = "takes it from the project's folder: it isn't on PyPI yet."
+        return dict(install=f'pip install {given}', installs=note)
+
+    def quarto(self):
+        "nbs/_variables.yml, for `nbdev-docs`"
+        said = ''.join(f'{k}: {json.dumps(v)}\n' for k,v in self.variables(wheel=False).items())
+        return f'# of settings.ini, by `make docs`\n{said}'
 
     def edit(self, path):
         "The address where a file of the repository is edited"

@@ -81,7 +81,7 @@ def overview(shown, first):
     listed = [k for k in shown if '.' not in k.removeprefix(f'{module_of(k)}.')]
     listed.sort(key=lambda k: (not k.endswith(f'.{first}'), not hasattr(everything, k.rpartition('.')[2])))
     links = ' '.join(f'{{py:obj}}`{k.rpartition(".")[2]} <{k}>`' for k in listed)
-    return f':::{{container}} names\nOn this page: {links}\n:::' if len(listed)>1 else ''
+    return f':::{{container}} names\nOn this page: {links}\n:::' if listed else ''
 
 # Cells
 
@@ -134,13 +134,18 @@ def outputs(cell):
 
 def off(cell, name): return cell.directives_.get(name, '').strip().lower()=='false'
 
+# a call of a private function, whose code isn't on the page: who reads on without it misses nothing
+INNER = re.compile(r'(?<![\w.])_[a-z]\w*\(')
+
 def said(cell, name): return cell.directives_.get(name, '').strip().strip('"')
 
 def code_cell(cell):
     "A code cell with its directives as tags and metadata. What a picture shows is its caption, unless it has one"
     fold = 'code-fold' in cell.directives_ and not off(cell, 'code-fold')
-    tags = [tag for tag,yes in {'remove-input': off(cell, 'echo'), 'hide-input': fold}.items() if yes]
+    tags = [tag for tag,yes in {'remove-input': off(cell, 'echo'), 'hide-input': fold,
+                                'hide-cell': INNER.search(cell.source)}.items() if yes]
     meta,own = dict(tags=tags),{}
+    if 'hide-cell' in tags: own = dict(code_prompt_show='A look inside', code_prompt_hide='A look inside')
     if (alt:=said(cell, 'fig-alt')): own['image'] = dict(alt=alt)
     if (caption:=said(cell, 'fig-cap') or alt): own['figure'] = dict(caption=caption)
     if (summary:=said(cell, 'code-summary')): own |= dict(code_prompt_show=summary, code_prompt_hide=summary)
