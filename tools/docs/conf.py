@@ -12,17 +12,19 @@ facts = facts['DEFAULT']
 
 project = facts['lib_name']
 release = facts['version']
-extensions = ['myst_nb', 'sphinx.ext.viewcode', 'sphinx_copybutton']
+extensions = ['myst_nb', 'sphinx.ext.viewcode', 'sphinx_copybutton', 'look']
 
 html_theme = 'furo'
 html_title = project
 html_favicon = '_static/mask.svg'
 html_static_path = ['_static']
 html_css_files = ['site.css']
-html_js_files = ['site.js']
+html_js_files = ['site.js', 'search.js']
+templates_path = ['_templates']
+html_additional_pages = {'search': 'search.html'}
 html_copy_source = html_show_sourcelink = html_show_copyright = False
 html_theme_options = dict(navigation_with_keys=True)
-pygments_style,pygments_dark_style = 'friendly','github-dark'
+pygments_style,pygments_dark_style = 'a11y-high-contrast-light','github-dark'
 
 nb_execution_mode = 'off'
 nb_ipywidgets_js = {}
