@@ -85,9 +85,9 @@ def test_what_scrolls_can_be_reached_and_scrolled_with_the_keyboard(open_page):
     unreached = f"{WIDE}.filter(o => o.tabIndex < 0 || !o.getAttribute('aria-label')).map(o => o.outerHTML)"
     assert not on_pages(open_page, unreached, SIZES)
     tab = open_page('find.html', 'phone')
-    tab.evaluate(f"window.box = {WIDE}[0]; box.focus()")
+    tab.evaluate(f'{WIDE}[0].focus()')
     tab.keyboard.press('ArrowRight')
-    tab.wait_for_function('box.scrollLeft > 0')
+    tab.wait_for_function('document.activeElement.scrollLeft > 0')
 
 def test_parameters_and_source_links_on_a_phone(open_page):
     "The description of a parameter, which one came for, is in sight; [source] isn't amidst the signature"
@@ -234,8 +234,10 @@ TASKS = {'DDP': 'distributed', 'conv layers': 'sparsifier|granularity', 'sparsit
 def results(tab, question):
     "What the search finds: address, heading and line of context of each"
     tab.wait_for_function("o => document.getElementById('search-results').dataset?.done === o", arg=question)
-    return tab.evaluate("""[...document.querySelectorAll('#search-results > li')].map(o => ({
-        url: o.querySelector('a').href, title: o.querySelector('a').innerText, line: o.querySelector('p').innerText}))""")
+    return tab.evaluate("""[...document.querySelectorAll('#search-results > li')].map(o => {
+        const link = o.querySelector('a')
+        return {url: link.href, title: link.innerText, line: o.querySelector('p').innerText}
+    })""")
 
 def page_of(url): return re.search(r'/((?:tutorials/|recipes/|beside/)?\w+)\.html', url)[1]
 

@@ -19,7 +19,7 @@ html_title = project
 html_favicon = '_static/mask.svg'
 html_static_path = ['_static']
 html_css_files = ['site.css']
-html_js_files = ['site.js', 'search.js']
+html_js_files = ['site.js', 'sections.js', 'search.js']
 templates_path = ['_templates']
 html_additional_pages = {'search': 'search.html'}
 html_copy_source = html_show_sourcelink = html_show_copyright = False
