@@ -1,34 +1,28 @@
 // The search, as one types: in the sidebar, and on a page of its own
 (() => {
   const {load, find, context, root} = sections
-  function marked(text, asked) {
-    const line = document.createElement('p'), ends = []
-    for (const o of asked) for (const way of o.ways) for (const m of text.matchAll(way.re)) ends.push([m.index, m.index + m[0].length])
+  const element = (name, parts, facts = {}) => {
+    const made = Object.assign(document.createElement(name), facts)
+    made.append(...parts)
+    return made
+  }
+
+  // A line of context, with the words that were asked for
+  function marked({text, places}) {
+    const parts = []
     let at = 0
-    for (const [from, to] of ends.sort((a, b) => a[0] - b[0])) {
+    for (const [from, to] of places) {
       if (from < at) continue
-      const mark = document.createElement('mark')
-      mark.textContent = text.slice(from, to)
-      line.append(text.slice(at, from), mark)
+      parts.push(text.slice(at, from), element('mark', [text.slice(from, to)]))
       at = to
     }
-    line.append(text.slice(at))
-    return line
+    return element('p', [...parts, text.slice(at)])
   }
+
   function item(found) {
-    const {entry: [, heading, anchor], page} = found
-    const li = document.createElement('li'), a = document.createElement('a')
-    a.href = root + page[0] + (anchor ? `#${anchor}` : '')
-    a.textContent = heading || page[1]
-    li.append(a)
-    if (anchor) {
-      const where = document.createElement('span')
-      where.textContent = page[1]
-      li.append(' ', where)
-    }
-    const {text, asked} = context(found)
-    li.append(marked(text, asked))
-    return li
+    const {entry: [, heading, anchor], page: [file, title]} = found
+    const link = element('a', [heading || title], {href: root + file + (anchor && `#${anchor}`)})
+    return element('li', [link, ...(anchor ? [' ', element('span', [title])] : []), marked(context(found))])
   }
   const later = (call, ms, timer) => () => { clearTimeout(timer); timer = setTimeout(call, ms) }
 
@@ -38,20 +32,24 @@
     const box = document.getElementById('search-words'), status = document.getElementById('search-status')
     const show = async () => {
       const question = box.value.trim()
-      if (location.protocol != 'file:') history.replaceState(null, '', question ? `?q=${encodeURIComponent(question)}` : location.pathname)
+      const here = question ? `?q=${encodeURIComponent(question)}` : location.pathname
+      if (location.protocol != 'file:') history.replaceState(null, '', here)
       const found = question ? find(question, await load()) : []
       list.replaceChildren(...found.map(item))
       const pages = new Set(found.map(o => o.page)).size
-      status.textContent = !question ? 'A name, such as find_ticket, or a task, such as exclude a layer.' :
-        found.length ? `${found.length} place${found.length > 1 ? 's' : ''} on ${pages} page${pages > 1 ? 's' : ''}` :
-        `Nothing found for “${question}”. Fewer or other words may help.`
+      const count = (n, name) => `${n} ${name}${n > 1 ? 's' : ''}`
+      status.textContent = !question ? 'A name, such as find_ticket, or a task, such as exclude a layer.'
+        : found.length ? `${count(found.length, 'place')} on ${count(pages, 'page')}`
+        : `Nothing found for “${question}”. Fewer or other words may help.`
       list.dataset.done = question
     }
     box.value = new URLSearchParams(location.search).get('q') ?? ''
     box.addEventListener('input', later(show, 120))
     box.form.addEventListener('submit', o => { o.preventDefault(); show() })
     document.querySelector('.sidebar-search')?.form.addEventListener('submit', o => {
-      o.preventDefault(); box.value = o.target.q.value; show()
+      o.preventDefault()
+      box.value = o.target.q.value
+      show()
     })
     show()
     box.focus()
@@ -61,20 +59,15 @@
   // In the sidebar, as one types
   const box = document.querySelector('.sidebar-search')
   if (!box) return
-  const panel = document.createElement('div')
-  panel.className = 'search-panel'
-  panel.hidden = true
-  panel.setAttribute('role', 'region')
-  panel.setAttribute('aria-label', 'Search results')
+  const facts = {className: 'search-panel', hidden: true, role: 'region', ariaLabel: 'Search results'}
+  const panel = element('div', [], facts)
   box.form.after(panel)
   const show = async () => {
     const question = box.value.trim()
     const found = question.length > 1 ? find(question, await load()).slice(0, 6) : []
-    const results = document.createElement('ol'), all = document.createElement('a')
-    results.append(...found.map(item))
-    all.href = `${box.form.action}?q=${encodeURIComponent(question)}`
-    all.textContent = found.length ? 'All results' : `Nothing found for “${question}”`
-    panel.replaceChildren(results, all)
+    const all = found.length ? 'All results' : `Nothing found for “${question}”`
+    panel.replaceChildren(element('ol', found.map(item)),
+                          element('a', [all], {href: `${box.form.action}?q=${encodeURIComponent(question)}`}))
     panel.hidden = question.length < 2
   }
   box.addEventListener('focus', load, {once: true})

@@ -1,12 +1,13 @@
-// Which sections answer a question. The index is a script that is loaded when it is first asked for, so that it is found
-// from a file too; look.py writes it
+// Which sections answer a question. Their index, which look.py writes, is a script that is loaded when it is first
+// asked for: a page that was opened from a file may load scripts, and nothing else
 const sections = (() => {
   const root = document.documentElement.dataset.content_root
-  const STOP = new Set('a an and are can do does for from how i in into is it my of on or the to use using what with'.split(' '))
+  const STOP = new Set('a an and are can do for from how i in into is it my of on or the to use what with'.split(' '))
   let loading
   const load = () => loading ??= new Promise((done, failed) => {
     const script = document.createElement('script')
-    Object.assign(script, {src: `${root}_static/search_index.js`, onload: () => done(window.searchIndex), onerror: failed})
+    Object.assign(script, {onload: () => done(window.searchIndex), onerror: failed})
+    script.src = `${root}_static/search_index.js`
     document.head.append(script)
   })
 
@@ -19,12 +20,12 @@ const sections = (() => {
 
   // The words of a question, each with what else our pages call it
   function parse(question, words) {
-    const all = question.toLowerCase().split(/\s+/).map(o => o.replace(/^[^\w@]+|[^\w)]+$/g, '').replace(/\(\)$/, '')).filter(Boolean)
+    const all = question.toLowerCase().split(/\s+/).map(o => o.replace(/^\W+|\W+$/g, '')).filter(Boolean)
     const kept = all.filter(o => !STOP.has(o))
     return (kept.length ? kept : all).map(word => {
       const also = [word, stem(word), word.replace(/s$/, '')].map(o => Object.hasOwn(words, o) && words[o])
-      return {number: /^[\d.]+%?$/.test(word), ways: [{re: pattern(word), share: 1},
-      ...(also.find(o => o) ?? []).map(o => ({re: pattern(o), share: .75}))]}
+      const others = (also.find(Boolean) ?? []).map(o => ({re: pattern(o), share: .75}))
+      return {number: /^[\d.]+$/.test(word), ways: [{re: pattern(word), share: 1}, ...others]}
     })
   }
 
@@ -47,7 +48,8 @@ const sections = (() => {
   function find(question, index) {
     const asked = parse(question, index.words)
     if (!asked.length) return []
-    const seen = asked.map(o => index.entries.map(e => Math.max(...o.ways.map(way => value(e, index.pages[e[0]], way)))))
+    const best = (e, ways) => Math.max(...ways.map(way => value(e, index.pages[e[0]], way)))
+    const seen = asked.map(o => index.entries.map(e => best(e, o.ways)))
     const rare = seen.map(o => Math.log(2 + o.length / (1 + o.filter(Boolean).length)))
     const need = asked.map(o => o.number ? .25 : 1), all = need.reduce((a, b) => a + b)
     const whole = pattern(question.trim())
@@ -68,16 +70,17 @@ const sections = (() => {
     }).slice(0, 40)
   }
 
-  // The line around the first word that was found, and where the words are in it
+  // The line around the first word that was found, and where in it the words are
   function context({entry, asked}) {
-    const text = entry[3] || entry[4]
-    const places = asked.flatMap(o => o.ways.flatMap(way => [...text.matchAll(way.re)].slice(0, 1).map(m => ({at: m.index, share: way.share}))))
-    const first = places.sort((a, b) => b.share - a.share || a.at - b.at)[0]?.at ?? 0
-    let from = Math.max(0, first - 70)
-    if (from) from = text.indexOf(' ', from) + 1 || from
-    let to = Math.min(text.length, from + 190)
-    if (to < text.length) to = Math.max(text.lastIndexOf(' ', to), first + 20)
-    return {text: (from ? '… ' : '') + text.slice(from, to) + (to < text.length ? ' …' : ''), asked}
+    const whole = entry[3] || entry[4], ways = asked.flatMap(o => o.ways)
+    const firsts = ways.flatMap(o => [...whole.matchAll(o.re)].slice(0, 1).map(m => ({at: m.index, share: o.share})))
+    const first = firsts.sort((a, b) => b.share - a.share || a.at - b.at)[0]?.at ?? 0
+    let from = Math.max(0, first - 70), to = Math.min(whole.length, from + 190)
+    if (from) from = whole.indexOf(' ', from) + 1
+    if (to < whole.length) to = Math.max(whole.lastIndexOf(' ', to), first + 20)
+    const text = (from ? '… ' : '') + whole.slice(from, to) + (to < whole.length ? ' …' : '')
+    const places = ways.flatMap(o => [...text.matchAll(o.re)].map(m => [m.index, m.index + m[0].length]))
+    return {text, places: places.sort((a, b) => a[0] - b[0])}
   }
   return {load, find, context, root}
 })()

@@ -6,15 +6,20 @@
     box.classList.toggle('more-left', rest > 1 && box.scrollLeft > 1)
     box.classList.toggle('more-right', rest > 1 && box.scrollLeft < rest - 1)
     const said = {tabindex: '0', role: 'group', 'aria-label': `${kind}, scrolls sideways`}
-    for (const [name, value] of Object.entries(said)) rest > 1 ? box.setAttribute(name, value) : box.removeAttribute(name)
+    for (const [name, value] of Object.entries(said)) {
+      if (rest > 1) box.setAttribute(name, value)
+      else box.removeAttribute(name)
+    }
   }
   const sizes = new ResizeObserver(all => all.forEach(o => mark(o.target, o.target.kind)))
-  for (const [selector, kind] of Object.entries(kinds)) for (const box of document.querySelectorAll(`article ${selector}`)) {
+  const observe = (box, kind) => {
     box.kind = kind
     sizes.observe(box)
     box.addEventListener('scroll', () => mark(box, kind), {passive: true})
     box.querySelectorAll('img').forEach(o => o.addEventListener('load', () => mark(box, kind)))
   }
+  for (const [selector, kind] of Object.entries(kinds))
+    document.querySelectorAll(`article ${selector}`).forEach(box => observe(box, kind))
 
   // Two columns of one kind have a name each
   for (const [name, said] of [['sidebar', 'Pages'], ['toc', 'On this page']])
