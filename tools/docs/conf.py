@@ -10,20 +10,21 @@ from facts import facts, root  # noqa: E402
 
 told = facts()
 project,release = told.name,told.version
-extensions = ['myst_nb', 'sphinx.ext.viewcode', 'sphinx_copybutton', 'around']
+extensions = ['myst_nb', 'sphinx.ext.viewcode', 'sphinx_copybutton', 'around', 'look']
 
 html_theme = 'furo'
 html_title = project
 html_favicon = '_static/mask.svg'
 html_static_path = ['_static']
 html_css_files = ['site.css', 'reference.css']
-html_js_files = ['site.js', 'reference.js']
+html_js_files = ['site.js', 'reference.js', 'sections.js', 'search.js']
 templates_path = ['_templates']
+html_additional_pages = {'search': 'search.html'}
 sidebar = 'brand','facts','search','scroll-start','navigation','scroll-end'
 html_sidebars = {'**': [f'sidebar/{o}.html' for o in sidebar]}
 html_copy_source = html_show_sourcelink = html_show_copyright = False
 html_theme_options = dict(navigation_with_keys=True)
-pygments_style,pygments_dark_style = 'friendly','github-dark'
+pygments_style,pygments_dark_style = 'a11y-high-contrast-light','github-dark'
 
 copybutton_prompt_text = '$ '
 nb_execution_mode = 'off'
