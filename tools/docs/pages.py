@@ -95,16 +95,6 @@ def relink(text, names):
         return m[1] + (up.removeprefix('../') + TEXTS[name] if name in TEXTS else target)
     return names(''.join(part if i%2 else LINK.sub(moved, part) for i,part in enumerate(CODE.split(text))))
 
-def is_text(cell):
-    return not re.fullmatch(r'[\W\d_]*|nan|None|True|False|.*\d.*', cell.text.strip()) or len(cell.text)>40
-
-def align(table):
-    "Marks the columns that hold words: they are read from the left, the others are numbers"
-    rows = [row.find_all(['th','td'], recursive=False) for row in table.select('thead tr, tbody tr')]
-    for column in zip(*rows) if len({len(o) for o in rows})==1 else []:
-        if any(is_text(o) for o in column if o.name=='td'):
-            for o in column: o['class'] = 'text'
-
 def clean_html(text, uid):
     "A table as the site draws it: without what came with it, but for the bars that pandas draws; `uid` is in its ids"
     text = re.sub('T_[0-9a-f]{5,}', f'T_{uid}', text) # pandas takes the same ids for the same table
@@ -114,7 +104,6 @@ def clean_html(text, uid):
         if 'linear-gradient' not in o.text: o.decompose()
     for table in soup.select('table.dataframe, table.fastprogress, table[id^=T_]'): # others draw with their styles
         for o in [table, *table.select('[style]')]: del o['style'], o['border']
-        align(table)
     return str(soup).strip()
 
 def outputs(cell):
