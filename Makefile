@@ -32,7 +32,7 @@ docs-check: install ## is the site in docs/ what the notebooks give?
 	$(BIN)/python tools/docs/check.py
 
 readme: install ## write README.md from nbs/index.ipynb, and what settings.ini says wherever else it is told
-	$(BIN)/python tools/facts.py
+	$(BIN)/python tools/tell.py
 	$(BIN)/python tools/readme.py
 
 dist: install ## leave the wheel in dist/, which pip installs anywhere, and the source distribution

@@ -31,7 +31,7 @@ def tell(folder, **facts):
         text,n = re.subn(rf'^{k} =.*', f'{k} = {v}', text, flags=re.M)
         assert n==1
     path.write_text(text, encoding='utf-8')
-    for o in ('facts', 'readme'): run(sys.executable, f'tools/{o}.py', cwd=folder)
+    for o in ('tell', 'readme'): run(sys.executable, f'tools/{o}.py', cwd=folder)
     return {o: (folder/o).read_text(encoding='utf-8') for o in TOLD}
 
 def pip(readme):
