@@ -145,14 +145,14 @@ def test_types_of_ours_are_links_wherever_they_are_described():
     assert not on_each_page(plain)
 
 def test_classes_say_what_they_are_made_from_and_what_they_can():
-    def bases(full): return entry(full).find_next('dd').p.text
+    def bases(full): return entry(full).find_next_sibling('dd').p.text
     assert bases('lottery_nb.callback.SparsifyCallback')=='Bases: TrainingCallback'
     assert bases('lottery_nb.callback.TrainingCallback')=='Bases: Callback'
     assert bases('lottery_nb.find.SearchError')=='Bases: ValueError'
     assert entry('lottery_nb.arms.Arm.begin') or 'arm.begin' in ids('arms.html')
 
 def test_descriptions_say_what_is_raised():
-    rows = {tr.td.text: tr for tr in entry('lottery_nb.find.find_ticket').find_next('dd').select('tbody tr')}
+    rows = {tr.td.text: tr for tr in entry('lottery_nb.find.find_ticket').find_next_sibling('dd').select('tbody tr')}
     assert {o.text for o in rows['Raises'].select('a')}>={'ArgumentError','SearchError','TicketError'}
 
 def own_links(name):
@@ -346,7 +346,7 @@ def test_pictures_in_markdown_are_figures():
     assert found==':::{figure} a.png\n:alt: What it shows\n:width: 50%\n\nA cap\n:::'
     figure = soup('index.html').select_one('article figure')
     assert figure.img['alt'].startswith('Weights kept per pixel')
-    assert figure.figcaption.text.startswith('A network that reads')
+    assert figure.figcaption.text.strip().startswith('A network that reads')
 
 def test_directives_of_a_cell_are_understood():
     from pages import code_cell

@@ -131,15 +131,15 @@ def stage(folder, told):
     known = {p.name: dict(title=p.title, words=p.promise, path=f'nbs/{p.path.relative_to(nbs)}') for p in pages}
     known |= {name[:-3]: about(root/path) | dict(path=path) for path,name in TEXTS.items()}
     known[COMMANDS] = dict(title='Command line', words='Every command of lottery-nb, with all its options')
+    known['overview'] |= dict(title='Overview', words='All of it on one page: the calls, and what they promise')
     (folder/'pages.json').write_text(json.dumps(known), encoding='utf-8')
     return pages,known,listed
 
 def about(path):
-    "Title and first sentence of a page that is no notebook"
-    text = path.read_text(encoding='utf-8')
-    words = re.search(r'^(?:> )?([A-Z][^\n]*(?:\n[^\n#|]+)*)', text.partition('\n')[2], re.M)
-    first = ' '.join(plain_text(words[1]).split()) if words else ''
-    return dict(title=plain_text(re.search(r'^# (.*)', text, re.M)[1]), words=re.split(r'(?<=[.:]) ', first)[0][:200])
+    "Title of a page that is no notebook, and what is said of it: its headings"
+    text = re.sub(r'^```.*?^```', '', path.read_text(encoding='utf-8'), flags=re.M | re.S)
+    title,*heads = (plain_text(o) for o in re.findall(r'^##? (.*)', text, re.M))
+    return dict(title=title, words=': '.join([title, '; '.join(heads)[:200]] if heads else [title]))
 
 # What lies beside the pages
 
@@ -150,7 +150,10 @@ def take_along(pages, html, told):
         def links(text): return plain.LINK.sub(rf'\1{there}/\2.html', relink(text, str))
         path = html/notebooks.folder/f'{p.name}.ipynb'
         path.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(notebooks.taken_along(p.raw, links, told), path)
+        nb = notebooks.taken_along(p.raw, links, told)
+        nbformat.write(nb, path)
+        # a page that was opened from a file may not fetch another file, but a script
+        path.with_suffix('.js').write_text(f'window.notebook = {json.dumps(nbformat.writes(nb))}\n', encoding='utf-8')
 
 def write_plain(source, html, known, listed, told):
     "The pages as Markdown, and the list of them"

@@ -144,10 +144,17 @@ def code_cell(cell):
 
 SHELL = re.compile(r"""lottery_nb\((['"])(?P<line>.*)\1(?:, (?:status=)?\d)?\)""")
 
+FILE = re.compile(r"""Path\('([\w.]+)\.(\w+)'\)\.write_text\(\'\'\'\n(.*?)\'\'\'\)""", re.S)
+
 def as_shell(source):
-    "Cells that call the command line, as one would type it; None for others"
-    found = [SHELL.fullmatch(o) for o in source.strip().splitlines()]
-    return '\n'.join(f"$ lottery-nb {o['line']}" for o in found) if found and all(found) else None
+    "A cell that ends in calls of the command line as one would type them, and what goes before; None for others"
+    lines = source.strip().splitlines()
+    n = next((i for i,o in enumerate(reversed(lines)) if not SHELL.fullmatch(o)), len(lines))
+    if not n: return None
+    before,typed = '\n'.join(lines[:-n]),[SHELL.fullmatch(o)['line'] for o in lines[-n:]]
+    if (m:=FILE.fullmatch(before)): before = f'`{m[1]}.{m[2]}`:\n\n```{m[2]}\n{m[3]}```\n\n'
+    elif before: before = f'```python\n{before}\n```\n\n'
+    return before + '```console\n' + '\n'.join(f'$ lottery-nb {o}' for o in typed) + '\n```'
 
 TITLE = re.compile(r'\A# (?P<title>[^\n]*)\n*(?:> (?P<promise>[^\n]*))?')
 
@@ -219,7 +226,7 @@ class Page:
                 if described([cell], self.module) and (text:=describe(cell, names, self.shown)):
                     yield nbformat.v4.new_markdown_cell(self.commands.get(cell.source, text), id=f'doc-{i}')
             elif cell.cell_type=='code' and (shell:=as_shell(cell.source)):
-                yield nbformat.v4.new_markdown_cell(f'```console\n{shell}\n```', id=f'shell-{i}')
+                yield nbformat.v4.new_markdown_cell(shell, id=f'shell-{i}')
                 cell.directives_['echo'] = 'false'
                 yield code_cell(cell)
             elif cell.cell_type=='code': yield code_cell(cell)
