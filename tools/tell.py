@@ -11,8 +11,8 @@ from nbdev.quarto import IndentDumper, refresh_quarto_yml
 
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root/'tools/docs'))
-from build import notebook_groups  # noqa: E402
 from facts import facts as read  # noqa: E402
+from groups import notebook_groups  # noqa: E402
 
 FOR_US = 'dev','docs','bench','all' # extras that no user asks for by name
 INSTALL,READ_ON = '1d5ba301','73d9ca27' # the cells of index.ipynb
