@@ -14,7 +14,6 @@ sys.path.insert(0, str(root/'tools/docs'))
 from facts import facts as read  # noqa: E402
 from groups import notebook_groups  # noqa: E402
 
-FOR_US = 'dev','docs','bench','all' # extras that no user asks for by name
 INSTALL,READ_ON = '1d5ba301','73d9ca27' # the cells of index.ipynb
 # what comes from setup.py
 DYNAMIC = """dynamic = ["version", "readme", "requires-python", "license", "keywords", "dependencies",
@@ -43,8 +42,8 @@ def install():
     elif facts.git_url: where = "It isn't on PyPI yet, so pip takes it from the repository. "
     else: where = "It isn't on PyPI yet: this takes it from this folder. " \
                   f"`make dist` leaves `dist/{facts.wheel}`, for elsewhere. "
-    extras = [o.removesuffix('_requirements') for o in config if o.endswith('_requirements')]
-    names = ', '.join(f'`{o}`' for o in extras if o not in FOR_US)
+    extras = re.search(r'\[(.+)\]', config['all_requirements'])[1].split(',')
+    names = ', '.join(f'`{o}`' for o in extras)
     return INSTALLING.format(source=source(), where=where, python=config['min_python'], names=names, all=source('all'))
 
 INSTALLING = """```sh
