@@ -16,6 +16,10 @@
     box.kind = kind
     sizes.observe(box)
     box.addEventListener('scroll', () => mark(box, kind), {passive: true})
+    // outside of it these keys turn the page
+    box.addEventListener('keydown', o => {
+      if (/^Arrow(Left|Right)$/.test(o.key) && box.tabIndex >= 0) o.stopPropagation()
+    })
     box.querySelectorAll('img').forEach(o => o.addEventListener('load', () => mark(box, kind)))
   }
   for (const [selector, kind] of Object.entries(kinds))
