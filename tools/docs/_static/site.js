@@ -1,6 +1,7 @@
 // What scrolls sideways fades where it goes on, and can be reached and scrolled with the keyboard
 (() => {
-  const kinds = {'.highlight pre': 'Code', '.table-wrapper': 'Table', '.text_html': 'Table', '.picture': 'Picture'}
+  const kinds = {'.highlight pre': 'Code', '.table-wrapper': 'Table', '.text_html, article .text_html [style*=overflow]': 'Table',
+    '.picture': 'Picture'}
   function mark(box, kind) {
     const rest = box.scrollWidth - box.clientWidth
     box.classList.toggle('more-left', rest > 1 && box.scrollLeft > 1)
