@@ -1,7 +1,7 @@
 // What scrolls sideways fades where it goes on, and can be reached and scrolled with the keyboard
 (() => {
-  const kinds = {'.highlight pre': 'Code', '.table-wrapper': 'Table', '.text_html, article .text_html [style*=overflow]': 'Table',
-    '.picture': 'Picture'}
+  const kinds = {Code: '.highlight pre', Picture: '.picture',
+    Table: '.table-wrapper, .text_html, .text_html [style*=overflow]'}
   function mark(box, kind) {
     const rest = box.scrollWidth - box.clientWidth
     box.classList.toggle('more-left', rest > 1 && box.scrollLeft > 1)
@@ -23,8 +23,8 @@
     })
     box.querySelectorAll('img').forEach(o => o.addEventListener('load', () => mark(box, kind)))
   }
-  for (const [selector, kind] of Object.entries(kinds))
-    document.querySelectorAll(`article ${selector}`).forEach(box => observe(box, kind))
+  const article = document.querySelector('article')
+  for (const [kind, selector] of Object.entries(kinds)) article.querySelectorAll(selector).forEach(o => observe(o, kind))
 
   // Two columns of one kind have a name each
   for (const [name, said] of [['sidebar', 'Pages'], ['toc', 'On this page']])
