@@ -24,7 +24,8 @@
     box.querySelectorAll('img').forEach(o => o.addEventListener('load', () => mark(box, kind)))
   }
   const article = document.querySelector('article')
-  for (const [kind, selector] of Object.entries(kinds)) article.querySelectorAll(selector).forEach(o => observe(o, kind))
+  for (const [kind, selector] of Object.entries(kinds))
+    article.querySelectorAll(selector).forEach(o => observe(o, kind))
 
   // Two columns of one kind have a name each
   for (const [name, said] of [['sidebar', 'Pages'], ['toc', 'On this page']])
