@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../nbs/42_all.ipynb #e5606443
-from .data import digits_dls, digits_mlp, imagenette_dls
+from .data import digits_dls, digits_mlp, imagenette_classes, imagenette_dls
 from .masks import Masks
 from .criteria import criteria, criterion, large_final, movement, random_scores, small_final, taylor
 from .granularity import Units, granularities_of, granularity, units_of
