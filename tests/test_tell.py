@@ -19,7 +19,7 @@ def run(*args, cwd, **env):
 def copy(tmp_path):
     "A copy of what the facts are told in"
     skip = shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints', '.*.lock')
-    for o in ('nbs', 'lottery_nb', 'tools'): shutil.copytree(root/o, tmp_path/o, ignore=skip)
+    for o in ('nbs', 'lottery_nb', 'tools', 'tests'): shutil.copytree(root/o, tmp_path/o, ignore=skip)
     for o in ('pyproject.toml', 'settings.ini', 'CITATION.cff'): shutil.copy(root/o, tmp_path)
     return tmp_path
 
