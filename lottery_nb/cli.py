@@ -190,7 +190,7 @@ def known_names(
     here,vision = (Path(find_spec(o).submodule_search_locations[0]) for o in ('lottery_nb','torchvision'))
     if kind=='data': return ['digits','imagenette', *decorated(here/'classics.py', 'data_set', 'data_sets')]
     if kind in (rules := dict(method=('method','methods'), arm=('arm','arms'), criteria=('criterion','criteria'))):
-        modules = re.findall(r'^from \.(\w+) import \*', (here/'all.py').read_text(encoding='utf-8'), re.M)
+        modules = dict.fromkeys(re.findall(r'^from \.(\w+) import', (here/'all.py').read_text('utf-8'), re.M))
         return [o.rstrip('_') for k in modules for o in decorated(here/f'{k}.py', *rules[kind])]
     if kind=='arch':
         files = sorted((vision/'models').glob('*.py'))

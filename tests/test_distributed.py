@@ -566,7 +566,8 @@ def python(code, **env):
                           env={**os.environ, **env}, capture_output=True, text=True, timeout=400)
 
 def test_it_is_in_all_and_only_several_processes_need_accelerate():
-    code = ("import sys; sys.modules['accelerate'] = None; from lottery_nb.all import *; "
+    code = ("import sys; sys.modules['accelerate'] = None; "
+            "from lottery_nb.all import *; from lottery_nb.distributed import all_ranks; "
             "print('fastai.distributed' in sys.modules); all_ranks()")
     assert python(code, WORLD_SIZE='1').stdout=='False\n'
     done = python(code, WORLD_SIZE='2')

@@ -3,20 +3,17 @@
 First nbdev's own processing: `show_doc` for all that is exported, links from back-ticked names, hidden cells and lines
 left out. Then what Quarto would read from a cell's directives (`echo`, `fig-alt`, `code-fold`, …) is said in MyST-NB's
 tags and metadata."""
-import inspect, re
-from importlib import import_module
+import base64, re
 from pathlib import Path
-import nbformat
+import lottery_nb.all as everything, nbformat
+from api import OURS, documented, exported, is_public, module_of, symbol
 from bs4 import BeautifulSoup
 from fastcore.ansi import strip_ansi
-from fastcore.docments import DocmentTbl, ShowDocRenderer
-from lottery_nb._modidx import d as exported
-from lottery_nb.core import Rule
 from nbdev.doclinks import NbdevLookup
 from nbdev.process import NBProcessor
 from nbdev.processors import add_show_docs, clean_magics, hide_, hide_line, populate_language, rm_export, rm_header_dash
 from nbdev.processors import strip_ansi as strip_stream
-from nbdev.showdoc import show_doc
+from quarto import to_myst
 
 PROCS = [populate_language, add_show_docs, strip_stream, hide_line, rm_header_dash, rm_export, clean_magics, hide_]
 TEXTS = {'benchmarks/overhead.md': 'benchmarks.md', 'benchmarks/replicates.md': 'benchmark_replicates.md',
@@ -32,105 +29,59 @@ LINK = re.compile(r'(\]\(|\b(?:src|href)=")(?!\w+:|[#/])([^)\s"#]+)')
 def page(
     path:Path # of a notebook, relative to nbs/
 )->str: # relative to the site, without a suffix
-    "The name of a notebook's page: its own without the number"
-    return (path.parent/re.sub(r'^\d+[a-z]?_', '', path.stem)).as_posix()
+    "The name of a notebook's page: its own without the number. The site begins with `home`, README is one page of it"
+    name = re.sub(r'^\d+[a-z]?_', '', path.stem)
+    return (path.parent/{'home': 'index', 'index': 'overview'}.get(name, name)).as_posix()
 
 # Names
 
-BOOK = [re.search(r'default_exp (\w+)', o.read_text(encoding='utf-8'))[1]
-        for o in sorted((Path(__file__).resolve().parent.parent.parent/'nbs').glob('[0-9]*.ipynb'))]
-OURS = {} # name -> full name; of a name that two modules have, such as a command's and its function's, the earlier one
-for module in (f'lottery_nb.{o}' for o in BOOK):
-    for k in exported['syms'].get(module, ()): OURS.setdefault(k.removeprefix(f'{module}.'), k)
+# words that a column or an argument has too: they're meant as names of functions where `()` follows
+COLUMNS = {'early_stop','machine','moved','noise','versions','need','warn'}
+ARGUMENTS = {o.name for k in OURS if is_public(k) and (found:=documented(k)) for o in found.parameters()}
 
 class Names:
-    "Links for back-ticked names: ours to where they are described, fastai's to its own site"
+    "Links for names: ours to where they are described, fastai's and fastcore's to their own sites"
     def __init__(self, described): self.described,self.others = described,NbdevLookup(strip_libs='fastai fastcore')
 
-    def link(self, code):
+    def own(self, name):
+        "The full name of one of ours that a page describes"
+        full = OURS.get(name)
+        return full if full in self.described and not full.startswith('lottery_nb.cli.') else None
+
+    def link(self, code, skip):
         "A piece of code between back-ticks, as a link if it is a name that is described somewhere"
         m = re.fullmatch(r'`([A-Za-z_][\w.]*)(\(\))?`', code)
-        if not m: return code
-        own = OURS.get(m[1])
-        if own in self.described and not own.startswith('lottery_nb.cli.'):
-            return f'{{py:obj}}`{code.strip("`")} <{own}>`'
+        if not m or m[1] in skip or (not m[2] and m[1] in COLUMNS | ARGUMENTS): return code
+        if (own:=self.own(m[1])): return f'{{py:obj}}`{code.strip("`")} <{own}>`'
         # lower-case words of fastai's are words of English too
         url = self.others.doc(m[1]) if m[1][0].isupper() else None
         return f'[{code}]({url})' if url else code
 
-    def __call__(self, text):
-        "`text` with links; headings, links and blocks of code stay as they are"
-        return NAME.sub(lambda m: self.link(m[0]) if m['name'] else m[0], text)
+    def base(self, cls):
+        "A class as a link, if it is described somewhere"
+        full = f'{cls.__module__}.{cls.__qualname__}'
+        return f'{{py:obj}}`{cls.__name__} <{full}>`' if full in self.described else self.link(f'`{cls.__name__}`', ())
 
-# What is exported
-
-class Described(ShowDocRenderer):
-    """`show_doc` as one of Sphinx's descriptions: found by the search, linked to its source,
-    with a table of the parameters"""
-    def __init__(self, sym, name=None, title_level=3): self.sym,self.name = sym,name
-
-    def kind(self):
-        if isinstance(self.sym, Rule) and not self.sym.fn.__kwdefaults__: return 'data'
-        if inspect.isclass(self.sym): return 'exception' if issubclass(self.sym, Exception) else 'class'
-        if isinstance(self.sym, classmethod): return 'classmethod'
-        if isinstance(self.sym, property): return 'property'
-        return 'method' if '.' in self.name.removeprefix(f'{self.module}.') else 'function'
-
-    @property
-    def module(self): return next(o for o in exported['syms'] if self.name in exported['syms'][o])
-
-    @property
-    def function(self):
-        "What has the signature"
-        if isinstance(self.sym, Rule): return self.sym.fn
-        if isinstance(self.sym, classmethod): return self.sym.__func__
-        return self.sym.fget if isinstance(self.sym, property) else self.sym
-
-    def signature(self):
-        "Names and defaults; the types are in the table. Of a rule the parameters that it can be called with"
-        if self.kind() in ('property','data','exception'): return ''
-        params = inspect.signature(self.function).parameters.values()
-        if isinstance(self.sym, Rule):
-            params = [o.replace(kind=o.POSITIONAL_OR_KEYWORD) for o in params if o.kind==o.KEYWORD_ONLY]
-        params = [o.replace(annotation=o.empty) for o in params if o.name not in ('self','cls')]
-        # an address says nothing
-        return re.sub(r'<(?:function )?([\w.<>]+)(?: object)? at 0x\w+>', r'\1', str(inspect.Signature(params)))
-
-    def table(self):
-        "A row a parameter"
-        if self.kind()=='exception': return ''
-        table = str(DocmentTbl(self.function))
-        rows = [o for o in table.splitlines() if not o.startswith(('| self ','| cls '))]
-        if len(rows)<3: return ''
-        if rows[-1].startswith('| **Returns**'):
-            rows[-1] = '| **Returns**' + rows[-1].removeprefix('| **Returns**').replace('**', '')
-        text = '\n'.join(rows).replace('| NoneType |', '|  |') # a default of None says nothing about the type
-        return re.sub(r'\b(?:lottery_nb|fastai|torch|pandas|numpy|pathlib)\.(?:\w+\.)*(?=\w)', '', text)
-
-    def markdown(self, names):
-        "The description, with links for the names in it"
-        body = f'{inspect.cleandoc(self.sym.__doc__)}\n\n{self.table()}'
-        head = f'{{py:{self.kind()}}} {self.name.removeprefix(self.module+".")}{self.signature()}'
-        return f'``````{head}\n:module: {self.module}\n\n{names(body)}\n``````'
-
-def is_public(name): return name in OURS and not re.match(r'_(?!_)', name)
+    def __call__(self, text, skip=()):
+        "`text` with links; headings, links and blocks of code stay as they are, and so do the names in `skip`"
+        return NAME.sub(lambda m: self.link(m[0], skip) if m['name'] else m[0], text)
 
 def described(cells, module):
     "The full names of what `show_doc` is called for in `cells` and `module` defines"
     shown = (re.fullmatch(r'show_doc\(([\w.]+)\)', c.source.strip()) for c in cells if c.cell_type=='code')
     return [OURS[m[1]] for m in shown if m and is_public(m[1]) and OURS[m[1]] in exported['syms'].get(module, ())]
 
-def describe(cell, names):
+def describe(cell, names, shown):
     "The description that a cell with `show_doc` asks for, or None if there is nothing to be said"
     name = re.fullmatch(r'show_doc\(([\w.]+)\)', cell.source.strip())[1]
-    if not is_public(name): return
-    module = next(o for o in exported['syms'] if OURS[name] in exported['syms'][o])
-    owner,_,attr = name.rpartition('.')
-    space = vars(import_module(module))
-    sym = inspect.getattr_static(space[owner], attr) if owner else space[name]
-    # fastcore has a class method of its own
-    if owner and inspect.ismethod(bound:=getattr(space[owner], attr)): sym = classmethod(bound.__func__)
-    return show_doc(sym, Described, name=OURS[name]).markdown(names) if sym.__doc__ else None
+    if is_public(name) and symbol(name).__doc__: return documented(name).markdown(names, shown)
+
+def overview(shown, first):
+    "All that a page describes, in a line: what it is about first, then what `lottery_nb.all` brings"
+    listed = [k for k in shown if '.' not in k.removeprefix(f'{module_of(k)}.')]
+    listed.sort(key=lambda k: (not k.endswith(f'.{first}'), not hasattr(everything, k.rpartition('.')[2])))
+    links = ' '.join(f'{{py:obj}}`{k.rpartition(".")[2]} <{k}>`' for k in listed)
+    return f':::{{container}} names\nOn this page: {links}\n:::' if listed else ''
 
 # Cells
 
@@ -144,16 +95,6 @@ def relink(text, names):
         return m[1] + (up.removeprefix('../') + TEXTS[name] if name in TEXTS else target)
     return names(''.join(part if i%2 else LINK.sub(moved, part) for i,part in enumerate(CODE.split(text))))
 
-def is_text(cell):
-    return not re.fullmatch(r'[\W\d_]*|nan|None|True|False|.*\d.*', cell.text.strip()) or len(cell.text)>40
-
-def align(table):
-    "Marks the columns that hold words: they are read from the left, the others are numbers"
-    rows = [row.find_all(['th','td'], recursive=False) for row in table.select('thead tr, tbody tr')]
-    for column in zip(*rows) if len({len(o) for o in rows})==1 else []:
-        if any(is_text(o) for o in column if o.name=='td'):
-            for o in column: o['class'] = 'text'
-
 def clean_html(text, uid):
     "A table as the site draws it: without what came with it, but for the bars that pandas draws; `uid` is in its ids"
     text = re.sub('T_[0-9a-f]{5,}', f'T_{uid}', text) # pandas takes the same ids for the same table
@@ -163,7 +104,6 @@ def clean_html(text, uid):
         if 'linear-gradient' not in o.text: o.decompose()
     for table in soup.select('table.dataframe, table.fastprogress, table[id^=T_]'): # others draw with their styles
         for o in [table, *table.select('[style]')]: del o['style'], o['border']
-        align(table)
     return str(soup).strip()
 
 def outputs(cell):
@@ -183,42 +123,117 @@ def outputs(cell):
 
 def off(cell, name): return cell.directives_.get(name, '').strip().lower()=='false'
 
+# a call of a private function, whose code isn't on the page: who reads on without it misses nothing
+INNER = re.compile(r'(?<![\w.])_[a-z]\w*\(')
+
+def said(cell, name): return cell.directives_.get(name, '').strip().strip('"')
+
 def code_cell(cell):
-    "A code cell with its directives as tags and metadata"
-    tags = [tag for tag,yes in {'remove-input': off(cell, 'echo'), 'hide-input': 'code-fold' in cell.directives_
-                                and not off(cell, 'code-fold')}.items() if yes]
-    meta = dict(tags=tags)
-    if (alt:=cell.directives_.get('fig-alt')): meta['mystnb'] = dict(image=dict(alt=alt.strip().strip('"')))
+    "A code cell with its directives as tags and metadata. What a picture shows is its caption, unless it has one"
+    fold = 'code-fold' in cell.directives_ and not off(cell, 'code-fold')
+    tags = [tag for tag,yes in {'remove-input': off(cell, 'echo'), 'hide-input': fold,
+                                'hide-cell': INNER.search(cell.source)}.items() if yes]
+    meta,own = dict(tags=tags),{}
+    if 'hide-cell' in tags: own = dict(code_prompt_show='A look inside', code_prompt_hide='A look inside')
+    if (alt:=said(cell, 'fig-alt')): own['image'] = dict(alt=alt)
+    if (caption:=said(cell, 'fig-cap') or alt): own['figure'] = dict(caption=caption)
+    if (summary:=said(cell, 'code-summary')): own |= dict(code_prompt_show=summary, code_prompt_hide=summary)
+    if own: meta['mystnb'] = own
     return nbformat.v4.new_code_cell(cell.source.strip(), id=cell.id,
                                      metadata=meta, outputs=[] if off(cell, 'output') else list(outputs(cell)))
 
+SHELL = re.compile(r"""lottery_nb\((['"])(?P<line>.*)\1(?:, (?:status=)?\d)?\)""")
+
+FILE = re.compile(r"""Path\('([\w.]+)\.(\w+)'\)\.write_text\(\'\'\'\n(.*?)\'\'\'\)""", re.S)
+
+def as_shell(source):
+    "A cell that ends in calls of the command line as one would type them, and what goes before; None for others"
+    lines = source.strip().splitlines()
+    n = next((i for i,o in enumerate(reversed(lines)) if not SHELL.fullmatch(o)), len(lines))
+    if not n: return None
+    before,typed = '\n'.join(lines[:-n]),[SHELL.fullmatch(o)['line'] for o in lines[-n:]]
+    if (m:=FILE.fullmatch(before)): before = f'`{m[1]}.{m[2]}`:\n\n```{m[2]}\n{m[3]}```\n\n'
+    elif before: before = f'```python\n{before}\n```\n\n'
+    return before + '```console\n' + '\n'.join(f'$ lottery-nb {o}' for o in typed) + '\n```'
+
+TITLE = re.compile(r'\A# (?P<title>[^\n]*)\n*(?:> (?P<promise>[^\n]*))?')
+
 def lead(text):
     "The first cell of a page, with its promise set off"
-    return re.sub(r'\A(# [^\n]*)\n+> ([^\n]*)', r'\1\n\n```{rst-class} promise\n```\n\n\2', text)
+    return re.sub(r'\A(# [^\n]*\n+)?> ([^\n]*)', r'\1\n\n```{rst-class} promise\n```\n\n\2', text)
+
+def plain(text):
+    "Markdown without its marks, for a line of text"
+    return re.sub(r'\[([^\]]*)\]\([^)]*\)', r'\1', text).replace('`', '').replace('*', '').strip()
 
 class Page:
-    "A notebook, processed"
-    def __init__(self, path, root):
-        self.name = page(path.relative_to(root))
+    "A notebook, processed; `commands`: what stands for the descriptions of functions that are commands"
+    def __init__(self, path, root, commands=()):
+        self.path,self.name = path,page(path.relative_to(root))
+        heads = re.findall(r'^##+ `?(\w+)`?$', path.read_text(encoding='utf-8').replace('"', '\n'), re.M)
+        self.commands = {f'show_doc({k})': ('' if k in heads else f'<span id="{k}"></span>') + text
+                         for k,text in dict(commands).items()} if self.name=='cli' else {}
+        self.raw = nbformat.read(path, 4)
         self.nb = NBProcessor(path, procs=PROCS, rm_directives=True, process=True).nb
         name = re.search(r'default_exp (\w+)', path.read_text(encoding='utf-8'))
         self.module = f'lottery_nb.{name[1]}' if name else ''
-        self.described = described(self.nb.cells, self.module)
+        self.shown = described([c for c in self.nb.cells if c.source not in self.commands], self.module)
+        inner = [o.name for k in self.shown for o in documented(k.removeprefix(f'{self.module}.')).methods(self.shown)]
+        self.described = [*self.shown, *inner]
 
-    def cells(self, names):
+    @property
+    def top(self):
+        "The text that the page begins with"
+        return '\n\n'.join(c.source for c in self.nb.cells if c.cell_type=='markdown')[:4000]
+
+    @property
+    def title(self): return plain(TITLE.match(self.top)['title'])
+
+    @property
+    def promise(self): return plain(TITLE.match(self.top)['promise'] or '')
+
+    @property
+    def headline(self):
+        "What the page is about: its notebook says so, or it's called like the page"
+        m = re.search(r'^#\| headline: (\w+)', '\n'.join(c.source for c in self.raw.cells), re.M)
+        return m[1] if m else self.name
+
+    @property
+    def takes(self):
+        "How long it says that it takes"
+        m = re.search(r'^\*\*Takes\*\* (.*?)(?: on two cores)?[.:;,](?:\s|$)', self.top, re.M)
+        return plain(m[1]) if m else ''
+
+    def picture(self):
+        "The first picture on the page, as bytes, and what it shows"
+        for c in self.nb.cells:
+            for o in (c.get('outputs', []) if c.cell_type=='code' else []):
+                if (data:=o.get('data', {}).get('image/png')): return base64.b64decode(data), said(c, 'fig-alt')
+        return None
+
+    def cells(self, names, known, blocks):
         "The cells that MyST-NB is given"
         for i,cell in enumerate(self.nb.cells):
             if off(cell, 'include') or not cell.source.strip(): continue
             if cell.cell_type=='markdown':
-                text = relink(cell.source, names)
-                yield nbformat.v4.new_markdown_cell(lead(text) if i==0 else text, id=cell.id)
+                source = re.sub(r'^:::+ \{#([\w-]+)\}\n:::+$', lambda m: blocks.get(m[1], ''), cell.source, flags=re.M)
+                text = relink(to_myst(source, known), names)
+                if i==0 and 'top' in blocks: text = TITLE.sub(lambda m: f"{m[0]}\n\n{blocks['top']}", text, count=1)
+                yield nbformat.v4.new_markdown_cell(lead(text) if i<2 else text, id=cell.id)
+                if i==0 and (line:=overview(self.shown, self.headline)):
+                    yield nbformat.v4.new_markdown_cell(line, id='names')
             elif cell.cell_type=='code' and cell.source.startswith('show_doc('):
-                if described([cell], self.module) and (text:=describe(cell, names)):
-                    yield nbformat.v4.new_markdown_cell(text, id=f'doc-{i}')
+                if described([cell], self.module) and (text:=describe(cell, names, self.shown)):
+                    yield nbformat.v4.new_markdown_cell(self.commands.get(cell.source, text), id=f'doc-{i}')
+            elif cell.cell_type=='code' and (shell:=as_shell(cell.source)):
+                yield nbformat.v4.new_markdown_cell(shell, id=f'shell-{i}')
+                cell.directives_['echo'] = 'false'
+                yield code_cell(cell)
             elif cell.cell_type=='code': yield code_cell(cell)
+        if 'end' in blocks: yield nbformat.v4.new_markdown_cell(blocks['end'], id='end')
 
-    def write(self, folder, names):
-        nb = nbformat.v4.new_notebook(cells=list(self.cells(names)),
+    def write(self, folder, names, known, blocks):
+        nb = nbformat.v4.new_notebook(cells=list(self.cells(names, known, blocks)),
                                       metadata=dict(language_info=dict(name='python', pygments_lexer='python')))
         path = folder/f'{self.name}.ipynb'
         path.parent.mkdir(parents=True, exist_ok=True)
