@@ -5,7 +5,7 @@ FACTS := settings.ini setup.py pyproject.toml
 # One process a core, each with one thread, or they take each other's cores
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
-.PHONY: help demo install quick test slow docs docs-check readme prep tutorials landmarks bench matrix lowest newest row
+.PHONY: help demo install quick test slow docs docs-check readme dist prep tutorials landmarks bench matrix lowest newest row
 .NOTPARALLEL:
 
 help: ## what there is to make (this list)
@@ -31,13 +31,19 @@ docs: install ## build the site in docs/ from the notebooks; open docs/index.htm
 docs-check: install ## is the site in docs/ what the notebooks give?
 	$(BIN)/python tools/docs/check.py
 
-readme: install ## write README.md from nbs/index.ipynb
+readme: install ## write README.md from nbs/index.ipynb, and what settings.ini says wherever else it is told
+	$(BIN)/python tools/tell.py
 	$(BIN)/python tools/readme.py
 
-prep: install ## before a commit: export, clean, README, site, quick tests
+dist: install ## leave the wheel in dist/, which pip installs anywhere, and the source distribution
+	rm -rf build dist
+	$(BIN)/python -m build --no-isolation
+
+prep: install ## before a commit: README and the other places of facts, export, clean, site, quick tests
+	$(MAKE) readme
 	$(BIN)/nbdev-export
 	$(BIN)/nbdev-clean
-	$(MAKE) readme docs quick
+	$(MAKE) docs quick
 
 tutorials: install ## run the tutorials anew, all but the long trainings (TRAIN=--train runs these too)
 	$(BIN)/python tools/tutorials.py $(TRAIN)
@@ -48,7 +54,7 @@ landmarks: install ## the papers' experiments with ten seeds, in a quarter of an
 bench: $(VENV)/.bench ## set up .venv with the peers if need be, then measure speed side by side
 	for o in benchmarks/[a-z]*.py; do $(BIN)/python $$o || exit 1; done
 
-matrix: lowest newest ## the quick tests with the lowest and with the newest versions that settings.ini admits (KEEP=1 keeps the environments)
+matrix: lowest newest ## the quick tests in two more environments: the lowest versions that settings.ini admits, and the newest (KEEP=1 keeps them)
 
 lowest:
 	$(PYTHON) -m venv --clear .venv-lowest

@@ -1,4 +1,5 @@
-"The package, as `settings.ini` describes it: no version and no requirement is written down here"
+"The package, as `settings.ini` describes it; name and description are in pyproject.toml too, where nbdev reads them"
+import re
 from configparser import ConfigParser
 from pathlib import Path
 from setuptools import setup
@@ -9,14 +10,16 @@ config.read_string((root/'settings.ini').read_text(encoding='utf-8'))
 facts = config['DEFAULT']
 lib = facts['lib_name']
 readme = root/'README.md'
+text = readme.read_text(encoding='utf-8') if readme.exists() else ''
+if facts['git_url']: # PyPI shows README far from the files that it links to
+    text = re.sub(r'(!?\[[^]]*\])\((?!\w+:|#)',
+                  lambda m: f"{m[1]}({facts['git_url']}/{'raw' if m[1][0]=='!' else 'blob'}/{facts['branch']}/", text)
 
 setup(
-    name=lib,
     version=facts['version'],
-    description=facts['description'],
     keywords=facts['keywords'].split(),
     license_expression=facts['license'],
-    long_description=readme.read_text(encoding='utf-8') if readme.exists() else '',
+    long_description=text,
     long_description_content_type='text/markdown',
     packages=[lib],
     python_requires=f">={facts['min_python']}",

@@ -45,7 +45,7 @@ from .export import export_onnx, sparse_linear
 
 # %% ../nbs/42_all.ipynb #26582686
 from . import channels as _channels, classics as _classics, distributed as _distributed
-from . import presets as _presets, stacked as _stacked
+from . import hub as _hub, presets as _presets, stacked as _stacked
 
 # %% ../nbs/42_all.ipynb #4a7a1581
 __all__ = [o for o in globals() if not o.startswith('_')]

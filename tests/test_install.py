@@ -8,6 +8,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 root = Path(__file__).resolve().parent.parent
+readme = (root/'README.md').read_text(encoding='utf-8')
 
 def run(*args, cwd):
     """What a command printed. Its environment knows neither the checkout nor the virtual environment that the tests run
@@ -20,12 +21,14 @@ def run(*args, cwd):
 
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory):
-    "The wheel, built from the source distribution, so that what that one lacks is missed here"
+    """What `make dist` leaves: the wheel, built from the source distribution, so that what that one lacks is missed
+    here"""
     src = tmp_path_factory.mktemp('build')/'checkout'
     skip = shutil.ignore_patterns('.*', '__pycache__', '*.egg-info', 'build', 'dist', 'docs', 'runs')
     shutil.copytree(root, src, ignore=skip)
-    run(sys.executable, '-m', 'build', '--no-isolation', cwd=src)
-    return next((src/'dist').glob('*.whl'))
+    run('make', 'dist', '-o', 'install', f"BIN={sysconfig.get_path('scripts')}", cwd=src)
+    [told] = re.findall(r'`(dist/\S+\.whl)`', readme) or ['dist/*.whl'] # README says so until it's on PyPI
+    return next(src.glob(told))
 
 @pytest.fixture(scope='module')
 def env(wheel, tmp_path_factory):

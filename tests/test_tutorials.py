@@ -18,7 +18,9 @@ spec.loader.exec_module(tutorials)
 
 few_steps = """
 import functools
-def small(f, **few): return functools.wraps(f)(lambda *args, **kwargs: f(*args, **kwargs | dict(n_step=24, bs=300) | few))
+def small(f, **few):
+    few = dict(n_step=24, bs=300, **few)
+    return functools.wraps(f)(lambda *args, **kwargs: f(*args, **kwargs | few))
 for f in (missing_the_mark, collapse, lottery_curve, deconstruct, early_bird, retraining, supermasks, dynamic_sparse,
           permuted_masks): globals()[f.__name__] = small(f)
 for f in (instability, perturbations, rewind_grid): globals()[f.__name__] = small(f, at=[0,'5it'])
@@ -61,7 +63,8 @@ def test_every_cell_runs(path, tmp_path, monkeypatch, photos):
 def test_nothing_in_sight_is_there_for_the_tests(path):
     "Of directives only what a page is drawn with; what one may choose stands in plain assignments"
     nb = nbformat.read(path, 4)
-    for c in nb.cells: assert not re.search(r'LOTTERY_NB|os\.environ|\bquick\b.*else|get_ipython|In\[-', c.source), c.source
+    machinery = r'LOTTERY_NB|os\.environ|\bquick\b.*else|get_ipython|In\[-'
+    for c in nb.cells: assert not re.search(machinery, c.source), c.source
     for c in cells(path):
         for line in re.findall(r'^#\s*\|.*', c.source, re.M): assert re.match(r'#\| (fig-alt|code-fold): ', line), line
     chosen = [c for c in cells(path) if tutorials.tagged(c, 'parameters')]

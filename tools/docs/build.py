@@ -9,19 +9,11 @@ sys.path.insert(0, str(here))
 warnings.filterwarnings('ignore', category=FutureWarning)
 import command_line, notebooks, pictures, plain  # noqa: E402
 from facts import facts, root  # noqa: E402
-from pages import TEXTS, Names, Page, lead, page, relink, plain as plain_text  # noqa: E402
+from groups import nbs, notebook_groups  # noqa: E402
+from pages import TEXTS, Names, Page, lead, relink, plain as plain_text  # noqa: E402
 
-nbs = root/'nbs'
 COMMANDS = 'commands' # the page of the command line
 
-# Which module is where in the sidebar, by what one wants; the others by the first digit of their notebook
-WANTED = {'Use it': 'callback find ticket sparsifier',
-          'Choose': 'granularity methods criteria schedules calibration sensitivity',
-          'Evidence': 'curves evidence experiment arms presets stacked',
-          'Landmarks': 'papers',
-          'Smaller': '',
-          'Around': 'data classics core masks ticketfile cli'}
-DIGITS = {'0': 'Around', '1': 'Evidence', '2': 'Landmarks', '3': 'Smaller', '4': 'Around'}
 BENCHMARKS = {'benchmarks': 'what pruning costs', 'benchmark_replicates': 'error bars',
               'benchmark_peers': 'a curve, beside a peer', 'benchmark_shrink': 'channels cut out',
               'benchmark_instability': 'instability', 'benchmark_threads': 'masks on a busy machine',
@@ -35,28 +27,6 @@ It may have another name by now. The [first page](index.ipynb) leads to all of t
 '''
 
 # What there is
-
-def found(pattern): return sorted(nbs.glob(pattern))
-
-def section(path):
-    "Where in the sidebar a module's notebook is"
-    name = page(path.relative_to(nbs))
-    return next((k for k,o in WANTED.items() if name in o.split()), DIGITS[path.name[0]])
-
-def place(path):
-    "A module's place in its section: as it is listed, or after these as in the book"
-    name = page(path.relative_to(nbs))
-    listed = WANTED[section(path)].split()
-    return (listed.index(name) if name in listed else len(listed)), path.name
-
-def notebook_groups():
-    "A caption of the sidebar -> its notebooks, in their order"
-    modules = found('[0-9]*_*.ipynb')
-    parts = {k: sorted((o for o in modules if section(o)==k), key=place) for k in WANTED}
-    start = [nbs/'home.ipynb', *found('tutorials/[0-9]*.ipynb')]
-    groups = {'Start': start, 'Recipes': found('recipes/*.ipynb'), **parts, 'Beside': found('beside/*.ipynb'),
-              'More': [nbs/'index.ipynb', nbs/'background.ipynb']}
-    return {k: o for k,o in groups.items() if o}
 
 def listing(groups):
     "A caption -> what the sidebar lists under it: pages, or (what it's called, page)"

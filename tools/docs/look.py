@@ -40,13 +40,14 @@ WEIGHTS = [(r'index$', 1.2), (r'tutorials/|recipes/|callback$|sparsifier$', 1.25
 
 # Tables
 
-EMPTY = re.compile(r'(?i)nan|nat|none|<na>|true|false|')
-NUMBER = re.compile(r'[^a-zA-Z]*|[^a-zA-Z]*\d[^a-zA-Z]*([a-zA-Zµ]{1,3}[^a-zA-Z]*)+|.{0,3}\d[\d:., ]*')
+EMPTY = re.compile(r'(?i)nan|nat|none|<na>|')
+UNIT = r'(?:[a-zA-Zµ]{1,3}|(?<= )[a-zA-Z]{1,6})'
+NUMBER = re.compile(rf'[^a-zA-Z]*|[^a-zA-Z]*\d[^a-zA-Z]*{UNIT}(?:[^a-zA-Z]+{UNIT})*[^a-zA-Z]*|True|False')
 
-def is_text(cell):
-    "Is it words? Numbers, with a unit or an interval, and what stands for a missing one are not"
-    text = cell.get_text().strip()
-    return not (EMPTY.fullmatch(text) or NUMBER.fullmatch(text))
+def is_words(cells):
+    "Is this a column of words? Numbers, with a unit or an interval, are none, and a missing one says nothing"
+    filled = [o for o in (cell.get_text().strip() for cell in cells) if not EMPTY.fullmatch(o)]
+    return 2*sum(not NUMBER.fullmatch(o) for o in filled)>len(filled)
 
 def columns(table):
     "The cells of each column, with the number of columns that a cell spans; also where headers span several"
@@ -63,7 +64,7 @@ def columns(table):
 def align(table):
     "Marks columns of words, read from the left, and headers of several columns; the other columns are numbers"
     for column in columns(table):
-        words = any(is_text(o) for o,wide in column if wide==1 and not o.find_parent('thead'))
+        words = is_words([o for o,wide in column if wide==1 and not o.find_parent('thead')])
         for o,wide in column:
             marks = {*o.get('class', [])} - {'text','span'} | ({'span'} if wide>1 else {'text'} if words else set())
             if marks: o['class'] = sorted(marks)
@@ -71,10 +72,21 @@ def align(table):
 
 # Pages
 
-def in_columns(text):
-    "Is what was printed a table? Breaking its lines would destroy it"
-    lines = text.splitlines()
-    return bool(re.search('[│┃┆┌╭─━]{2}|[│┃] ', text)) or sum(bool(re.search(r'\S {2,}\S', o)) for o in lines)>1
+def in_columns(line):
+    "Is this line part of a table that was printed? Breaking it would destroy the table"
+    return bool(re.search(r'[│┃┌╭└╰─━]|\S {2,}\S', line))
+
+def keep_columns(pre):
+    "Marks what was printed in columns, and what is prose between them"
+    lines = pre.get_text().splitlines(keepends=True)
+    if sum(map(in_columns, lines))<2: return
+    pre['class'] = 'columns'
+    if any(o.get_text() for o in pre.find_all(True)): return # it has colours
+    pre.clear()
+    for line in lines:
+        part = NavigableString(line)
+        pre.append(part)
+        if not in_columns(line): part.wrap(Tag(name='span', attrs={'class': 'prose'}))
 
 def picture_width(path):
     "How many pixels a picture is wide"
@@ -89,8 +101,7 @@ def dress(soup, source):
     for o in soup.select('thead th'):
         if not o.get_text().strip(): o.name = 'td'
     for o in soup.select('summary[aria-label]'): del o['aria-label'] # its text says it better
-    for o in soup.select('.cell_output pre'):
-        if in_columns(o.get_text()): o['class'] = 'columns'
+    for o in soup.select('.cell_output pre'): keep_columns(o)
     for o in soup.select('.cell_output img, p > img, figure img'):
         path = source(o['src'])
         frame = o.wrap(soup.new_tag('span' if o.parent.name=='p' else 'div', attrs={'class': 'picture'}))

@@ -68,6 +68,7 @@
     const all = found.length ? 'All results' : `Nothing found for “${question}”`
     panel.replaceChildren(element('ol', found.map(item)),
                           element('a', [all], {href: `${box.form.action}?q=${encodeURIComponent(question)}`}))
+    panel.style.top = `${box.form.getBoundingClientRect().bottom + 4}px`
     panel.hidden = question.length < 2
   }
   box.addEventListener('focus', load, {once: true})

@@ -1,6 +1,7 @@
 // What scrolls sideways fades where it goes on, and can be reached and scrolled with the keyboard
 (() => {
-  const kinds = {'.highlight pre': 'Code', '.table-wrapper': 'Table', '.text_html': 'Table', '.picture': 'Picture'}
+  const kinds = {Code: '.highlight pre', Picture: '.picture',
+    Table: '.table-wrapper, .text_html, .text_html [style*=overflow]'}
   function mark(box, kind) {
     const rest = box.scrollWidth - box.clientWidth
     box.classList.toggle('more-left', rest > 1 && box.scrollLeft > 1)
@@ -16,10 +17,15 @@
     box.kind = kind
     sizes.observe(box)
     box.addEventListener('scroll', () => mark(box, kind), {passive: true})
+    // outside of it these keys turn the page
+    box.addEventListener('keydown', o => {
+      if (/^Arrow(Left|Right)$/.test(o.key) && box.tabIndex >= 0) o.stopPropagation()
+    })
     box.querySelectorAll('img').forEach(o => o.addEventListener('load', () => mark(box, kind)))
   }
-  for (const [selector, kind] of Object.entries(kinds))
-    document.querySelectorAll(`article ${selector}`).forEach(box => observe(box, kind))
+  const article = document.querySelector('article')
+  for (const [kind, selector] of Object.entries(kinds))
+    article.querySelectorAll(selector).forEach(o => observe(o, kind))
 
   // Two columns of one kind have a name each
   for (const [name, said] of [['sidebar', 'Pages'], ['toc', 'On this page']])
