@@ -49,7 +49,7 @@ def signature(kind, text):
 def markdown(text):
     "MyST's markup as plain Markdown"
     lines,code = [],False
-    for line in re.sub(r'```\{rst-class\}[^`]*```\n*', '', text).split('\n'):
+    for line in re.sub(r'```\{(?:rst-class|toctree)\}[^`]*```\n*', '', text).split('\n'):
         code ^= bool(re.match(r' *```(?!`)(?!\{)', line))
         if code: lines.append(line)
         elif (m:=DESCRIPTION.match(line)): lines.append(signature(*m.groups()))
