@@ -70,7 +70,7 @@ row:
 
 # Each stamp says that .venv holds the package with these extras, as the facts of today ask for it
 $(VENV)/.base: extras =
-$(VENV)/.dev: extras = [dev,docs,all]
+$(VENV)/.dev: extras = [dev,docs,all,beside]
 $(VENV)/.bench: extras = [bench,all]
 
 $(VENV)/.base $(VENV)/.dev $(VENV)/.bench: $(FACTS)
