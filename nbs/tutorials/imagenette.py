@@ -4,7 +4,6 @@ It's the loop that `SparsifyCallback` and `find_ticket` have inside, written out
 that are the same in all of them, and an arm can do to BatchNorm what the library of that day did."""
 import os
 from functools import cache
-from itertools import product
 from pathlib import Path
 
 import matplotlib.pyplot as plt, pandas as pd, torch
@@ -139,30 +138,31 @@ def ends(df):
 def differences(df):
     """What each part of the gain is worth, by measure: a row each, with `difference` and `difference_interval` in points.
 
-    All are paired by seed and corrected together, as `summarise` does it"""
-    values,pairs = ends(df),[]
-    for (name,(with_it,without)),k in product(shares.items(), measures):
-        part = values[(values.measure==k) & values.arm.isin([with_it, without])]
-        if part.arm.nunique()<2: continue
-        arms = part.arm.map({with_it: 'ticket', without: 'dense'})
-        pairs.append(part.assign(arm=arms, share=f'{name}, {k}', round=arms.map(dict(ticket=1, dense=0)),
-                                 density=50., epoch=4, step=1, metric='accuracy', value=part.value/100))
-    rows = summarise(pd.concat(pairs), by='share')
-    rows = rows[rows.arm=='ticket']
-    rows = rows.assign(measure=[next(k for k in measures if o.endswith(k)) for o in rows.share])
-    rows['share'] = [s.removesuffix(f', {k}') for s,k in zip(rows.share, rows.measure)]
+    All are paired by seed, and those of a measure corrected together, as `summarise` does it"""
+    values,rows = ends(df),[]
+    for k in measures:
+        pairs = []
+        for share,(with_it,without) in shares.items():
+            part = values[(values.measure==k) & values.arm.isin([with_it, without])]
+            if part.arm.nunique()<2: continue
+            arms = part.arm.map({with_it: 'ticket', without: 'dense'})
+            pairs.append(part.assign(arm=arms, share=share, round=arms.map(dict(ticket=1, dense=0)), density=50.,
+                                     epoch=4, step=1, metric='accuracy', value=part.value/100))
+        found = summarise(pd.concat(pairs), by='share')
+        rows.append(found[found.arm=='ticket'].assign(measure=k))
+    rows = pd.concat(rows, ignore_index=True)
     return rows.assign(difference=100*rows.difference, difference_interval=100*rows.difference_interval)
 
 def sentence(row):
     "What a row of `differences` carries, in words"
     about = f'{row.share}: {row.difference:+.1f} ± {row.difference_interval:.1f} points ({row.measure}, {row.pairs} seeds)'
-    return about + (', a difference' if row.shown else ', no difference that could be seen')
+    return about.replace(' ± nan', '') + (', a difference' if row.shown else ', no difference that could be seen')
 
 def draw(df):
     "A bar a part of the gain, with intervals that hold together; beside it each arm's accuracy, a dot a seed"
     rows,values,k = differences(df),ends(df),next(iter(measures))
     rows,values = rows[rows.measure==k],values[values.measure==k]
-    fig,axs = plt.subplots(1, 2, figsize=(9,3.6), layout='constrained')
+    fig,axs = plt.subplots(1, 2, figsize=(9.5,3.6), layout='constrained')
     arms = [o for o in about if o in set(values.arm)]
     for i,arm in enumerate(arms):
         v = values[values.arm==arm].value
@@ -170,10 +170,10 @@ def draw(df):
         axs[0].plot(v.mean(), i, '|', color='black', ms=14)
         if arm in post: axs[0].plot(post[arm], i, 'x', color='crimson')
     axs[0].set_yticks(range(len(arms)), [about[o] for o in arms])
-    axs[0].set(xlabel=f'accuracy, percent: {k}', title='a dot a seed, | their mean, × the post')
+    axs[0].set(xlabel=f'accuracy, percent, {k}', title='a dot a seed, | their mean, × the post, last epoch')
     axs[1].barh(rows.share, rows.difference, xerr=rows.difference_interval, capsize=3,
                 color=['C2' if o else 'silver' for o in rows.shown])
     axs[1].axvline(0, color='black', lw=.8)
-    axs[1].set(xlabel='points', title='what each part is worth: green is shown')
+    axs[1].set(xlabel='points', title='what it is worth (green: shown)')
     for ax in axs: ax.invert_yaxis()
     return fig

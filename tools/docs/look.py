@@ -36,7 +36,7 @@ WORDS = {
 }
 # Pages of which people want more, or less, than of others
 WEIGHTS = [(r'index$', 1.2), (r'tutorials/|recipes/|callback$|sparsifier$', 1.25), (r'beside/', 1.1),
-           (r'changelog|contributing|benchmark', .4), (r'background$|all$|core$|papers$', .7)]
+           (r'changelog|contributing|benchmark', .4), (r'background$|overview$|all$|core$|papers$', .7)]
 
 # Tables
 
@@ -100,6 +100,8 @@ def dress(soup, source):
     for table in soup.select('.cell_output table'): align(table)
     for o in soup.select('thead th'):
         if not o.get_text().strip(): o.name = 'td'
+    for o in soup.select('dt.sig dl, dt.sig dd'): # a list within a term is none
+        o['class'],o.name = ('params' if o.name=='dl' else 'param'),'span'
     for o in soup.select('summary[aria-label]'): del o['aria-label'] # its text says it better
     for o in soup.select('.cell_output pre'): keep_columns(o)
     for o in soup.select('.cell_output img, p > img, figure img'):

@@ -6,7 +6,7 @@ folder = 'notebooks' # in the site
 
 def first_cell(facts):
     "The cell that installs"
-    where = ' # this file is on the first page of the site' if facts.ships_wheel and not facts.site else ''
+    where = ' # from the first page of the site: save it beside this notebook' if facts.ships_wheel and not facts.site else ''
     return nbformat.v4.new_code_cell(f'%pip install -q {facts.source}{where}', id='install')
 
 def is_hidden(cell): return re.search(r'^#\s*\|\s*(?:hide|echo:\s*false)\s*$', cell.source, re.M)

@@ -132,8 +132,10 @@ def code_cell(cell):
     "A code cell with its directives as tags and metadata. What a picture shows is its caption, unless it has one"
     fold = 'code-fold' in cell.directives_ and not off(cell, 'code-fold')
     tags = [tag for tag,yes in {'remove-input': off(cell, 'echo'), 'hide-input': fold,
-                                'hide-cell': INNER.search(cell.source)}.items() if yes]
+                                'hide-cell': INNER.search(cell.source),
+                                'hide-output': 'hide-output' in cell.metadata.get('tags', [])}.items() if yes]
     meta,own = dict(tags=tags),{}
+    if 'hide-output' in tags: own = dict(code_prompt_show='What it printed', code_prompt_hide='What it printed')
     if 'hide-cell' in tags: own = dict(code_prompt_show='A look inside', code_prompt_hide='A look inside')
     if (alt:=said(cell, 'fig-alt')): own['image'] = dict(alt=alt)
     if (caption:=said(cell, 'fig-cap') or alt): own['figure'] = dict(caption=caption)
@@ -218,6 +220,7 @@ class Page:
             if cell.cell_type=='markdown':
                 source = re.sub(r'^:::+ \{#([\w-]+)\}\n:::+$', lambda m: blocks.get(m[1], ''), cell.source, flags=re.M)
                 text = relink(to_myst(source, known), names)
+                if i==0 and self.name=='overview': text = re.sub(r'\A# [^\n]*', '# Overview', text) # home has its own
                 if i==0 and 'top' in blocks: text = TITLE.sub(lambda m: f"{m[0]}\n\n{blocks['top']}", text, count=1)
                 yield nbformat.v4.new_markdown_cell(lead(text) if i<2 else text, id=cell.id)
                 if i==0 and (line:=overview(self.shown, self.headline)):
