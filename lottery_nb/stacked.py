@@ -131,7 +131,7 @@ def network(self:Recipe,
 def _as_parts(data, dtype)->dict: # part -> (x, y)
     "The data as plain tensors on the CPU, floats as `dtype`"
     expected = ('numbers as ((x_train, y_train), (x_valid, y_valid)), maybe (x_test, y_test), or DataLoaders '
-                'of WholeDL without batch transforms')
+                'of WholeDL without batch transforms; find_ticket takes any others, and arms=[…]')
     if isinstance(data, DataLoaders):
         whole = all(isinstance(dl, WholeDL) and not len(dl.after_batch.fs) for dl in data.loaders)
         if not whole: raise ArgumentTypeError('data', data, expected)

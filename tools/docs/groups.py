@@ -11,6 +11,7 @@ WANTED = {'Use it': 'callback find ticket sparsifier',
           'Landmarks': 'papers',
           'Smaller': '',
           'Around': 'data classics core masks ticketfile cli'}
+RECIPES = 'vision tabular text segmentation collab coming_from_fasterai'.split() # others come after
 DIGITS = {'0': 'Around', '1': 'Evidence', '2': 'Landmarks', '3': 'Smaller', '4': 'Around'}
 
 def found(pattern): return sorted(nbs.glob(pattern))
@@ -25,11 +26,16 @@ def place(path):
     listed = WANTED[section(path)].split()
     return (listed.index(name(path)) if name(path) in listed else len(listed)), path.name
 
+def recipes():
+    "The recipes, in their order"
+    paths = found('recipes/*.ipynb')
+    return sorted(paths, key=lambda o: RECIPES.index(o.stem) if o.stem in RECIPES else len(RECIPES))
+
 def notebook_groups():
     "A caption of the sidebar -> its notebooks, in their order"
     modules = found('[0-9]*_*.ipynb')
     parts = {k: sorted((o for o in modules if section(o)==k), key=place) for k in WANTED}
     start = [nbs/'home.ipynb', *found('tutorials/[0-9]*.ipynb')]
-    groups = {'Start': start, 'Recipes': found('recipes/*.ipynb'), **parts, 'Beside': found('beside/*.ipynb'),
+    groups = {'Start': start, 'Recipes': recipes(), **parts, 'Beside': found('beside/*.ipynb'),
               'More': [nbs/'index.ipynb', nbs/'background.ipynb']}
     return {k: o for k,o in groups.items() if o}
