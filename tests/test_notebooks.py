@@ -5,7 +5,7 @@ import pytest
 
 root = Path(__file__).resolve().parent.parent
 command = Path(sysconfig.get_path('scripts'))/'nbdev-test'
-parts = '','recipes','beside' # the tutorials are run by test_tutorials.py
+parts = '','recipes' # tutorials and the pages beside other libraries are run by tests of their own
 notebooks = sorted(o for part in parts for o in (root/'nbs'/part).glob('*.ipynb'))
 
 def quick(path): return [pytest.mark.quick] if path.name<'20' else []
