@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'usual', 'file', 'as_found', 'later', 'Data', 'TicketFile', 'Quiet', 'AsJson', 'Force', 'Workers', 'KnownWord',
-           'KnownInt', 'KnownFloat', 'Png', 'results', 'demo_recipe', 'demo_run', 'first_seed', 'early',
+           'KnownData', 'KnownInt', 'KnownFloat', 'Png', 'results', 'demo_recipe', 'demo_run', 'first_seed', 'early',
            'print_version', 'main', 'ours', 'console', 'printable', 'print_table', 'json_text', 'complain', 'reason',
            'working', 'bar', 'option', 'example', 'check_png', 'decorated', 'known_names', 'unknown', 'check_name',
            'check_word', 'usually', 'recipe', 'make_learner', 'fit_epochs', 'threads_for', 'print_found', 'amount',
@@ -254,6 +254,8 @@ AsJson = Annotated[bool, typer.Option('--json', help='Print the result as JSON.'
 Force = Annotated[bool, typer.Option('--force', help='Replace what is there.')]
 Workers = Annotated[int|None, option('For photos: processes that read them; 0: none but this one.', 'as many as cores')]
 KnownWord = Annotated[str|None, option('As for `find`.', as_found, callback=check_word)]
+KnownData = Annotated[str|None, option("As for `find`; a ticket of your own, such as the callback's, doesn't know it.",
+                                     as_found, callback=check_word)]
 KnownInt,KnownFloat = (Annotated[o|None, option('As for `find`.', as_found)] for o in (int,float))
 Png = Annotated[Path|None, option('Draw it, into this PNG file.', dir_okay=False, callback=check_png)]
 
@@ -400,7 +402,7 @@ def draw(
     ours('core').write_atomically(path, png.getvalue())
 
 # %% ../nbs/41_cli.ipynb #06f1c07e
-@app.command(**example('show runs/digits/ticket.safetensors --png layers.png'))
+@app.command(**example('show runs/digits/round_08.safetensors --png layers.png'))
 def show(ctx:typer.Context, ticket:TicketFile, png:Png=None, as_json:AsJson=False):
     "Say what is in a ticket: how sparse it is, layer by layer, and how it was found."
     with working(ctx):
@@ -504,7 +506,7 @@ def train(
     arm:Annotated[str, option('`ticket`, or another: its masks on fresh weights (`reinit`), as many elsewhere in each '
                               'layer (`shuffle`) or in the network (`random`), all weights (`dense`), …',
                               callback=check_word)]='ticket',
-    data:KnownWord=None, arch:KnownWord=None, epochs:KnownInt=None, lr:KnownFloat=None, bs:KnownInt=None,
+    data:KnownData=None, arch:KnownWord=None, epochs:KnownInt=None, lr:KnownFloat=None, bs:KnownInt=None,
     size:KnownInt=None,
     seed:Annotated[int|None, option('Of the batches, and of what the arm draws.', as_found)]=None,
     out:Annotated[Path|None, option('File for the trained ticket.', dir_okay=False)]=None,
@@ -615,9 +617,9 @@ def smaller(
     return dict(shrunk=small) if small.shrunk.table.cut.any() else {}
 
 # %% ../nbs/41_cli.ipynb #28ae4092
-@app.command(**example('profile runs/digits/ticket.safetensors --png profile.png'))
+@app.command(**example('profile runs/digits/round_08.safetensors --png profile.png'))
 def profile(
-    ctx:typer.Context, ticket:TicketFile, data:KnownWord=None, arch:KnownWord=None, bs:KnownInt=None,
+    ctx:typer.Context, ticket:TicketFile, data:KnownData=None, arch:KnownWord=None, bs:KnownInt=None,
     size:KnownInt=None,
     threads:Annotated[int|None, option('CPU threads that compute.', 'as PyTorch has it')]=None,
     seconds:Annotated[float, option('How long to take the time, at most.')]=10.,

@@ -467,6 +467,11 @@ def test_a_notebook_is_downloaded_from_a_file_too(tab):
     with tab.expect_download() as found: tab.click('text=Download the notebook')
     assert nbformat.read(found.value.path(), 4).cells[0].id=='install'
 
+def test_a_notebook_that_is_taken_along_has_no_link_to_what_it_is_not_beside():
+    for path in docs.rglob('notebooks/**/*.ipynb'):
+        words = '\n'.join(o.source for o in nbformat.read(path, 4).cells if o.cell_type=='markdown')
+        assert not re.findall(r'(?<!!)\]\((?!\w+:|#)[^)]*\)', words), path
+
 @pytest.mark.slow
 def test_a_site_with_an_address_has_all_its_links(tmp_path, monkeypatch):
     from build import build

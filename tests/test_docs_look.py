@@ -230,13 +230,23 @@ def test_pictures_and_printed_output_do_not_stick_out_in_the_dark(open_page, siz
         .map(o => getComputedStyle(o).backgroundColor).filter(o => !/, 0\\)$/.test(o))"""
     assert not on_pages(open_page, stripes, ['find.html'], [size], ['dark'])
 
+def test_what_a_row_is_called_stays_in_sight(open_page):
+    tab = open_page('tutorials/error_bars.html', 'phone')
+    moved = tab.evaluate("""[...document.querySelectorAll('.more-right')].map(o => {
+        o.scrollLeft = 60
+        const left = o.getBoundingClientRect().left
+        return [...o.querySelectorAll('tbody th:first-child')].map(th => th.getBoundingClientRect().left - left)
+    }).filter(o => o.length)""")
+    assert moved and all(-1<o<60 for rows in moved for o in rows)
+
 # The search
 
 TASKS = {'DDP': 'distributed', 'conv layers': 'sparsifier|granularity', 'sparsity 90': 'sparsifier|callback',
          'install': 'index|overview', 'vit': 'tutorials/language_models|beside/timm', 'exclude layer': 'sparsifier',
          'structured pruning': 'channels|shrink', 'colab': 'tutorials/first_ticket',
          'quickstart': 'tutorials/first_ticket', 'save ticket': 'ticket', 'onnx': 'export', 'early bird': 'when',
-         'SparsifyCallback': 'callback', 'fine-tune': 'tutorials/fine_tuning|recipes/vision'}
+         'SparsifyCallback': 'callback', 'fine-tune': 'tutorials/fine_tuning|recipes/vision',
+         'freeze': 'recipes/vision|tutorials/fine_tuning', 'my own data': 'tutorials/error_bars|overview|index'}
 
 def results(tab, question):
     "What the search finds: address, heading and line of context of each"

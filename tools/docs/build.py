@@ -116,8 +116,10 @@ def about(path):
 def take_along(pages, html, told):
     "The notebooks that a reader can run"
     for p in filter(runs, pages):
-        there = (told.site or up(p.name) + '../') + p.name.rpartition('/')[0]
-        def links(text): return plain.LINK.sub(rf'\1{there}/\2.html', relink(text, str))
+        def links(text):
+            "With links to the site; without an address it has none, for nobody knows where the notebook will lie"
+            if not told.site: return plain.BESIDE.sub(r'\1', text)
+            return plain.LINK.sub(rf"\1{told.site}{p.name.rpartition('/')[0]}/\2.html", relink(text, str))
         path = html/notebooks.folder/f'{p.name}.ipynb'
         path.parent.mkdir(parents=True, exist_ok=True)
         nb = notebooks.taken_along(p.raw, links, told)

@@ -5,6 +5,7 @@ needs to draw them; every section and every description becomes an entry of `_st
 import json, re, struct
 from pathlib import Path
 from bs4 import BeautifulSoup, NavigableString, Tag
+from lottery_nb import all as interface
 
 # What people type -> the words that our pages have for it
 WORDS = {
@@ -19,7 +20,7 @@ WORDS = {
     'gpt': ['transformers'], 'lstm': ['recurrent'], 'rnn': ['recurrent'],
     'conv': ['convolution', 'Conv2d', 'what can be pruned'], 'cnn': ['convolution'],
     'exclude': ['left out', 'leave out', 'what is left out'], 'skip': ['left out', 'what is left out'],
-    'ignore': ['left out', 'what is left out'], 'freeze': ['left out'],
+    'ignore': ['left out', 'what is left out'], 'freeze': ['frozen', 'fine-tuned', 'leave a layer out'],
     'structured': ['channels', 'shrink', 'smaller and faster'], 'unstructured': ['weight'],
     'speed': ['faster'], 'speedup': ['faster'], 'latency': ['faster', 'time'], 'size': ['smaller', 'bytes'],
     'compress': ['smaller', 'shrink'], 'inference': ['export', 'faster'], 'deploy': ['export', 'onnx'],
@@ -32,7 +33,8 @@ WORDS = {
     'significance': ['interval', 'error bars'], 'sparsity': ['SparsifyCallback', 'sparsify'],
     'prune': ['SparsifyCallback', 'sparsify'], 'hub': ['push_to_hub', 'from_hub'], 'share': ['push_to_hub'],
     'wandb': ['Weights & Biases'], 'huggingface': ['transformers', 'Hugging Face'],
-    'pytorch': ['in a loop of your own'],
+    'pytorch': ['in a loop of your own'], 'dataset': ['your own data', 'data'], 'data': ['your own data'],
+    'license': ['licence', 'Apache'],
 }
 # Pages of which people want more, or less, than of others
 WEIGHTS = [(r'index$', 1.2), (r'tutorials/|recipes/|callback$|sparsifier$', 1.25), (r'beside/', 1.1),
@@ -151,10 +153,16 @@ def squeeze(parts): return re.sub(r'\s+', ' ', ''.join(parts)).strip()
 
 def weight(name): return next((w for pattern,w in WEIGHTS if re.search(rf'^(?:{pattern})', name)), 1)
 
+def worth(anchor):
+    "What a section or a description counts: the interface's words more than their parts, and these more than helpers"
+    name = re.match(r'lottery_nb\.\w+\.(\w+)(\.)?', anchor)
+    if name is None: return 1
+    return .4 if name[1] not in vars(interface) else .9 if name[2] else 1
+
 def script(pages, order):
     "The index as a script, which a page that was opened from a file may load too; `pages`: name -> title, entries"
     names = sorted(pages, key=lambda o: (order.index(o) if o in order else len(order), o))
-    lines = [[i, e['heading'], e['anchor'], squeeze(e['text']), squeeze(e['code'])]
+    lines = [[i, e['heading'], e['anchor'], squeeze(e['text']), squeeze(e['code']), worth(e['anchor'])]
              for i,name in enumerate(names) for e in pages[name][1]]
     def dump(o): return json.dumps(o, ensure_ascii=False, separators=(',',':')).replace('</', r'<\/')
     head = dump([[f'{o}.html', pages[o][0], weight(o)] for o in names])

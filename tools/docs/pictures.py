@@ -1,6 +1,6 @@
 "The site's small pictures: of tutorials on the first page, the card that others show of it, the icon of a phone"
 import io, re
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 def png(image):
     data = io.BytesIO()
@@ -12,14 +12,9 @@ def flat(image):
     image = image.convert('RGBA')
     return Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB')
 
-def thumbnail(data, width=560, height=336):
-    "The left upper part of a picture, as large as it can be seen on a card"
-    image = flat(Image.open(io.BytesIO(data)))
-    scale = max(width/image.width, min(height/image.height, 1.6*width/image.width))
-    image = image.resize((round(image.width*scale), round(image.height*scale)), Image.LANCZOS)
-    card = Image.new('RGB', (width, height), 'white')
-    card.paste(image, (0, max(0, (height-image.height)//2)))
-    return png(card.quantize(64))
+def thumbnail(data, size=(560, 280)):
+    "A picture, all of it, on a card"
+    return png(ImageOps.pad(flat(Image.open(io.BytesIO(data))), size, Image.LANCZOS, 'white').quantize(64))
 
 def icon(svg, size=180):
     "The squares of mask.svg as a PNG"

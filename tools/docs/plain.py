@@ -11,6 +11,7 @@ DESCRIPTION = re.compile(r'^`{4,}\{py:(\w+)\} (.*)$')
 OPTION = re.compile(r':(?:module|class|alt|width|hidden|caption):')
 DIRECTIVE = re.compile(r'^(?:`{3,}|:{3,})\{([\w-]+)\}\s*(.*)$')
 PICTURE = re.compile(r'\[!\[[^\]]*\]\([^)]*\)\]\([^)]*\)\n*|^<p class="buttons">.*</p>\n*', re.M) # of cards
+BESIDE = re.compile(r'(?<!!)\[([^\]]*)\]\((?!\w+:|#)[^)\s]+\)') # a link to what lies beside a page
 LINK = re.compile(r'(\]\()(?!\w+:|#)([^)\s#]+)\.(?:ipynb|md)(?=[#)])')
 
 def table(soup):
