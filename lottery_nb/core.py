@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['fasterai_words', 'table_columns', 'Rule', 'make_rule', 'ArgumentError', 'ArgumentTypeError', 'first_line',
-           'check_percent', 'check_number', 'check_whole', 'check_choice', 'check_flag', 'check_path', 'warn',
-           'shape_differences', 'known_keywords', 'check_absent', 'RewindPoint', 'rewind_point', 'as_table', 'made_by',
-           'better_when_lower', 'check_alike', 'overlap_table', 'source_of', 'seed_of', 'get_random_state',
-           'set_random_state', 'seeded', 'write_atomically', 'json_safe', 'versions', 'machine', 'progress', 'threads',
-           'hooked']
+           'check_percent', 'nearest', 'check_number', 'check_whole', 'check_choice', 'check_flag', 'check_path',
+           'warn', 'warn_of_fraction', 'shape_differences', 'known_keywords', 'check_absent', 'RewindPoint',
+           'rewind_point', 'as_table', 'made_by', 'better_when_lower', 'check_alike', 'overlap_table', 'source_of',
+           'seed_of', 'get_random_state', 'set_random_state', 'seeded', 'write_atomically', 'json_safe', 'versions',
+           'machine', 'progress', 'threads', 'hooked']
 
 # %% ../nbs/00_core.ipynb #dde0546f
 import ast, difflib, errno, hashlib, inspect, math, numbers, os, platform, random, re, sys, warnings
@@ -130,6 +130,20 @@ def check_percent(
     "`value` as a float. Raises `ArgumentError` unless it's a percentage from 0 to 100"
     return check_number(name, value, 0, 100, 'a percentage from 0 to 100')
 
+# %% ../nbs/00_core.ipynb #nearest1
+_elsewhere = dict(grad_crit='taylor', **dict.fromkeys(['magnitude','mag','l1','abs'], 'large_final')) # others' words
+
+def nearest(
+    text:str, # what was given
+    names:Iterable, # what there is
+    n:int=1 # how many at most
+)->list: # of names: those that it's a part of, then those that look like it, whatever the case and the signs between
+    "The names that somebody may have meant"
+    def plain(o): return re.sub('[^a-z0-9]', '', str(o).lower())
+    asked,known = plain(text),{plain(o): str(o) for o in names}
+    inside = sorted((o for o in known if len(asked)>2 and asked in o), key=len)
+    return [known[o] for o in dict.fromkeys([*inside, *difflib.get_close_matches(asked, known, n)])][:n]
+
 # %% ../nbs/00_core.ipynb #43ff90c4
 def check_number(
     name:str, # the argument's name, for the error
@@ -178,11 +192,9 @@ def check_choice(
         raise ArgumentTypeError(name, value, f'{told}: see the page Coming from fasterai')
     if isinstance(value, str) and value in choices: return choices[value]
     text = value if isinstance(value, str) else getattr(value, '__name__', '') # a module `random`, say
-    text = dict(grad_crit='taylor').get(text, text.removeprefix('sched_')) # fasterai's
-    known = {str(o).lower(): str(o) for o in choices}
-    near = difflib.get_close_matches(text.lower(), known, 1)
+    near = nearest(_elsewhere.get(text, text.removeprefix('sched_')), choices)
     made = dict(like='like(masks)', transfer='transfer(tickets)').get(text) # what isn't there before you make it
-    if made or near: expected += f': did you mean {made or repr(known[near[0]])}?'
+    if made or near: expected += f': did you mean {made or repr(near[0])}?'
     raise (ArgumentError if isinstance(value, str) else ArgumentTypeError)(name, value, expected)
 
 # %% ../nbs/00_core.ipynb #1b1e1672
@@ -214,6 +226,15 @@ def warn(
     def package(): return frame.f_globals.get('__name__', '').partition('.')[0]
     while frame.f_back and package() in ours: frame,level = frame.f_back,level+1
     warnings.warn(message, stacklevel=level)
+
+# %% ../nbs/00_core.ipynb #warnfrac
+def warn_of_fraction(
+    name:str, # the argument's name, for the warning
+    value:float # percent
+):
+    "Warns of less than one percent: somebody may have meant a fraction"
+    meant = f'{name}={value:g} means {value:g} percent; for {100*value:g} percent say {name}={100*value:g}'
+    if 0<value<1: warn(meant)
 
 # %% ../nbs/00_core.ipynb #5ab8fd6b
 def shape_differences(

@@ -278,6 +278,9 @@ def cite(
     if format=='bibtex': entries = [papers[k].bibtex(k) for k in found]
     else: entries = [papers[k].text + f" [{', '.join(o)}]"*bool(o) for k,o in found.items()]
     mark = '% ' if format=='bibtex' else ''
-    without = [o for o in without if o not in sum(found.values(), [])]
-    if without: entries.append(f"{mark}In no paper that we know: {', '.join(dict.fromkeys(without))}")
+    without = ', '.join(dict.fromkeys(o for o in without if o not in sum(found.values(), [])))
+    if any(isinstance(o, pd.DataFrame) and 'arm' in o and 'function' not in o.attrs for o in what):
+        entries.append(f"{mark}A table doesn't say what made it (files lose pandas' `attrs`): cite that function too"
+                       + f', for {without}'*bool(without))
+    elif without: entries.append(f'{mark}In no paper that we know: {without}')
     return References('\n'.join(entries))

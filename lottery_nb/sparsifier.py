@@ -20,7 +20,7 @@ from torch import nn, Tensor
 from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
 from .core import (ArgumentError, ArgumentTypeError, check_choice, check_flag, check_percent, check_whole,
-                             known_keywords, shape_differences, threads, warn)
+                             known_keywords, shape_differences, threads, warn, warn_of_fraction)
 from .criteria import Criterion, WeightView, criteria as all_criteria, large_final, needs, random_scores
 from .granularity import (LayerWeight, Units, all_granularities, check_layouts, default_types,
                                     granularities_of, layout_type, layouts_of, plain_layout, pruned_filters,
@@ -313,7 +313,7 @@ class Sparsifier:
         keep_zeros:bool=False, # begin with the masks of the weights that are 0 already, and never bring them back?
         data=None, # for criteria that need some: DataLoaders or a DataLoader, batches (x, y), or a function giving them
         loss=F.cross_entropy, # of these data: predictions and targets of a batch -> mean loss
-        n_batch:int=8, # how many batches of them at most, at least 1
+        n_batch:int|None=None, # how many batches of them at most, at least 1; None: all of a list, else 8
         pruned_to:str='zero' # where pruned weights stay: at 'zero', or at 'init', their values of the rewind point
     ):
         self.criterion = check_choice('criteria', criteria, all_criteria, Criterion)
@@ -365,6 +365,7 @@ def _remember(self:Sparsifier, data, loss, n_batch):
     kept = [k for k in self.criterion.needs if k in ('init','previous')]
     self.remembered,self.gathered = {k: self._clone_weights() for k in kept},{}
     self.batches = None # a list: the batches once they are read, for all that is gathered from then on
+    if n_batch is None: n_batch = len(data) if data and isinstance(data, list) else 8
     self.data,self.loss,self.n_batch = _readable(self.criterion, data, loss, n_batch),loss,n_batch
 
 @patch
@@ -849,8 +850,7 @@ def check_sparsity(
     if isinstance(value, Mapping): return check_amounts(name, value, total)
     if hasattr(value, 'allocate'): raise ArgumentTypeError(name, value, 'percent: .allocate(80) gives them by layer')
     value = check_percent(name, value)
-    meant = f'{name}={value:g} means {value:g} percent; for {100*value:g} percent say {name}={100*value:g}'
-    if 0<value<1: warn(meant)
+    warn_of_fraction(name, value)
     return value
 
 # %% ../nbs/05_sparsifier.ipynb #a1e0b320

@@ -288,6 +288,11 @@ def test_all_kinds_of_data_say_the_same():
         for _ in range(2): # more than once, the generator too
             with sp.gathering(): assert not differing(sp.gathered['inputs'], expected), kind
 
+def test_a_list_is_read_whole():
+    net,many = ConvNet(),images(11)
+    assert not differing(gathered('inputs', net, many), gathered('inputs', net, many, n_batch=11))
+    assert differing(gathered('inputs', net, many), gathered('inputs', net, DataLoader(many, bs=None)))
+
 def few(items): return DataLoaders(DataLoader(items, bs=8), DataLoader(items[:8], bs=8))
 
 def test_so_many_batches_and_no_more():

@@ -209,7 +209,7 @@ def test_a_test_part_of_photos_comes_from_training(photos, seed):
     assert torch.equal(*images) # no random crops
     for wrong in (-1, 51, '5'):
         with pytest.raises(ValueError, match='test='): imagenette_dls(16, 4, photos, num_workers=0, test=wrong)
-    with pytest.raises(ValueError, match='one that leaves photos of each class'):
+    with pytest.raises(ValueError, match='one that leaves images of each class'):
         imagenette_dls(16, 4, photos, num_workers=0, test=4)
 
 def test_a_part_of_the_data_by_name():
@@ -402,3 +402,14 @@ def test_networks_that_do_not_fit(named):
     learn = learner_by_name(named, 'resnet18', bs=3, seed=2, size=24, num_workers=0)
     assert learn.lr==1e-3 and learn.dls.train.seed==2 and learn.dls.one_batch()[0].shape==(3,3,24,24)
     assert learner_by_name().lr==3e-3 and learner_by_name(lr=.1).lr==.1
+
+@pytest.mark.parametrize('give, says', [
+    (lambda: dls_by_name('CIFAR-10'), "did you mean 'cifar10'"), (lambda: dls_by_name('MNIST'), "did you mean 'mnist'"),
+    (lambda: model_by_name('ResNet-20', digits_dls()), 'such as cifar_resnet_20'),
+    (lambda: digits_dls(test=.2), 'leaves images of each class')])
+def test_other_spellings_and_fractions_are_told_what_was_meant(give, says):
+    import lottery_nb.classics, lottery_nb.presets # noqa: F401 (they bring names)
+    with pytest.raises(ArgumentError, match=says): give()
+
+def test_a_test_part_below_a_percent_may_be_a_fraction():
+    with pytest.warns(UserWarning, match='for 90 percent say test=90'): assert len(digits_dls(test=.9)[2].dataset)==16

@@ -123,6 +123,14 @@ def test_searches_and_names_of_several_rules():
     assert bib.endswith('% In no paper that we know: random, nobodys(k=1+2)')
     assert cite(find_ticket)==cite(find_ticket, find_ticket)
 
+def test_a_table_from_a_file_does_not_say_what_made_it():
+    df = as_table([dict(arm=o, seed=0, round=1, density=10, epoch=0, step=1, metric='accuracy', value=.9)
+                   for o in ('dense','rigl')], dict(function='lottery_nb.regrow.dynamic_sparse'))
+    assert 'Evci' in cite(df) and 'cite that function too' not in cite(df)
+    df.attrs = {} # as after `read_csv`
+    assert cite(df).endswith('cite that function too, for rigl') and 'In no paper' not in cite(df)
+    assert cite(df, format='bibtex').splitlines()[-1].startswith('% ')
+
 def test_yours_are_cited_too():
     @arm(label='mine')
     def mine(ticket, seed, model):

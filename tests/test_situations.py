@@ -481,6 +481,8 @@ def test_words_of_others_are_answered_with_ours():
                             ('grad_crit',criteria,'taylor'), (random,criteria,'random'),
                             ('LARGE_Final',criteria,'large_final')):
         with pytest.raises(ValueError, match=f"did you mean '{ours}'"): check_choice('it', name, known, Rule)
+    for name in ('magnitude','mag','l1','abs'):
+        with pytest.raises(ValueError, match="did you mean 'large_final'"): Sparsifier(mlp(), criteria=name)
     with pytest.raises(ValueError, match=r'did you mean like\(masks\)'): Sparsifier(mlp(), method='like')
     with pytest.raises(TypeError, match=r'^masks=Sequential: expected'): Masks(mlp())
     with pytest.raises(TypeError, match=r'expected iterative\(n_steps=5\)'):
