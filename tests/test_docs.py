@@ -467,6 +467,13 @@ def test_a_notebook_is_downloaded_from_a_file_too(tab):
     with tab.expect_download() as found: tab.click('text=Download the notebook')
     assert nbformat.read(found.value.path(), 4).cells[0].id=='install'
 
+def test_a_table_as_markdown_keeps_its_columns():
+    import plain
+    table = """<table><tr><th rowspan=2>a</th><th colspan=2>b</th></tr><tr><th>x</th><th>y</th></tr>
+        <tr><td rowspan=2>1</td><td>2</td><td>3</td></tr><tr><td>4</td><td>5</td></tr></table>"""
+    lines = plain.table(bs4.BeautifulSoup(table, 'html.parser')).split('\n')
+    assert lines==['| a | b |  |', '|---|---|---|', '| a | x | y |', '| 1 | 2 | 3 |', '| 1 | 4 | 5 |']
+
 def test_a_notebook_that_is_taken_along_has_no_link_to_what_it_is_not_beside():
     for path in docs.rglob('notebooks/**/*.ipynb'):
         words = '\n'.join(o.source for o in nbformat.read(path, 4).cells if o.cell_type=='markdown')

@@ -246,7 +246,8 @@ TASKS = {'DDP': 'distributed', 'conv layers': 'sparsifier|granularity', 'sparsit
          'structured pruning': 'channels|shrink', 'colab': 'tutorials/first_ticket',
          'quickstart': 'tutorials/first_ticket', 'save ticket': 'ticket', 'onnx': 'export', 'early bird': 'when',
          'SparsifyCallback': 'callback', 'fine-tune': 'tutorials/fine_tuning|recipes/vision',
-         'freeze': 'recipes/vision|tutorials/fine_tuning', 'my own data': 'tutorials/error_bars|overview|index'}
+         'freeze': 'recipes/vision|tutorials/fine_tuning', 'my own data': 'tutorials/error_bars|overview|index',
+         'rebasin': 'symmetry', 'permutation': 'symmetry', 'ITOP': 'regrow', 'dynamic sparse training': 'regrow'}
 
 def results(tab, question):
     "What the search finds: address, heading and line of context of each"

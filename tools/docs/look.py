@@ -34,7 +34,9 @@ WORDS = {
     'prune': ['SparsifyCallback', 'sparsify'], 'hub': ['push_to_hub', 'from_hub'], 'share': ['push_to_hub'],
     'wandb': ['Weights & Biases'], 'huggingface': ['transformers', 'Hugging Face'],
     'pytorch': ['in a loop of your own'], 'dataset': ['your own data', 'data'], 'data': ['your own data'],
-    'license': ['licence', 'Apache'],
+    'license': ['licence', 'Apache'], 'permutation': ['permuted', 'align'], 'rebasin': ['align', 'permuted'],
+    're-basin': ['align', 'permuted'], 'itop': ['explored', 'RegrowCallback'], 'exploration': ['explored'],
+    'dynamic': ['RegrowCallback', 'dynamic_sparse'], 'rigl': ['RegrowCallback'], 'set': ['RegrowCallback', 'set'],
 }
 # Pages of which people want more, or less, than of others
 WEIGHTS = [(r'index$', 1.2), (r'tutorials/|recipes/|callback$|sparsifier$', 1.25), (r'beside/', 1.1),

@@ -14,10 +14,24 @@ PICTURE = re.compile(r'\[!\[[^\]]*\]\([^)]*\)\]\([^)]*\)\n*|^<p class="buttons">
 BESIDE = re.compile(r'(?<!!)\[([^\]]*)\]\((?!\w+:|#)[^)\s]+\)') # a link to what lies beside a page
 LINK = re.compile(r'(\]\()(?!\w+:|#)([^)\s#]+)\.(?:ipynb|md)(?=[#)])')
 
+def cells_of(soup):
+    "The texts of a table, row by row; a cell that reaches over several rows is said in each of them"
+    def said(cell): return ' '.join(cell.get_text(' ').split()).replace('|', r'\|')
+    above = {} # column -> text, rows that it still reaches over
+    for tr in soup.find_all('tr'):
+        row,cells = [],iter(tr.find_all(['th','td']))
+        while True:
+            (text,left),wide = above.get(len(row), ('',0)),1
+            if not left:
+                if (cell:=next(cells, None)) is None: break
+                text,left,wide = said(cell),int(cell.get('rowspan', 1)),int(cell.get('colspan', 1))
+            above[len(row)] = text,left-1
+            row += [text, *['']*(wide-1)]
+        yield row
+
 def table(soup):
     "A table of HTML as one of Markdown"
-    rows = [[' '.join(o.get_text(' ').split()).replace('|', r'\|') for o in row.find_all(['th','td'])]
-            for row in soup.find_all('tr')]
+    rows = list(cells_of(soup))
     width = max(map(len, rows), default=0)
     lines = ['| ' + ' | '.join([*row, *['']*(width-len(row))]) + ' |' for row in rows]
     return '\n'.join([lines[0], '|' + '---|'*width, *lines[1:]]) if lines else ''
