@@ -380,6 +380,7 @@ def sparsegpt(
     """Prunes, and moves the weights that stay such that each layer's outputs change little. Raises `ArgumentError`.
 
     Source: Frantar & Alistarh 2023"""
+    if not isinstance(sp, Sparsifier): raise ArgumentTypeError('sp', sp, 'a Sparsifier with data')
     check_percent('sparsity', sparsity), check_whole('block', block, 1), check_number('damp', damp, above=0)
     check_reach('sparsity', sparsity, sp.granularity)
     quota,limit = getattr(sp.units, 'quota', None),type(sp.units).limit(sp.granularity)

@@ -551,7 +551,8 @@ class HoldMasks(Callback):
     def __init__(self,
         sparsifier:Sparsifier # of the learner's model, with masks; `Ticket.apply_to` gives one
     ):
-        if not isinstance(sparsifier, Sparsifier): raise ArgumentTypeError('sparsifier', sparsifier, 'a Sparsifier')
+        if not isinstance(sparsifier, Sparsifier): 
+            raise ArgumentTypeError('sparsifier', sparsifier, 'a Sparsifier, such as ticket.apply_to(model) gives')
         self.sparsifier = sparsifier
 
     def before_train(self):

@@ -11,6 +11,7 @@ import copy, difflib, inspect, itertools, math, weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from fractions import Fraction
 from functools import partial
 import pandas as pd, torch
@@ -108,9 +109,10 @@ def _asked_for(layers, weights, modules):
 
 # %% ../nbs/05_sparsifier.ipynb #a1e0b303
 def _named(name, weights, modules):
-    "The weights that a name means: a parameter, or all in a layer"
+    "The weights that a name or a pattern means: a parameter, or all in a layer"
     if name in weights: return [name]
-    if found := _of_these([k for k in weights if k.startswith(f'{name}.')], weights): return found
+    inside = [k for k in weights if k.startswith(f'{name}.') or fnmatchcase(k, name) or fnmatchcase(k, f'{name}.*')]
+    if found := _of_these(inside, weights): return found
     known = [*dict.fromkeys(k.rpartition('.')[0] or k for k in weights if weights[k].whole.dim()>1)]
     near = difflib.get_close_matches(name, [*known, *weights], 3) or known[:3]
     raise ArgumentError('layers', name, f'layers of this model: {", ".join(near)}' + ', …'*(len(near)<len(known)))
@@ -306,7 +308,7 @@ class Sparsifier:
         granularity:str='weight', # what goes together: `weight`, … (`all_granularities()`), `group`, or n of m: '2:4'
         method:Method|str='global', # how the amount is spread: `global`: all layers compete; `local`: the same share; …
         criteria:Criterion|str=large_final, # how a weight is scored; the lowest go
-        layers=None, # types, names, a function (name, module) -> bool, or several of these; None: 'default'
+        layers=None, # types, names, patterns ('h.*'), a function (name, module) -> bool, or several; None: 'default'
         allow_collapse:bool=False, # may a layer lose all its weights?
         example=None, # a batch as the model takes it; for `group`, and for `filter` to take bias and norm along
         floor:float|None=None, # percent of each layer's units that always stay; None: 10 with `group`, 0 otherwise

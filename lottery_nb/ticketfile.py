@@ -72,7 +72,7 @@ def ticket_text(
     trained:bool # does it hold trained weights?
 )->str:
     "A ticket in a line"
-    shown = ('arm','seed','round','criteria','granularity','method','schedule','prune','rewind')
+    shown = ('arm','rule','seed','round','criteria','granularity','method','schedule','prune','rewind')
     told = [f'{k}={meta[k]!r}'[:60] for k in shown if meta.get(k) is not None]
     told += ["pruned_to='init'"]*(meta.get('pruned_to')=='init') # at 0 they're everywhere else
     sparsity = 100*(n_weights-n_kept)/n_weights if n_weights else 0.

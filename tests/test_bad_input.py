@@ -285,7 +285,7 @@ cases = [
     (lambda net: fresh_weights(net, ConvNet), T, 'ticket=ConvNet: expected a Ticket'),
     (lambda net: fresh_weights(ticket_of(net), ConvNet, -1), V, 'seed=-1: expected a whole number'),
     # around a fit
-    (lambda net: HoldMasks(net), T, 'sparsifier=ConvNet: expected a Sparsifier'),
+    (lambda net: HoldMasks(net), T, 'sparsifier=ConvNet: expected a Sparsifier, such as ticket.apply_to'),
     (lambda net: first_batch(5), T, 'dls=5: expected DataLoaders'),
     (lambda net: SeededDL([1], seed='x'), T, "seed='x': expected a whole number"),
     (lambda net: learner_by_name(num_workers='x'), T, "num_workers='x': expected a whole number"),

@@ -595,6 +595,7 @@ def test_what_sparsegpt_refuses(how, says):
     sp = Sparsifier(net, how.get('granularity','weight'), how.get('method','local'), data=how.get('data', data))
     if how.get('pruned'): sp.sparsify(20)
     before = everything(net)
+    with pytest.raises(TypeError, match='sp=.*a Sparsifier with data'): sparsegpt(net, 50)
     with pytest.raises(ValueError, match=says):
         sparsegpt(sp, how.get('sparsity', 50), how.get('block', 128), how.get('damp', 1.))
     assert not differing(before, everything(net))

@@ -631,7 +631,8 @@ def test_copies_are_complete_and_apart(how):
     (nn.Linear, ['head.weight']), ([nn.Conv2d, nn.Linear], ['stem.0.weight', 'grouped.weight', 'head.weight']),
     ((nn.ConvTranspose2d,), ['up.weight']),
     ('head', ['head.weight']), ('head.weight', ['head.weight']), ({'up', 'stem.0'}, ['stem.0.weight', 'up.weight']),
-    (nn.BatchNorm2d, ['stem.1.weight']),
+    (nn.BatchNorm2d, ['stem.1.weight']), ('s*', ['stem.0.weight']), ('*.weight', ['stem.0.weight', 'grouped.weight',
+                                                                                 'up.weight', 'head.weight']),
     (lambda n,m: n.startswith('stem'), ['stem.0.weight']), (lambda n,m: isinstance(m, nn.Linear), ['head.weight']),
     (None, ['stem.0.weight', 'grouped.weight', 'up.weight', 'head.weight'])])
 def test_choosing_layers(layers, expected):
