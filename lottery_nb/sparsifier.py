@@ -367,7 +367,7 @@ def _remember(self:Sparsifier, data, loss, n_batch):
     kept = [k for k in self.criterion.needs if k in ('init','previous')]
     self.remembered,self.gathered = {k: self._clone_weights() for k in kept},{}
     self.batches = None # a list: the batches once they are read, for all that is gathered from then on
-    if n_batch is None: n_batch = len(data) if data and isinstance(data, list) else 8
+    if n_batch is None: n_batch = len(data) if isinstance(data, list) and data else 8
     self.data,self.loss,self.n_batch = _readable(self.criterion, data, loss, n_batch),loss,n_batch
 
 @patch
