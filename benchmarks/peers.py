@@ -309,12 +309,12 @@ def told(result:dict)->str:
     steps,masks,curves,cuts = (by_tool(result[o]) for o in ('steps','masks','curves','cuts'))
     def ratio(rows): return lambda o: f"{rows[o]['median']:.2f}"
     def curve(o): return ratio(curves)(o) + f", by its callback {curves[ALONE]['median']:.2f}"*(o==OURS)
-    def cut(o): return f"{cuts[o]['fewer']:.2f} times fewer multiply-adds, in {cuts[o]['typical']:.2f} s"
+    def cut(o): return ratio(cuts)(o) + f", {cuts[o]['fewer']:.2f} times fewer multiply-adds"
     def files(o): return ', or '.join(f'{size(r)}: {inside(r)}' for r in result['files'] if r['tool']==o)
     lines = {f'a step under a constant mask of {SPARSITY} %, dense = 1': (steps, ratio(steps)),
              f'a global mask of {SPARSITY} %, seconds, lottery_nb = 1': (masks, ratio(masks)),
              'a curve, seconds a seed, lottery_nb = 1': (curves, curve),
-             f"{result['sizes']['sparsity']:g} % of the channels cut out": (cuts, cut),
+             f"{result['sizes']['sparsity']:g} % of the channels cut out, seconds, lottery_nb = 1": (cuts, cut),
              'the file, and which weights are in it': (by_tool(result['files']), files)}
     return table(['', *TOOLS], [[what, *(say(o) if o in rows else '–' for o in TOOLS)]
                                 for what,(rows,say) in lines.items()])
