@@ -19,8 +19,8 @@ from tempfile import TemporaryDirectory
 from typing import Callable
 
 import numpy as np, torch
-from _page import (bars, chosen, circumstances, has_fasterai, has_lightning, has_torch_pruning, in_turn, page,
-                   quartiles, table, write)
+from _page import (GREEN, GREY, chosen, circumstances, drawn, has_fasterai, has_lightning, has_torch_pruning, in_turn,
+                   page, quartiles, table, write)
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
@@ -381,9 +381,9 @@ rewind on), so this is about time, and about nothing else.
 ## A cut network
 
 {s['sparsity']:g} % of the channels of every group, multiples of {s['round_to']} kept; {s['cuts']} networks of each
-tool. lottery_nb masks first and cuts then, so it looks for the groups twice, and it compares what every layer gives;
-all of that is in its seconds. Largest difference: of the outputs from those of the masked network, for two images; the
-others choose and cut at once, so they have no masked network.
+tool. lottery_nb masks first and cuts then: it looks for the groups twice, compares what every layer gives with the
+masked network, and counts what was cut, all in its seconds. Largest difference: of the outputs from those of the
+masked network, for two images; the others choose and cut at once, so they have no masked network.
 
 {cut_table}
 
@@ -394,11 +394,11 @@ the training, which is where a ticket goes back to, and as they are after it. Li
 checkpoint, by its default with the masks multiplied in.
 
 {file_table}"""
-    return page("Beside today's peers", finding, picture, 'What others take, lottery_nb = 1, a bar a tool', body,
+    return page("Beside today's peers", finding, picture, 'What others take, lottery_nb = 1, a dot a tool', body,
                 result['circumstances'])
 
 def draw(path, result:dict):
-    "All in units of ours"
+    "All in units of ours, with the middle half"
     steps,values = by_tool(result['steps']),{}
     for tool in TOOLS:
         if tool not in steps: continue
@@ -407,7 +407,12 @@ def draw(path, result:dict):
     for what,key in (('mask','masks'), ('curve','curves'), ('cut','cuts')):
         for r in result[key]: values[f"{what}: {r['tool']}"] = r['median'],r['q1'],r['q3']
     for r in result['files']: values[f"file: {r['tool']}, {r['by'].replace('`', '')}"] = (r['times'],)*3
-    bars(path, values, 'seconds, and bytes of a file; lottery_nb = 1', {}, ours=[o for o in values if OURS in o])
+    with drawn(path, values, 'seconds, and bytes of a file; lottery_nb = 1') as ax:
+        ax.axvline(1, color=GREEN, lw=1)
+        for i,(name,(middle,low,high)) in enumerate(values.items()):
+            ax.errorbar(middle, i, xerr=[[middle-low],[high-middle]], fmt='o', color=GREEN if OURS in name else GREY)
+        ax.set_xscale('log')
+        ax.xaxis.set_major_formatter('{x:g}')
 
 @call_parse
 def main(
