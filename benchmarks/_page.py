@@ -1,9 +1,10 @@
 """What all benchmarks share: sizes, times and circumstances, and a page: the result in a sentence, a picture, the
 tables, and at the end the machine"""
-import os, platform, sys
+import os, platform, random, sys
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from json import dumps
@@ -13,7 +14,9 @@ from time import perf_counter
 
 import matplotlib.pyplot as plt, numpy as np, torch
 
-has_fasterai = find_spec('fasterai') is not None
+PEERS = 'fasterai','torch-pruning','pytorch-lightning' # each is left out if it is not there
+has_fasterai,has_torch_pruning,has_lightning = (find_spec(o.replace('-', '_')) is not None for o in PEERS)
+ABSENT = {o for o,there in zip(PEERS, (has_fasterai,has_torch_pruning,has_lightning)) if not there}
 GREEN,GREY,RED = '#2e8b57','#808080','#b22222'
 
 # --- Measuring --------------------------------------------------------------------------------------------------------
@@ -32,10 +35,9 @@ def circumstances(*packages:str): # name -> value
     "When, where and with what; what's measured goes into the `with`, as the load is taken before and after"
     about = dict(date=datetime.now(timezone.utc).isoformat(timespec='seconds'), cpu=cpu(), cores=os.cpu_count(),
                  threads=torch.get_num_threads(), system=platform.platform(), python=platform.python_version(),
-                 **{o: version(o) for o in ('lottery_nb','torch',*packages) if o!='fasterai' or has_fasterai},
-                 load=load())
+                 **{o: 'not installed, so left out' if o in ABSENT else version(o)
+                    for o in ('lottery_nb','torch',*packages)}, load=load())
     if torch.cuda.is_available(): about['gpu'] = torch.cuda.get_device_name()
-    if 'fasterai' in packages and not has_fasterai: about['fasterai'] = 'not installed, so left out'
     yield about
     about['load at the end'] = load()
 
@@ -48,6 +50,13 @@ def timed(fn)->tuple:
     start = perf_counter()
     out = fn()
     return perf_counter()-start, out
+
+def in_turn(calls:dict, turns:int)->dict: # name -> list of (seconds, what came out)
+    "Calls all of `calls`, functions of a turn's number, in each turn, in an order that is shuffled anew each time"
+    shuffled,out = random.Random(0),{k: [] for k in calls}
+    for i in range(turns):
+        for k in shuffled.sample(list(calls), len(calls)): out[k].append(timed(partial(calls[k], i)))
+    return out
 
 def quartiles(values)->dict: return dict(zip(('q1','median','q3'), np.percentile(values, [25,50,75]).tolist()))
 

@@ -220,13 +220,17 @@ def their_pruner(model:nn.Module)->Callable:
 PRUNERS = dict(lottery_nb=our_pruner, **(dict(fasterai=their_pruner) if has_fasterai else {}),
                **{'torch.nn.utils.prune': torch_pruner})
 
-def measure_masks(model:nn.Module, first:float, rounds:int)->dict: # tool -> seconds of each round
-    """Times the making of a global mask of 50 %, by each tool in turn, on a model that is pruned to `first` percent (0:
-    not at all)"""
-    shuffled,seconds = random.Random(0),{o: [] for o in PRUNERS}
+def measure_masks(
+    model:nn.Module, # left as it is
+    first:float, # percent that is pruned before; 0: nothing
+    rounds:int, # masks of each tool
+    pruners:dict=PRUNERS # tool -> function of a model that gives a function of a sparsity in percent
+)->dict: # tool -> seconds of each round
+    "Times the making of a global mask of 50 %, by each tool in turn"
+    shuffled,seconds = random.Random(0),{o: [] for o in pruners}
     for i in range(rounds+1):
-        for tool in shuffled.sample(list(PRUNERS), len(PRUNERS)):
-            to = PRUNERS[tool](copy.deepcopy(model))
+        for tool in shuffled.sample(list(pruners), len(pruners)):
+            to = pruners[tool](copy.deepcopy(model))
             if first: to(first)
             took,_ = timed(lambda to=to: to(SPARSITY))
             if i: seconds[tool].append(took) # the first round is for warming up

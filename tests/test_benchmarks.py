@@ -71,12 +71,33 @@ def test_every_tool_is_in_the_table(quick):
     result,markdown,_ = quick('overhead')
     for r in result['steps'] + result['masks']: assert f'| {r["tool"]} ' in markdown
 
-@pytest.mark.parametrize('name', ['replicates','peers'])
-def test_curves_beside_others(quick, name):
-    result,*_ = quick(name)
+def test_curves_beside_others(quick):
+    result,*_ = quick('replicates')
     assert len(result['rows'])>=2 and all(o['seconds']>0 for o in result['rows'])
-    if name=='replicates': assert abs(result['accuracy'][0]-result['accuracy'][1])<2
-    else: assert {round(o['sparsity'], 1) for o in result['rows']}=={36.}
+    assert abs(result['accuracy'][0]-result['accuracy'][1])<2
+
+def test_peers_do_the_same_work(quick):
+    "Whoever is installed, at the same sparsity; whose file has what in it"
+    result,markdown,_ = quick('peers')
+    assert {'lottery_nb','torch.nn.utils.prune'} <= tools(result['masks']) < tools(result['steps'])
+    for r in result['steps']: assert r['sparsity']==(0 if r['tool'].startswith('dense') else pytest.approx(50, abs=.1))
+    assert {round(r['sparsity'], 1) for r in result['curves']}=={36.}
+    assert len({r['macs'] for r in result['cuts']})==1 and 3.5 < result['cuts'][0]['fewer'] < 4
+    assert result['cuts'][0]['tool']=='lottery_nb' and result['cuts'][0]['difference']<1e-5
+    for key in ('steps','masks','curves','cuts'):
+        assert all(finite(r['median'], r['q1'], r['q3'], *r['seconds']) for r in result[key])
+    held = {(r['tool'],r['rewind'],r['trained']) for r in result['files']}
+    assert {('lottery_nb',True,True), ('lottery_nb',True,False), ('torch.nn.utils.prune',False,True)} <= held
+    assert ('Lightning',True,True) not in held
+
+def test_the_table_of_peers_is_told_from_the_results(quick):
+    result,markdown,_ = quick('peers')
+    assert result['told'] in markdown
+    head,_,*lines = [[o.strip() for o in line.strip('|').split('|')] for line in result['told'].splitlines()]
+    assert len(lines)==5
+    for key,line in zip(('steps','masks','curves','cuts','files'), lines):
+        shown = {tool for tool,text in zip(head[1:], line[1:]) if text!='–'}
+        assert shown==tools(result[key]) & set(head[1:]) and 'lottery_nb' in shown
 
 def test_instability_is_the_same_experiment(quick):
     result,*_ = quick('instability')

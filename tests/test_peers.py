@@ -98,11 +98,14 @@ def test_lightning():
             self.net = nn.Sequential(equal_weights(nn.Linear(8,5)), nn.BatchNorm1d(5), nn.Linear(5,3))
         def training_step(self, batch, i): return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
         def configure_optimizers(self): return torch.optim.Adam(self.parameters(), .1)
+    def first(net): return getattr(net[0], 'weight_orig', net[0].weight).detach()
     class Look(pl.Callback):
-        def __init__(self): self.rewound,self.means,self.steps,self.keys = [],[],[],[]
+        def __init__(self): self.rewound,self.kept,self.means,self.steps,self.keys = [],[],[],[],[]
+        def on_train_batch_end(self, trainer, model, *args): self.trained = first(model.net).clone()
         def on_train_epoch_start(self, trainer, model):
             linear,norm,_ = model.net
-            self.rewound.append(bool((getattr(linear, 'weight_orig', linear.weight)==1).all()))
+            if trainer.current_epoch: self.kept.append(bool((first(model.net)==self.trained).all()))
+            self.rewound.append(bool((first(model.net)==1).all()))
             self.means.append(bool(norm.running_mean.any()))
             self.steps.append(max([int(o['step']) for o in trainer.optimizers[0].state.values()], default=0))
             self.keys.append(set(model.net.state_dict()))
@@ -112,5 +115,23 @@ def test_lightning():
     quietly = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
     pl.Trainer(max_epochs=4, accelerator='cpu', callbacks=[pruning, look], **quietly).fit(net, data)
     assert look.rewound==[True, True, False, False]
+    assert look.kept==[False, True, True] # what was trained, to the bit: its copy and the network's are one tensor
     assert look.means==[False, True, True, True] and look.steps==[0, 4, 8, 12] # neither goes back
     assert {'0.bias_mask','1.weight_mask','1.bias_mask'}<=look.keys[1] and '0.weight_mask' not in look.keys[0]
+
+def test_a_step_with_lightning_is_one_with_torch_prune():
+    "Its callback prunes by hooks of `torch.nn.utils.prune`, and does nothing else in a step"
+    pl = pytest.importorskip('pytorch_lightning')
+    from pytorch_lightning.callbacks import ModelPruning
+    (ours,theirs),x = (mlp(), mlp()),torch.randn(4,1,8,8)
+    theirs.load_state_dict(ours.state_dict())
+    layers = [[(m,'weight') for m in net if isinstance(m, nn.Linear)] for net in (ours, theirs)]
+    prune.global_unstructured(layers[0], prune.L1Unstructured, amount=.5)
+    ModelPruning('l1_unstructured', layers[1]).apply_pruning(.5)
+    assert all(torch.equal(a, b) for a,b in zip(ours.state_dict().values(), theirs.state_dict().values()))
+    assert ours.state_dict().keys()==theirs.state_dict().keys() and prune.is_pruned(theirs)
+    for o in dir(pl.Callback):
+        in_a_step = any(k in o for k in ('batch','step','backward','zero_grad'))
+        assert not in_a_step or getattr(ModelPruning, o) is getattr(pl.Callback, o), o
+    for net in (ours, theirs): net(x).square().sum().backward()
+    for (a,_),(b,_) in zip(*layers): assert torch.equal(a.weight_orig.grad, b.weight_orig.grad)

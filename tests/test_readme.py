@@ -1,5 +1,5 @@
 "What the script that writes README.md makes of a notebook's cells"
-import base64, functools, importlib.util, re
+import base64, functools, importlib.util, json, re
 from pathlib import Path
 from fastcore.nbio import mk_cell, new_nb, write_nb
 import fastai.vision.all, pytest, torch, torchvision.models
@@ -117,3 +117,9 @@ def test_a_search_without_a_matching_ticket(tmp_path, monkeypatch):
     space = {**vars(fastai.vision.all), **vars(lottery_nb.all)}
     exec(block.replace('rounds=8', 'rounds=1').replace('fit_one_cycle(5)', 'fit_one_cycle(1)'), space)
     assert space['ticket'].meta['round']==1
+
+def test_what_peers_cost_is_told_from_the_run():
+    "README and the run's own page show the table that came with its results"
+    run = path.parent.parent/'benchmarks/peers.json'
+    told = json.loads(run.read_text(encoding='utf-8'))['told']
+    assert told in text and told in run.with_suffix('.md').read_text(encoding='utf-8')

@@ -15,7 +15,7 @@ from pages import TEXTS, Names, Page, lead, relink, plain as plain_text  # noqa:
 COMMANDS = 'commands' # the page of the command line
 
 BENCHMARKS = {'benchmarks': 'what pruning costs', 'benchmark_replicates': 'error bars',
-              'benchmark_peers': 'a curve, beside a peer', 'benchmark_shrink': 'channels cut out',
+              'benchmark_peers': "beside today's peers", 'benchmark_shrink': 'channels cut out',
               'benchmark_instability': 'instability', 'benchmark_threads': 'masks on a busy machine',
               'benchmark_imports': 'what the import costs', 'benchmark_models': 'torchvision, network by network'}
 NOT_FOUND = '''---
