@@ -467,6 +467,18 @@ def test_a_notebook_is_downloaded_from_a_file_too(tab):
     with tab.expect_download() as found: tab.click('text=Download the notebook')
     assert nbformat.read(found.value.path(), 4).cells[0].id=='install'
 
+def test_a_notebook_that_is_taken_along_brings_the_files_it_reads(tmp_path, monkeypatch):
+    from facts import facts
+    from notebooks import taken_along
+    folder = root/'nbs'/'tutorials'
+    made = {o.stem: taken_along(nbformat.read(o, 4), folder, str, facts()) for o in folder.glob('[0-9]*.ipynb')}
+    assert [k for k,nb in made.items() if nb.cells[1].id=='files']==['01_imagenette']
+    monkeypatch.chdir(tmp_path)
+    exec(made['01_imagenette'].cells[1].source)
+    written = {o.relative_to(tmp_path).as_posix() for o in tmp_path.rglob('*') if o.is_file()}
+    assert written=={'imagenette.py','imagenette.toml','results/imagenette.db'}
+    assert all((tmp_path/o).read_bytes()==(folder/o).read_bytes() for o in written)
+
 def test_a_table_as_markdown_keeps_its_columns():
     import plain
     table = """<table><tr><th rowspan=2>a</th><th colspan=2>b</th></tr><tr><th>x</th><th>y</th></tr>

@@ -122,7 +122,7 @@ def take_along(pages, html, told):
             return plain.LINK.sub(rf"\1{told.site}{p.name.rpartition('/')[0]}/\2.html", relink(text, str))
         path = html/notebooks.folder/f'{p.name}.ipynb'
         path.parent.mkdir(parents=True, exist_ok=True)
-        nb = notebooks.taken_along(p.raw, links, told)
+        nb = notebooks.taken_along(p.raw, p.path.parent, links, told)
         nbformat.write(nb, path)
         # a page that was opened from a file may not fetch another file, but a script
         path.with_suffix('.js').write_text(f'window.notebook = {json.dumps(nbformat.writes(nb))}\n', encoding='utf-8')

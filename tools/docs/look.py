@@ -24,7 +24,7 @@ WORDS = {
     'structured': ['channels', 'shrink', 'smaller and faster'], 'unstructured': ['weight'],
     'speed': ['faster'], 'speedup': ['faster'], 'latency': ['faster', 'time'], 'size': ['smaller', 'bytes'],
     'compress': ['smaller', 'shrink'], 'inference': ['export', 'faster'], 'deploy': ['export', 'onnx'],
-    '2:4': ['n of every m', 'two of four'], 'nm': ['n of every m'], 'semi-structured': ['n of every m'],
+    '2:4': ['n of every m', 'two of four'], 'nm': ['n of every m'], 'n:m': ['n of every m', 'n_of_m'], 'semi-structured': ['n of every m'],
     'cli': ['command line'], 'terminal': ['command line', 'cli'], 'shell': ['command line', 'cli'],
     'finetune': ['fine-tuning'], 'pretrained': ['pre-trained', 'fine-tuning'],
     'imp': ['iterative magnitude pruning', 'find_ticket'], 'lth': ['lottery ticket hypothesis'],
@@ -40,7 +40,7 @@ WORDS = {
 }
 # Pages of which people want more, or less, than of others
 WEIGHTS = [(r'index$', 1.2), (r'tutorials/|recipes/|callback$|sparsifier$', 1.25), (r'beside/', 1.1),
-           (r'changelog|contributing|benchmark', .4), (r'background$|overview$|all$|core$|papers$', .7)]
+           (r'changelog|contributing|benchmark', .4), (r'overview$', .5), (r'background$|all$|core$|papers$', .7)]
 
 # Tables
 
@@ -115,7 +115,7 @@ def dress(soup, source):
 
 # The index
 
-OMIT = '.cell_output, .headerlink, .viewcode-link, thead, math, style, script, img'
+OMIT = '.buttons, .names, .cell_output, .headerlink, .viewcode-link, thead, math, style, script, img'
 
 class Entries:
     "The entries of one page: heading, anchor, text and code of every section, and of all that is described in it"

@@ -77,11 +77,18 @@ def describe(cell, names, shown):
     if is_public(name) and symbol(name).__doc__: return documented(name).markdown(names, shown)
 
 def overview(shown, first):
-    "All that a page describes, in a line: what it is about first, then what `lottery_nb.all` brings"
-    listed = [k for k in shown if '.' not in k.removeprefix(f'{module_of(k)}.')]
-    listed.sort(key=lambda k: (not k.endswith(f'.{first}'), not hasattr(everything, k.rpartition('.')[2])))
-    links = ' '.join(f'{{py:obj}}`{k.rpartition(".")[2]} <{k}>`' for k in listed)
-    return f':::{{container}} names\nOn this page: {links}\n:::' if listed else ''
+    "What a page describes: what it is about, with its methods, and what else `lottery_nb.all` brings; the helpers folded"
+    def local(k): return k.removeprefix(f'{module_of(k)}.')
+    def link(k): return f'{{py:obj}}`{local(k)} <{k}>`'
+    tops = [k for k in shown if '.' not in local(k)]
+    words = sorted((k for k in tops if local(k)==first or hasattr(everything, local(k))), key=lambda k: local(k)!=first)
+    inner = [k for k in shown if local(k).startswith(f'{first}.') and '__' not in k and symbol(local(k)).__doc__]
+    helpers = [k for k in tops if k not in words]
+    if len(inner)>20: inner,helpers = [],inner+helpers # too many to be looked for
+    listed = [*words[:1], *inner, *words[1:]]
+    def line(told, names): return f':::{{container}} names\n{told}{" ".join(map(link, names))}\n:::' if names else ''
+    folded = f'<details class="helpers"><summary>Helpers</summary>\n\n{line("", helpers)}\n\n</details>'
+    return '\n\n'.join(o for o in (line('On this page: ', listed), folded*bool(helpers)) if o)
 
 # Cells
 
