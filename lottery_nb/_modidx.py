@@ -1563,6 +1563,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'lottery_nb/supermask.py'),
                                       'lottery_nb.supermask.MaskSearch.learn': ( 'supermask.html#masksearch.learn',
                                                                                  'lottery_nb/supermask.py'),
+                                      'lottery_nb.supermask.MaskSearch.network': ( 'supermask.html#masksearch.network',
+                                                                                   'lottery_nb/supermask.py'),
                                       'lottery_nb.supermask.MaskSearch.run': ('supermask.html#masksearch.run', 'lottery_nb/supermask.py'),
                                       'lottery_nb.supermask.MaskSearch.settings': ( 'supermask.html#masksearch.settings',
                                                                                     'lottery_nb/supermask.py'),
