@@ -416,6 +416,8 @@ def begin(self:RegrowCallback):
         alive,self.regrower = self.regrower.alive,self.mover(sp)
         self.regrower.alive = alive
     else: self.start()
+    last = self.measurements[-1:] # of an earlier fit: epochs and steps are counted on from there
+    self.past = (last[0]['epoch']+1-self.epoch, last[0]['step']-self.regrower.n) if last else (0, 0)
     self.begun,self.meta,self.fresh = True,data_origin(self.dls),[]
     moves = f'they move by {self.grow} every {self.every} of {self.n_epoch*n_iter} steps' if self.grow else 'they stay'
     if self.verbose: print(f'{self.masks.density:.2f}% of the weights are alive, and {moves}')
@@ -492,8 +494,8 @@ def after_epoch(self:RegrowCallback):
     if self.regrower.growth.due(self.regrower.n-1): self.fresh.append(self.masks) # what has come back is still 0
     seeds,grow = self.meta['seeds'],self.grow
     seed = seeds['torch'] & (1<<63)-1 if seeds['data'] is None else seeds['data']
-    at = dict(arm=grow_ways.get(grow, 'static'), seed=seed, round=1, density=self.masks.density, epoch=self.epoch,
-              step=self.regrower.n)
+    at = dict(arm=grow_ways.get(grow, 'static'), seed=seed, round=1, density=self.masks.density,
+              epoch=self.past[0]+self.epoch, step=self.past[1]+self.regrower.n)
     self.measurements += [dict(at, metric=k, value=v) for k,v in recorded(self.learn).items()]
 
 @patch

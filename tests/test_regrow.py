@@ -262,6 +262,20 @@ def test_the_average_forgets_gradients_that_are_not_finite():
     assert all(t.isfinite().all() for t in regrower.average.values())
     assert regrower.explored>regrower.sp.masks.density/100
 
+@pytest.mark.parametrize('grow', GROW)
+def test_a_loop_with_a_scaler_does_what_one_without_does(grow):
+    plain,scaled = begun(grow=grow),begun(grow=grow)
+    scaled.sp.model.load_state_dict(plain.sp.model.state_dict())
+    scaler = torch.amp.GradScaler('cpu', init_scale=2.**9)
+    for i,_ in enumerate(steps(plain)):
+        x,y = batch(i)
+        scaled.opt.zero_grad()
+        scaler.scale(F.cross_entropy(scaled.sp.model(x), y)).backward()
+        scaler.unscale_(scaled.opt)
+        if not scaled.step(): scaler.step(scaled.opt)
+        scaler.update()
+    assert not differing(everything(plain.sp.model), everything(scaled.sp.model)) and plain.alive==scaled.alive
+
 def test_explored_is_the_share_that_ever_was_alive():
     regrower = begun(grow='random')
     ever,last = regrower.sp.masks,regrower.explored
@@ -471,6 +485,8 @@ def test_a_second_fit_goes_on_with_its_masks():
     assert cb.masks==masks and cb.regrower.explored==explored and cb.regrower.growth.n_step==4 # one move at most is due
     learn.fit(3, cbs=cb)
     assert cb.masks!=masks and cb.regrower.explored>explored
+    told = cb.table[cb.table.metric=='explored']
+    assert told.epoch.tolist()==[*range(7)] and told.step.tolist()==[4*o for o in range(1, 8)]
 
 def test_looking_moves_nothing():
     cb,learn = RegrowCallback(20, every=3, verbose=False),learner(ConvNet())
