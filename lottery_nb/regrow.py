@@ -147,7 +147,7 @@ def scores(self:Growth,
     g = torch.Generator().manual_seed(seed_of('regrow', seed, step, name))
     return torch.rand(grad.numel(), generator=g).to(grad.device)
 
-# %% ../nbs/23_regrow.ipynb #c1b0a31f
+# %% ../nbs/23_regrow.ipynb #0a36e0e4
 def within_of(
     sp:Sparsifier, # of single weights, or n of m
     within:str='layer' # what keeps its number of weights; n of m says it itself
@@ -168,6 +168,7 @@ def spread_of(
     method = check_choice('distribution', distribution, methods, Method)
     return methods['local'] if ':' in within else method
 
+# %% ../nbs/23_regrow.ipynb #c1b0a31f
 def random_start(
     sp:Sparsifier, # of single weights, or n of m, without masks yet: its method says how many each layer gets
     density:float, # percent of the weights that are alive, more than 0 to 100
@@ -481,6 +482,7 @@ def after_step(self:RegrowCallback):
     self.order = RegrowCallback.order # mixed precision may have skipped the step
     self.sparsifier.apply()
 
+# %% ../nbs/23_regrow.ipynb #b15e0d3d
 @patch
 def after_validate(self:RegrowCallback):
     "Writes which share of the weights ever was alive into its column"

@@ -407,8 +407,9 @@ def run(self:MaskSearch): # the table; with keep='tickets' the table and the tic
             tickets,new = self.learn(r, say)
             kept |= {(s, r): t for s,t in tickets.items()}
             rows += new
-    order = ['dense','ticket',*map(repr, self.arms)]
-    df = made_by(as_table(sorted(rows, key=lambda o: order.index(o['arm'])), self.settings), supermasks)
+    names = ['dense','ticket',*map(repr, self.arms)]
+    def place(o): return names.index(o['arm']), self.seeds.index(o['seed']), o['round'], o['metric'], o['step']
+    df = made_by(as_table(sorted(rows, key=place), self.settings), supermasks)
     return (df, kept) if self.keep else df
 
 # %% ../nbs/22_supermask.ipynb #22aa0050

@@ -370,6 +370,11 @@ def test_figures(table, tmp_path):
         assert len(fig.axes)==n and sorted(told)==sorted(['dense networks',*names])
         fig.savefig(tmp_path/'x.png')
 
+def test_how_many_at_once_is_no_matter():
+    one,all_ = (supermasks(double, digits_dls(), (50,20), seeds=3, batch_seeds=o, **QUICK) for o in (1, 3))
+    assert one.drop(columns='value').equals(all_.drop(columns='value'))
+    assert np.allclose(one.value, all_.value, rtol=1e-9)
+
 def test_whose_they_are(table):
     told = str(cite(table))
     assert 'Randomly Weighted' in told and 'edge_popup' in told and 'Deconstructing' in told
