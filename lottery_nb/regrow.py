@@ -155,6 +155,8 @@ def within_of(
     "What keeps its number of weights. Raises `ArgumentError` for units that don't move, or not so"
     if not isinstance(sp, Sparsifier): raise ArgumentTypeError('sp', sp, 'a Sparsifier')
     check_within(within)
+    for k,w in sp.layers.items():
+        if w.spare: raise ArgumentError('layers', k, 'weights that may all be 0 without becoming NaN: leave it out')
     if ':' in sp.granularity and within=='layer': within = sp.granularity
     if sp.granularity==within or sp.granularity=='weight' and ':' not in within: return within
     raise ArgumentError('sp', sp.granularity, f'single weights or n of m, with within={within!r}')
@@ -236,9 +238,6 @@ def check(self:Regrower):
     if not sp.has_pruned: raise ArgumentError('sp', sp, 'one with masks: sparsify first')
     if sp.pruned_to!='zero': raise ArgumentError('sp', sp.pruned_to, "pruned_to='zero': what comes back begins at 0")
     if sp.zeros is not None: raise ArgumentError('sp', True, 'keep_zeros=False: what was 0 may come back')
-    for k in sp.units.names:
-        if sp.units.layer_of(k).spare:
-            raise ArgumentError('sp', k, 'weights that may all be 0 without becoming NaN: leave it out of `layers`')
     if not any(id(sp.weight(k)) in trained for k in sp.layers):
         raise ArgumentError('opt', type(self.opt).__name__, 'an optimizer of the weights that move')
 
@@ -400,7 +399,7 @@ class RegrowCallback(TrainingCallback):
 @patch
 def before_fit(self:RegrowCallback):
     "Gives the training table its column. Whether something will be trained isn't known yet"
-    self.begun = False
+    self.order,self.begun = RegrowCallback.order,False
     if not hasattr(self.learn, 'recorder'): return
     self.recorder.metric_names.insert(len(self.recorder.metric_names)-self.recorder.add_time, 'explored')
 

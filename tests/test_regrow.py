@@ -668,6 +668,16 @@ def test_what_does_not_move(make, said):
     sp.sparsify(50)
     with pytest.raises(ArgumentError, match=said): Regrower(sp, torch.optim.SGD(sp.model.parameters()), 10)
 
+def test_weights_that_would_become_nan_do_not_move(monkeypatch):
+    def normed(): return nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(64,10)))
+    monkeypatch.setattr(Stack, 'train', lambda *args, **kwargs: pytest.fail('something was trained'))
+    with pytest.raises(ArgumentError, match='layers=.*becoming NaN'): dynamic_sparse(normed, DATA, n_step=24, bs=20)
+    net = normed()
+    before = everything(net)
+    cb = RegrowCallback(20, every=2)
+    with pytest.raises(ArgumentError, match='layers=.*becoming NaN'): learner(net).fit(1, cbs=cb)
+    assert not differing(before, everything(net))
+
 def test_the_optimizer_of_another_model():
     regrower = begun()
     with pytest.raises(ArgumentError, match="opt='Adam': expected an optimizer of the weights that move"):
