@@ -25,7 +25,7 @@ from .core import (ArgumentError, ArgumentTypeError, Rule, check_choice, check_n
                              first_line, json_safe, known_keywords, make_rule, seed_of, seeded, versions, warn)
 from .data import WholeDL, dls_by_name, model_by_name
 from .masks import (Masks, check_weight, copy_model, keep_bits, named_tensors, set_tensors_, shared_names,
-                              tensor_differences, zero_pruned_)
+                              tensor_differences, unwrap, zero_pruned_)
 from .ticket import Ticket
 
 # %% ../nbs/11b_stacked.ipynb #ec7316ef
@@ -125,7 +125,7 @@ def network(self:Recipe,
         expected = f'a function without arguments that makes a network; {first_line(e)}'
         raise ArgumentTypeError('model', self.model, expected) from e
     if not isinstance(net, nn.Module): raise ArgumentTypeError('model()', net, 'an nn.Module')
-    return net.cpu()
+    return unwrap(net).cpu()
 
 # %% ../nbs/11b_stacked.ipynb #49fd205c
 def _as_parts(data, dtype)->dict: # part -> (x, y)
@@ -136,6 +136,7 @@ def _as_parts(data, dtype)->dict: # part -> (x, y)
         whole = all(isinstance(dl, WholeDL) and not len(dl.after_batch.fs) for dl in data.loaders)
         if not whole: raise ArgumentTypeError('data', data, expected)
         data = [dl.stacked() for dl in data.loaders]
+    if hasattr(data, 'dataset'): raise ArgumentTypeError('data', data, expected) # a loader's batches aren't the parts
     try: pairs = [[_typed(torch.as_tensor(t).detach().cpu(), dtype) for t in pair] for pair in data]
     except (TypeError,ValueError,RuntimeError) as e: raise ArgumentTypeError('data', data, expected) from e
     if not 2<=len(pairs)<=3 or any(len(o)!=2 for o in pairs): raise ArgumentTypeError('data', data, expected)

@@ -24,7 +24,7 @@ from .evidence import check_metric, density_axis, draw_across, draw_arms, finish
 from .masks import Masks, copy_model, unwrap
 from .methods import Method, methods
 from .papers import rules_by_column
-from .sparsifier import Sparsifier, find_layers
+from .sparsifier import Sparsifier, check_sparsity, find_layers
 from .stacked import Recipe, Stack, Training, as_many_as_fit, check_seeds, order_of, warn_lost
 from .ticket import Ticket
 
@@ -92,7 +92,7 @@ def gate_chance(
 def gates(scores, u, *, std=.5):
     "s + std·z, z normal, cut off at 0 and 1 (Tsayag & Lindenbaum 2026; the gate: Yamada et al. 2020)"
     check_number('std', std, above=0)
-    return (scores + std*torch.special.ndtri(u)).clamp(0, 1)
+    return (scores + std*torch.special.ndtri(u)).clamp(0, 1).to(scores)
 
 # %% ../nbs/22_supermask.ipynb #22aa0028
 @patch(as_prop=True)
@@ -121,18 +121,19 @@ def first_scores(self:MaskRule,
     generator:torch.Generator # of random numbers, on the CPU
 )->Tensor: # [weights], of the weight's type, on the CPU
     "What scores begin with: all gates alike; without gates uniform to ±1/√(inputs), as in edge-popup's own code"
-    at = dict(dtype=weight.dtype)
-    if self.chance is None: return (2*torch.rand(weight.numel(), generator=generator, **at)-1)/weight[0].numel()**.5
-    score = torch.zeros(1, 1, **at)
-    for _ in range(50): self.settle_(score, share)
-    return score[0].expand(weight.numel()).clone()
+    n,dtype = weight.numel(),torch.promote_types(weight.dtype, torch.float32)
+    score = torch.zeros(1, 1, dtype=dtype)
+    if self.chance is None: score = (2*torch.rand(1, n, generator=generator, dtype=dtype)-1)/weight[0].numel()**.5
+    else:
+        for _ in range(50): self.settle_(score, share)
+    return score[0].expand(n).to(weight.dtype, copy=True)
 
 # %% ../nbs/22_supermask.ipynb #22aa0029
 @patch
 def in_step(self:MaskRule,
     scores:Tensor, # [networks, weights] of a layer
     n_kept:int, # how many are to be kept
-    u:Tensor|None # uniform random numbers like the scores; None if there are no gates
+    u:Tensor|None # uniform random numbers, as `uniform` gives them; None if there are no gates
 )->Tensor: # like the scores, with their gradient
     "The mask of a training step"
     mask = self.fn(scores, n_kept if self.chance is None else u, **self.params)
@@ -232,10 +233,10 @@ class MaskStack(Stack):
 @patch
 def uniform(self:MaskStack,
     scores:Tensor # [networks, weights]
-)->Tensor|None: # like the scores; None if the rule has no gates
+)->Tensor|None: # like the scores, but float32 at least: bfloat16 has too few; None if the rule has no gates
     "Random numbers from 0 to 1 for a step, those of each network its own"
     if self.rule.chance is None: return None
-    n,dtype = scores.shape[1],scores.dtype
+    n,dtype = scores.shape[1],torch.promote_types(scores.dtype, torch.float32)
     return torch.stack([torch.rand(n, generator=g, dtype=dtype) for g in self.generators]).to(scores.device)
 
 @patch
@@ -278,7 +279,7 @@ MaskSearch.__delwrap__ = Recipe # where the others are described
 def check(self:MaskSearch):
     "Replaces names and numbers by what they mean. Raises `ArgumentError` for those that can't be right"
     super(MaskSearch, self).check()
-    given = [check_number('density', o, most=100, above=0) for o in listify(self.density)]
+    given = [check_number('density', check_sparsity('density', o), most=100, above=0) for o in listify(self.density)]
     if not given or len(set(given))<len(given): raise ArgumentError('density', self.density, 'at least one, each once')
     self.density = sorted(given, reverse=True)
     self.rule,self.seeds = check_choice('rule', self.rule, mask_rules, MaskRule),check_seeds(self.seeds)
@@ -299,9 +300,20 @@ def check(self:MaskSearch):
 
 # %% ../nbs/22_supermask.ipynb #22aa0145
 @patch
+def network(self:MaskSearch,
+    seed:int # whole number of at least 0
+)->nn.Module:
+    "What a `Recipe` has, and nothing in it is frozen: of the dense network all weights are trained, of others none"
+    net = super(MaskSearch, self).network(seed)
+    for p in net.parameters(): p.requires_grad_(p.is_floating_point())
+    return net
+
+@patch
 def try_out(self:MaskSearch):
     "Tries the network, the rule and the counts. Raises `ArgumentError` for what can't be"
     sp = Sparsifier(self.net, 'weight', self.method, layers=self.layers)
+    for k,w in sp.layers.items():
+        if w.spare: raise ArgumentError('layers', k, 'weights that may all be 0 without becoming NaN')
     drawn = [sp.draw(100-o) for o in self.density]
     self.n_kept = [{k: int(m.count_nonzero()) for k,m in o.items()} for o in drawn]
     self.reached = [100., *(o.density for o in drawn)] # percent, of each round
@@ -395,8 +407,9 @@ def run(self:MaskSearch): # the table; with keep='tickets' the table and the tic
             tickets,new = self.learn(r, say)
             kept |= {(s, r): t for s,t in tickets.items()}
             rows += new
-    order = ['dense','ticket',*map(repr, self.arms)]
-    df = made_by(as_table(sorted(rows, key=lambda o: order.index(o['arm'])), self.settings), supermasks)
+    names = ['dense','ticket',*map(repr, self.arms)]
+    def place(o): return names.index(o['arm']), self.seeds.index(o['seed']), o['round'], o['metric'], o['step']
+    df = made_by(as_table(sorted(rows, key=place), self.settings), supermasks)
     return (df, kept) if self.keep else df
 
 # %% ../nbs/22_supermask.ipynb #22aa0050
@@ -416,7 +429,7 @@ def supermask(
     Source: Ramanujan et al. 2020; Zhou et al. 2019"""
     check_absent(kwargs, seeds='`seed` says it', keep='it gives a ticket', arms='nothing is compared',
                  dense_lr='no dense network is trained')
-    check_number('density', density, most=100, above=0)
+    check_number('density', density, most=100, above=0) # one number
     make = partial(copy_model, unwrap(model)) if isinstance(model, nn.Module) else model
     search = MaskSearch(make, data, density, rule, [check_whole('seed', seed)], arms=(), **kwargs)
     with progress_bar(search.progress) as move: tickets,rows = search.learn(1, lambda n: move(n, search.n_step))
@@ -446,12 +459,14 @@ def supermasks(
     Source: Ramanujan et al. 2020; Zhou et al. 2019"""
     rules,widths = listify(rule),listify(width)
     if not rules or len(rules)>1 and widths: raise ArgumentError('rule', rule, 'one, or without width several')
+    if len(set(widths))<len(widths): raise ArgumentError('width', width, 'each once')
     if kwargs.get('keep') and (widths or len(rules)>1):
         raise ArgumentError('keep', kwargs['keep'], 'None with `width` or several rules')
     if widths and not callable(model): raise ArgumentTypeError('model', model, 'a function of the width')
     how = dict(seeds=seeds, **kwargs)
     if widths: searches = {o: MaskSearch(partial(model, o), data, density, rules[0], **how) for o in widths}
     else: searches = {repr(o.rule): o for o in (MaskSearch(model, data, density, o, **how) for o in rules)}
+    if not widths and len(searches)<len(rules): raise ArgumentError('rule', rule, 'each once, by a name of its own')
     if widths or len(rules)>1: return made_by(run_curves(searches, 'width' if widths else 'rule', progress), supermasks)
     search, = searches.values()
     search.progress = progress

@@ -4,7 +4,7 @@ from functools import partial
 import pandas as pd, pytest, torch
 import torch.nn.functional as F
 from fastai.basics import CrossEntropyLossFlat, DataLoaders, Learner, OptimWrapper, Recorder
-from fastai.callback.all import GradientAccumulation, GradientClip
+from fastai.callback.all import GradientAccumulation, GradientClip, SaveModelCallback
 from hypothesis import given, strategies as st
 from torch import nn
 
@@ -253,6 +253,29 @@ def test_gradients_that_are_not_finite_move_nothing():
     before = regrower.sp.masks
     assert not regrower.step() and regrower.sp.masks==before
 
+def test_the_average_forgets_gradients_that_are_not_finite():
+    regrower = begun(grow='momentum')
+    for i,_ in enumerate(steps(regrower, 0, 40)):
+        if i==5: # such as a step that a GradScaler skips
+            for p in regrower.sp.model.parameters(): p.grad = torch.full_like(p, math.inf)
+            regrower.step()
+    assert all(t.isfinite().all() for t in regrower.average.values())
+    assert regrower.explored>regrower.sp.masks.density/100
+
+@pytest.mark.parametrize('grow', GROW)
+def test_a_loop_with_a_scaler_does_what_one_without_does(grow):
+    plain,scaled = begun(grow=grow),begun(grow=grow)
+    scaled.sp.model.load_state_dict(plain.sp.model.state_dict())
+    scaler = torch.amp.GradScaler('cpu', init_scale=2.**9)
+    for i,_ in enumerate(steps(plain)):
+        x,y = batch(i)
+        scaled.opt.zero_grad()
+        scaler.scale(F.cross_entropy(scaled.sp.model(x), y)).backward()
+        scaler.unscale_(scaled.opt)
+        if not scaled.step(): scaler.step(scaled.opt)
+        scaler.update()
+    assert not differing(everything(plain.sp.model), everything(scaled.sp.model)) and plain.alive==scaled.alive
+
 def test_explored_is_the_share_that_ever_was_alive():
     regrower = begun(grow='random')
     ever,last = regrower.sp.masks,regrower.explored
@@ -270,6 +293,11 @@ def test_the_start_is_exact_and_depends_on_its_seed(density):
     n = a.n_weights
     assert a==b!=c and a.n_kept==c.n_kept==n-round(n*(100-density)/100) and not sp.has_pruned
     assert {k: int(m.sum()) for k,m in a.items()}=={k: int(m.sum()) for k,m in c.items()}
+
+@pytest.mark.parametrize('granularity,within,said', [('weight','rows','within='), ('weight','2:4','single weights'),
+                                                     ('2:4','row','single weights or n of m')])
+def test_a_start_that_cannot_be(granularity, within, said):
+    with pytest.raises(ArgumentError, match=said): random_start(Sparsifier(mlp(), granularity), 50, within)
 
 def test_rows_begin_alike():
     sp = Sparsifier(conv(), method='erk')
@@ -310,6 +338,8 @@ def test_a_file_of_something_else_changes_nothing(tmp_path):
     fewer.put_on(random_start(fewer, 20))
     with pytest.raises(ArgumentError, match='a training of this model: 7.weight'):
         Regrower(fewer, optimizers['adam'](fewer.model.parameters()), 40, every=4).load(path)
+    with pytest.raises(ArgumentError, match='as many weights alive as here'): begun(density=30).load(path)
+    with pytest.raises(ArgumentError, match="there it's types=.'torch.float64'"): begun(conv().float()).load(path)
     with pytest.raises(OSError): new.load(tmp_path/'nowhere')
     assert not differing(before, everything(new.sp.model)) and new.sp.masks==masks and new.n==0
 
@@ -361,6 +391,46 @@ def test_clipping_and_accumulation_see_what_they_should():
     learner(ConvNet(), cbs=[GradientAccumulation(16), GradientClip(.1)]).fit(6, cbs=[cb, moves])
     assert cb.regrower.n==12 and len({o.digest() for o in moves.seen})>3 and not moves.old
 
+@pytest.mark.parametrize('grow', GROW[1:])
+def test_what_clips_sees_no_gradient_of_pruned_weights(grow):
+    class Looks(GradientClip):
+        def __init__(self, cb): self.cb,self.found = cb,[]
+        def before_step(self):
+            sp = self.cb.sparsifier
+            self.found.append(any(sp.weight(k).grad[~m].any() for k,m in self.cb.masks.items()))
+    cb = RegrowCallback(20, grow=grow, every=3, verbose=False)
+    looks,learn = Looks(cb),learner(ConvNet(), cbs=[GradientAccumulation(16)])
+    learn.fit(6, cbs=[cb, looks])
+    assert looks.found and not any(looks.found) and cb.regrower.explored>.2
+    assert learn.recorder.metric_names[-2]=='explored' and learn.recorder.values[-1][-1]==cb.regrower.explored
+
+def test_a_fit_that_begins_later_grows_by_dense_gradients():
+    class Looks(GradientClip):
+        order = 0
+        def before_step(self): # before the move
+            sp = self.cb.sparsifier
+            self.found.append(any(sp.weight(k).grad[~m].any() for k,m in sp.masks.items()))
+    looks = Looks()
+    looks.cb,looks.found = RegrowCallback(20, every=4, verbose=False),[]
+    learner(mlp().float()).fit(6, cbs=[looks.cb, looks], start_epoch=2) # 4 steps each: it begins with step 8
+    assert looks.found[:5]==[True,False,False,False,True] and looks.cb.regrower.n==24
+
+@pytest.mark.parametrize('every', [2, 3]) # of 4 steps in an epoch: masks moved in its last one, or before
+def test_an_epoch_that_was_saved_comes_back_with_its_mask(tmp_path, every):
+    class Best(SaveModelCallback):
+        def after_epoch(self):
+            if self.epoch==0:
+                self._save(self.fname)
+                then.append(cb.masks)
+    cb,learn,then = RegrowCallback(20, every=every, verbose=False),learner(mlp().float()),[]
+    learn.path = tmp_path
+    learn.fit(6, cbs=[cb, Best()])
+    saved = torch.load(tmp_path/'models/model.pth')
+    assert not differing(saved, {k: t for k,t in everything(learn.model).items() if k in saved})
+    assert nonzero_pruned(cb.sparsifier)==0 and cb.masks==then[0] and cb.masks.n_kept==cb.first_masks.n_kept
+    learn.fit(3, cbs=cb)
+    assert cb.masks.n_kept==cb.first_masks.n_kept
+
 @pytest.mark.parametrize('within,density', [('row',20), ('2:4',50)])
 def test_the_callback_keeps_rows_and_n_of_m(within, density):
     cb = RegrowCallback(density, within=within, every=3, verbose=False)
@@ -374,14 +444,19 @@ def test_a_fit_without_a_move_says_so():
         learner(ConvNet()).fit(6, cbs=RegrowCallback(20, verbose=False))
 
 def test_a_fit_that_should_go_on_says_where(tmp_path):
-    def net():
-        torch.manual_seed(0)
-        return ConvNet()
-    cb = RegrowCallback(20, every=3, verbose=False)
-    learner(net()).fit(6, cbs=cb)
-    path = cb.save(tmp_path/'a.safetensors')
-    with pytest.raises(ArgumentError, match='start_epoch=0: expected the epoch to go on with'):
-        learner(net()).fit(6, cbs=RegrowCallback(20, every=3, verbose=False, resume=path))
+    class Store(GradientClip):
+        order = 99
+        def before_step(self): pass
+        def after_epoch(self):
+            if self.epoch==2: cb.save(path)
+    cb,path = RegrowCallback(20, every=3, verbose=False),tmp_path/'a.safetensors'
+    learner(ConvNet()).fit(6, cbs=[cb, Store()])
+    for first,said,how in ((0, 'start_epoch=0: expected the epoch to go on with', {}), (2, 'start_epoch=2', {}),
+                           (3, 'as many weights alive', dict(density=30)), (3, "there it's every=3", dict(every=4))):
+        new,other = learner(ConvNet()),RegrowCallback(**dict(density=20, every=3, verbose=False, resume=path) | how)
+        before = everything(new.model)
+        with pytest.raises(ArgumentError, match=said): new.fit(6, cbs=other, start_epoch=first)
+        assert not differing(before, everything(new.model)) and other.masks is None
 
 @pytest.mark.parametrize('opt', [torch.optim.Adam, None], ids=['torch','fastai'])
 def test_a_fit_that_goes_on(tmp_path, opt):
@@ -410,6 +485,8 @@ def test_a_second_fit_goes_on_with_its_masks():
     assert cb.masks==masks and cb.regrower.explored==explored and cb.regrower.growth.n_step==4 # one move at most is due
     learn.fit(3, cbs=cb)
     assert cb.masks!=masks and cb.regrower.explored>explored
+    told = cb.table[cb.table.metric=='explored']
+    assert told.epoch.tolist()==[*range(7)] and told.step.tolist()==[4*o for o in range(1, 8)]
 
 def test_looking_moves_nothing():
     cb,learn = RegrowCallback(20, every=3, verbose=False),learner(ConvNet())
@@ -516,6 +593,14 @@ def test_bars_are_told():
     done,total = zip(*told)
     assert list(done)==sorted(done) and len({*total})==1 and done[-1]<=total[0] and done[-1]>.9*total[0]-24
 
+def test_n_of_m_has_a_distribution_of_its_own():
+    assert recipe(mlp, within='2:4', density=50, distribution='erk').settings['distribution']=='local'
+    assert RegrowCallback(50, 'er', within='2:4').distribution.name=='local'
+
+def test_masks_that_stay_have_no_steps_to_move_at():
+    df = dynamic_sparse(mlp, DATA, 20, 'static', 1, n_step=4, bs=20, every=9, until=0., progress=False)
+    assert {*df.arm}=={'dense','static'}
+
 def test_a_network_that_diverges_is_named():
     with pytest.warns(UserWarning, match="rigl, 10 % density: the loss isn't finite"):
         df = dynamic_sparse(conv, DATA, 10, 'rigl', [3], opt='sgd', lr=1e12, n_step=24, bs=20, every=3, progress=False)
@@ -557,6 +642,7 @@ def test_the_figure():
     assert ever.get_ydata()[-1]==pytest.approx(df[(df.metric=='explored') & (df['round']==2) & (df.arm=='rigl')
                                                   & (df.step==24)].value.mean())
     with pytest.raises(ArgumentError, match='more arms than tickets'): plot_dynamic(df[df.metric!='explored'])
+    with pytest.raises(ArgumentError, match='a table of measurements'): plot_dynamic(pd.DataFrame())
 
 def test_papers():
     with seeded(0): df = dynamic_sparse(mlp, DATA, 20, 'rigl', 1, n_step=24, bs=20, progress=False)
@@ -581,6 +667,21 @@ def test_what_does_not_move(make, said):
     sp = make()
     sp.sparsify(50)
     with pytest.raises(ArgumentError, match=said): Regrower(sp, torch.optim.SGD(sp.model.parameters()), 10)
+
+def test_weights_that_would_become_nan_do_not_move(monkeypatch):
+    def normed(): return nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(64,10)))
+    monkeypatch.setattr(Stack, 'train', lambda *args, **kwargs: pytest.fail('something was trained'))
+    with pytest.raises(ArgumentError, match='layers=.*becoming NaN'): dynamic_sparse(normed, DATA, n_step=24, bs=20)
+    net = normed()
+    before = everything(net)
+    cb = RegrowCallback(20, every=2)
+    with pytest.raises(ArgumentError, match='layers=.*becoming NaN'): learner(net).fit(1, cbs=cb)
+    assert not differing(before, everything(net))
+
+def test_the_optimizer_of_another_model():
+    regrower = begun()
+    with pytest.raises(ArgumentError, match="opt='Adam': expected an optimizer of the weights that move"):
+        Regrower(regrower.sp, optimizers['adam'](conv().parameters()), 40, every=4)
 
 @pytest.mark.parametrize('how,said', [
     (dict(density=0), 'density=0'), (dict(density=100), 'density=100'), (dict(density=[]), 'density'),

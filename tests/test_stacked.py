@@ -4,6 +4,7 @@ from collections import OrderedDict
 import pytest, torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from lottery_nb.core import as_table, seeded, table_columns
 from lottery_nb.data import digits_dls
@@ -278,6 +279,7 @@ class Growing:
     (dict(model=nn.ReLU), 'with weights'),
     (dict(model=lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10))), 'shape'),
     (dict(data=DATA[:1]), 'data=.*expected numbers as'), (dict(data=[*DATA, *DATA]), 'data=.*expected numbers as'),
+    (dict(data=DataLoader(TensorDataset(X, Y), len(X)//2)), 'data=DataLoader: expected numbers as'), # two batches
     (dict(data=[*DATA, (VX,VY[1:])]), 'as many targets as inputs'),
     (dict(model=twice), 'can be stacked: 3.weight and 1.weight are one tensor'),
     (dict(model=Growing()), 'model=.*same architecture .1.weight'),

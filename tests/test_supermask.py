@@ -120,6 +120,19 @@ def test_gates_are_open_as_often_as_asked_for(rule, share, seed):
     assert torch.allclose(rule.chance(moved, **rule.settings).mean(1), torch.tensor(share).double(), atol=1e-3)
     assert torch.allclose(moved-moved[:,:1], apart)
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('rule', mask_rules)
+def test_half_precision(rule, dtype):
+    ticket = supermask(lambda: tiny().to(dtype), digits_dls(), 30, rule, n_step=4)
+    assert ticket.state['1.weight'].dtype==dtype and abs(ticket.density-30)<.1
+
+def test_rare_weights_of_bfloat16_are_there_as_often_as_they_should():
+    search = MaskSearch(lambda: tiny().bfloat16(), digits_dls(), 30, 'bernoulli', seeds=[0], **QUICK)
+    stack = search.stack(1, [0])
+    scores = torch.full((1,200000), math.log(.001), dtype=torch.bfloat16)
+    mask = bernoulli.in_step(scores, 1, stack.uniform(scores))
+    assert math.isclose(mask.float().mean(), .001, rel_tol=.3)
+
 def test_edge_popup_s_scores_begin_as_in_the_paper():
     "As `kaiming_uniform_(a=√5)` draws them, and nothing moves them"
     w = torch.empty(300, 4, 3, 3)
@@ -239,6 +252,27 @@ def test_other_parameters_and_other_layers_stay():
     with seeded(0, 'init'): net = convs()
     assert same_bits(ticket.state['6.weight'], net[6].weight.detach())
 
+@pytest.mark.parametrize('make', [lambda: tiny().requires_grad_(False), lambda: torch.compile(tiny(), backend='eager')],
+                         ids=['frozen','compiled'])
+def test_frozen_and_compiled_networks_learn_as_others_do(make):
+    found,net = (supermask(o, digits_dls(), 30, n_step=5, seed=2) for o in (make, tiny)),make()
+    assert len({t.masks.digest() for t in found})==1
+    before = everything(net)
+    assert supermask(net, digits_dls(), 30, n_step=2).density<31
+    frozen = [not p.requires_grad for p in make().parameters()]
+    assert not differing(everything(net), before) and [not p.requires_grad for p in net.parameters()]==frozen
+
+def test_all_weights_of_dense_networks_are_trained():
+    def frozen():
+        net = tiny()
+        net[1].requires_grad_(False)
+        return net
+    how = dict(seeds=1, arms=(), **QUICK)
+    assert supermasks(frozen, digits_dls(), 50, **how).equals(supermasks(tiny, digits_dls(), 50, **how))
+
+def test_a_fraction_is_asked_about():
+    with pytest.warns(UserWarning, match='for 50 percent say density=50'): supermask(tiny, digits_dls(), .5, **QUICK)
+
 def test_dropout_learns_side_by_side_too():
     def dropping(): return nn.Sequential(nn.Flatten(), nn.Linear(64,12), nn.ReLU(), nn.Dropout(.3), nn.Linear(12,10))
     for rule in mask_rules: assert supermask(dropping, digits_dls(), 30, rule, n_step=4).masks.n_kept
@@ -336,6 +370,11 @@ def test_figures(table, tmp_path):
         assert len(fig.axes)==n and sorted(told)==sorted(['dense networks',*names])
         fig.savefig(tmp_path/'x.png')
 
+def test_how_many_at_once_is_no_matter():
+    one,all_ = (supermasks(double, digits_dls(), (50,20), seeds=3, batch_seeds=o, **QUICK) for o in (1, 3))
+    assert one.drop(columns='value').equals(all_.drop(columns='value'))
+    assert np.allclose(one.value, all_.value, rtol=1e-9)
+
 def test_whose_they_are(table):
     told = str(cite(table))
     assert 'Randomly Weighted' in told and 'edge_popup' in told and 'Deconstructing' in told
@@ -384,6 +423,10 @@ def test_a_replicate_that_breaks_is_left_out():
     (lambda: supermasks(tiny, digits_dls(), 50, []), 'rule='),
     (lambda: supermasks(tiny, digits_dls(), 50, ['gates','bernoulli'], width=1), 'rule=.*without width'),
     (lambda: supermasks(mlp_of_width, digits_dls(), 50, width=(0,1)), 'width=0'),
+    (lambda: supermasks(mlp_of_width, digits_dls(), 50, width=(1,1)), 'width=.*each once'),
+    (lambda: supermasks(tiny, digits_dls(), 50, ['gates',gates(std=.5),gates(std=.5)]), 'rule=.*each once'),
+    (lambda: supermask(nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(64,10))),
+                       digits_dls()), 'layers=.*without becoming NaN'),
     (lambda: supermasks(tiny(), digits_dls(), 50), 'a function without arguments'),
     (lambda: supermasks('digits_mlp', 'digits', 50, width=2), 'model=.*of the width'),
     (lambda: supermasks(tiny, digits_dls(), 50, arms='lr_rewind'), 'arms='),
