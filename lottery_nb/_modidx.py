@@ -356,6 +356,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'lottery_nb.classics._format_of': ('classics.html#_format_of', 'lottery_nb/classics.py'),
                                      'lottery_nb.classics._idx_part': ('classics.html#_idx_part', 'lottery_nb/classics.py'),
                                      'lottery_nb.classics._pixels': ('classics.html#_pixels', 'lottery_nb/classics.py'),
+                                     'lottery_nb.classics._vgg': ('classics.html#_vgg', 'lottery_nb/classics.py'),
                                      'lottery_nb.classics.cifar_resnet': ('classics.html#cifar_resnet', 'lottery_nb/classics.py'),
                                      'lottery_nb.classics.cifar_vgg': ('classics.html#cifar_vgg', 'lottery_nb/classics.py'),
                                      'lottery_nb.classics.classic_dls': ('classics.html#classic_dls', 'lottery_nb/classics.py'),

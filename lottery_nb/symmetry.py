@@ -371,7 +371,10 @@ def permuted(
 )->Arm: # not in the registry: give it to `arms=` itself
     """An arm that begins with another network's W_t, under the ticket's mask in the order of that network's units.
 
-    Its `begin` raises `ArgumentError` for a seed that isn't there. Source: Adnan et al. 2025"""
+    Raises `ArgumentError` for others; its `begin` does for a seed that isn't there. Source: Adnan et al. 2025"""
+    for s,o in others.items() if isinstance(others, Mapping) else [('', others)]:
+        if isinstance(o, tuple) and len(o)==2 and isinstance(o[0], Mapping): continue
+        raise ArgumentTypeError(f'others[{s}]', o, 'seed -> (tensors of W_t, an Alignment or None)')
     def carried(ticket, seed, model):
         "π(m) and another network's W_t (Adnan et al. 2025)"
         if seed not in others: raise ArgumentError(name, seed, f'a seed with another network: {[*others][:9]}')

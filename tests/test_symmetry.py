@@ -434,6 +434,8 @@ def test_the_arm_goes_into_any_curve():
     others = {s: (everything(mlp(1)), None) for s in range(2)}
     df = lottery_curve(lambda: mlp(1), DATA, 2, arms=['ticket', permuted(others, 'theirs')], **how)
     assert set(df.arm)=={'dense','ticket','theirs'}
+    for wrong in ([others[0]], {0: others[0][0]}, others[0][0]):
+        with pytest.raises(TypeError, match='others.*seed -> '): permuted(wrong)
     with pytest.raises(ArgumentError, match='theirs=2: expected a seed'):
         lottery_curve(lambda: mlp(1), DATA, 3, arms=permuted(others, 'theirs'), **how)
 
