@@ -1186,6 +1186,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'lottery_nb.presets.ScheduledFit.before_batch': ( 'presets.html#scheduledfit.before_batch',
                                                                                       'lottery_nb/presets.py'),
                                     'lottery_nb.presets._batches_of': ('presets.html#_batches_of', 'lottery_nb/presets.py'),
+                                    'lottery_nb.presets._fit': ('presets.html#_fit', 'lottery_nb/presets.py'),
+                                    'lottery_nb.presets._learner': ('presets.html#_learner', 'lottery_nb/presets.py'),
                                     'lottery_nb.presets.but_output': ('presets.html#but_output', 'lottery_nb/presets.py'),
                                     'lottery_nb.presets.preset': ('presets.html#preset', 'lottery_nb/presets.py')},
             'lottery_nb.regrow': { 'lottery_nb.regrow.DynamicSparse': ('regrow.html#dynamicsparse', 'lottery_nb/regrow.py'),

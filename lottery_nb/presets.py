@@ -6,7 +6,7 @@
 __all__ = ['presets', 'Preset', 'but_output', 'preset', 'ScheduledFit']
 
 # %% ../nbs/16_presets.ipynb #8b75384c
-import random
+import math, random
 from collections.abc import Callable
 from functools import partial
 import torch
@@ -15,8 +15,8 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
-from fastcore.basics import patch
-from .core import ArgumentTypeError, check_choice, check_whole
+from fastcore.basics import listify, patch
+from .core import ArgumentTypeError, check_choice, check_number, check_whole
 from .data import dls_by_name, model_by_name
 from .stacked import Augmentation, augmentations, flip, lr_schedules, optimizers, shift
 
@@ -93,10 +93,9 @@ class ScheduledFit(Callback):
         warmup:int=0, # steps in which the learning rate rises to that, in a line
         augment=() # names in `augmentations` or `Augmentation`s
     ):
-        self.lr,self.warmup = lr,check_whole('warmup', warmup)
+        self.lr,self.warmup = check_number('lr', lr, above=0),check_whole('warmup', warmup)
         self.factor = lr_schedule if callable(lr_schedule) else check_choice('lr_schedule', lr_schedule, lr_schedules)
-        given = [augment] if isinstance(augment, (str,Augmentation)) else augment
-        self.augment = [check_choice('augment', o, augmentations, Augmentation) for o in given]
+        self.augment = [check_choice('augment', o, augmentations, Augmentation) for o in listify(augment)]
 
     def before_batch(self):
         if not self.training: return
@@ -111,25 +110,36 @@ class ScheduledFit(Callback):
 def for_find_ticket(self:Preset,
     **other # what is different, and what the preset doesn't say: rounds, seed, dir, …
 )->dict: # for `find_ticket(**…)`
-    "Keyword arguments of `find_ticket`, which trains whole epochs: as many as come nearest to the number of steps"
+    """Keyword arguments of `find_ticket`, which trains whole epochs: as many as come nearest to the number of steps.
+
+    It does so in every round, with all of the schedule, also if weights go back to a later point than the first.
+    Raises `ArgumentError` for numbers and words that can't be right"""
     given = {**self, **other}
     model,data,n_step,bs = (given.pop(k) for k in ('model','data','n_step','bs'))
-    opt,lr,how = given.pop('opt', 'adam'),given.pop('lr'),dict(weight_decay=given.pop('wd', 0.))
-    if opt=='sgd': how['momentum'] = given.pop('momentum', .9)
-    fitted = ScheduledFit(lr, **{k: given.pop(k) for k in ('lr_schedule','warmup','augment') if k in given})
-    opt_func = partial(OptimWrapper, opt=check_choice('opt', opt, optimizers), **how)
-    def learner():
-        dls = _batches_of(data, bs)
-        net = model_by_name(model, dls) if isinstance(model, str) else model()
-        return Learner(dls, net, metrics=accuracy, opt_func=opt_func, lr=lr)
-    def fit(learn): learn.fit(max(1, round(n_step/len(learn.dls.train))), cbs=fitted)
-    return dict(learner=learner, fit=fit, **given)
+    for k,v in dict(n_step=n_step, bs=bs).items(): check_whole(k, v, 1)
+    opt,wd = given.pop('opt', 'adam'),check_number('wd', given.pop('wd', 0.), 0)
+    check_choice('opt', opt, optimizers)
+    how = dict(model=model, data=data, bs=bs, opt=opt, weight_decay=wd)
+    if opt=='sgd': how['momentum'] = check_number('momentum', given.pop('momentum', .9), 0, math.nextafter(1, 0))
+    scheduled = {k: given.pop(k) for k in ('lr','lr_schedule','warmup','augment') if k in given}
+    ScheduledFit(**scheduled)
+    learner,fit = partial(_learner, lr=scheduled['lr'], **how),partial(_fit, n_step=n_step, **scheduled)
+    return dict(learner=learner, fit=fit, **given) # partials, so that a search goes on only with the same settings
+
+def _learner(model, data, bs, opt, lr, **how):
+    dls = _batches_of(data, bs)
+    net = model_by_name(model, dls) if isinstance(model, str) else model()
+    return Learner(dls, net, metrics=accuracy, lr=lr,
+                   opt_func=partial(OptimWrapper, opt=optimizers[opt], **how))
+
+def _fit(learn, n_step, **scheduled):
+    learn.fit(max(1, round(n_step/len(learn.dls.train))), cbs=ScheduledFit(**scheduled))
 
 # %% ../nbs/16_presets.ipynb #62d34978
 def _batches_of(data, bs):
     "DataLoaders of `WholeDL` with so many items in a batch, from a name, a function or others"
     if isinstance(data, str): return dls_by_name(data, bs)
     dls = data() if callable(data) and not isinstance(data, DataLoaders) else data
-    if not isinstance(dls, DataLoaders):
+    if not isinstance(dls, DataLoaders) or not all(hasattr(dl, 'new') for dl in dls.loaders):
         raise ArgumentTypeError('data', data, 'a name, DataLoaders, or a function that makes some')
     return DataLoaders(*[dl.new(bs=bs) for dl in dls.loaders], device=dls.device)
