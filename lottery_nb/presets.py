@@ -60,10 +60,11 @@ for _name,_steps,_lr,_rate in (('conv2',20_000,2e-4,10), ('conv4',25_000,3e-4,10
 # %% ../nbs/16_presets.ipynb #a55a33d0
 _open_lth = 'open_lth, models/{}.py, default_hparams; first weights of kaiming_'
 _last_batch = ("an epoch leaves out the last, smaller batch; the number of steps is open_lth's, which takes it",)
+_no_output = ("20 % of what can be pruned goes in a round; open_lth takes 20 % of all, the output layer's weights too",)
 _crops = ("what a crop brings in is each channel's mean, not black",)
 presets['mnist_lenet_300_100'] = Preset(dict(
     model='mnist_lenet_300_100', data='mnist', n_step=40*469, bs=128, opt='sgd', momentum=0., lr=.1, prune=20,
-    method='global', layers=but_output, rewind=0), _open_lth.format('mnist_lenet'), _last_batch)
+    method='global', layers=but_output, rewind=0), _open_lth.format('mnist_lenet'), _last_batch+_no_output)
 _cifar = dict(data='cifar10', n_step=160*391, bs=128, opt='sgd', momentum=.9, wd=1e-4, lr=.1, lr_schedule='milestones',
               augment=(flip, shift(pixels=4)), prune=20, method='global', rewind=0)
 for _depth in (20, 32, 56):
@@ -71,7 +72,7 @@ for _depth in (20, 32, 56):
                                                _open_lth.format('cifar_resnet'), _last_batch+_crops)
 for _depth in (11, 13, 16, 19):
     presets[f'cifar_vgg_{_depth}'] = Preset(dict(model=f'cifar_vgg_{_depth}', **_cifar, layers=but_output),
-                                            _open_lth.format('cifar_vgg'), _last_batch+_crops)
+                                            _open_lth.format('cifar_vgg'), _last_batch+_crops+_no_output)
 
 # %% ../nbs/16_presets.ipynb #e1874fed
 def preset(

@@ -113,7 +113,6 @@ def permuted(self:Masks,
     alignment:Alignment # of networks that have these weights
 )->Masks:
     "The same masks, with their units in that order"
-    if not isinstance(alignment, Alignment): raise ArgumentTypeError('alignment', alignment, 'an Alignment')
     return Masks(alignment.permuted(self))
 
 @patch

@@ -364,7 +364,6 @@ def broken():
     (lambda: align(new(chain), new(chain), nan((3,0,2,2), INPUT)), "data='1.weight': expected.*finite"),
     (lambda: align(new(chain), new(chain), INPUT, n_batch=0), 'n_batch=0'),
     (lambda: align(new(chain), new(chain), INPUT).permuted([INPUT]), 'tensors=.*name -> tensor'),
-    (lambda: pruned(new(chain)).permuted({}), 'alignment=.*Alignment'),
     (lambda: align(*[nn.Linear(3, 2)]*2, torch.randn(2, 3)), "model='Linear'.*units that can change places"),
     (lambda: align(pruned(new(chain)).dense(), new(chain), INPUT), 'was not trained'),
     (lambda: Masks({'1.weight': torch.ones(3, 3).bool()}).permuted(align(new(chain), new(chain, 1), INPUT)),
