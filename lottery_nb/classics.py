@@ -315,7 +315,7 @@ def read_images(
 
 # %% ../nbs/01b_classics.ipynb #412a18c1
 class Normalized(Transform):
-    "An image as the network sees it: each channel's mean and standard deviation taken off. `decodes` puts them back"
+    "An image as the network sees it: each channel's mean and standard deviation taken off"
     def __init__(self,
         mean, # of each channel, pixels from 0 to 1
         std # of each channel
@@ -333,7 +333,11 @@ class Normalized(Transform):
         x = torch.from_numpy((images/np.float32(255) - self.mean)/self.std)
         return (TensorImageBW if x.shape[-3]==1 else TensorImage)(x)
 
-    def decodes(self, x:TensorImage): return x*torch.from_numpy(self.std) + torch.from_numpy(self.mean)
+    def back(self,
+        x:TensorImage # [..., channels, height, width], as the network sees it
+    )->TensorImage: # from 0 to 1
+        "The image as it was; a `decodes` wouldn't be called to show it, as what is normalized can show itself"
+        return x*torch.from_numpy(self.std) + torch.from_numpy(self.mean)
 
 # %% ../nbs/01b_classics.ipynb #10649dc5
 class ImageDL(WholeDL):
@@ -344,6 +348,13 @@ class ImageDL(WholeDL):
         images,classes = zip(*lists[0].items)
         x = lists[0].tfms[0].of(np.stack(images))
         return x,TensorCategory([lists[1].vocab.o2i[o] for o in classes])
+
+    def decode(self,
+        b # a batch
+    )->tuple: # images from 0 to 1, and what goes with them
+        "The batch on the CPU, to be shown"
+        x,*targets = super().decode(b)
+        return self.dataset.tls[0].tfms[0].back(x),*targets
 
 # %% ../nbs/01b_classics.ipynb #ea8ef8b7
 def classic_dls(

@@ -18,7 +18,7 @@ from fastai.optimizer import OptimWrapper
 from fastcore.basics import listify, patch
 from .core import ArgumentTypeError, check_choice, check_number, check_whole
 from .data import dls_by_name, model_by_name
-from .stacked import Augmentation, augmentations, flip, lr_schedules, optimizers, shift
+from .stacked import Augmentation, Recipe, augmentations, flip, lr_schedules, optimizers, shift
 
 # %% ../nbs/16_presets.ipynb #42ac1b7b
 class Preset(dict):
@@ -115,13 +115,11 @@ def for_find_ticket(self:Preset,
 
     It does so in every round, with all of the schedule, also if weights go back to a later point than the first.
     Raises `ArgumentError` for numbers and words that can't be right"""
-    given = {**self, **other}
-    model,data,n_step,bs = (given.pop(k) for k in ('model','data','n_step','bs'))
-    for k,v in dict(n_step=n_step, bs=bs).items(): check_whole(k, v, 1)
-    opt,wd = given.pop('opt', 'adam'),check_number('wd', given.pop('wd', 0.), 0)
-    check_choice('opt', opt, optimizers)
-    how = dict(model=model, data=data, bs=bs, opt=opt, weight_decay=wd)
-    if opt=='sgd': how['momentum'] = check_number('momentum', given.pop('momentum', .9), 0, math.nextafter(1, 0))
+    given = {k: getattr(Recipe, k) for k in ('n_step','bs','opt','lr','wd')} | self | other
+    n_step,how = check_whole('n_step', given.pop('n_step'), 1),{k: given.pop(k) for k in ('model','data','bs','opt')}
+    check_whole('bs', how['bs'], 1), check_choice('opt', how['opt'], optimizers)
+    how['weight_decay'] = check_number('wd', given.pop('wd'), 0)
+    if how['opt']=='sgd': how['momentum'] = check_number('momentum', given.pop('momentum', .9), 0, math.nextafter(1, 0))
     scheduled = {k: given.pop(k) for k in ('lr','lr_schedule','warmup','augment') if k in given}
     ScheduledFit(**scheduled)
     learner,fit = partial(_learner, lr=scheduled['lr'], **how),partial(_fit, n_step=n_step, **scheduled)

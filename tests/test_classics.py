@@ -3,10 +3,11 @@ import hashlib, pickle, struct, subprocess, sys
 from functools import partial
 from pathlib import Path
 
-import numpy as np, pytest, torch
+import matplotlib.pyplot as plt, numpy as np, pytest, torch
 from fastai.callback.progress import ProgressCallback # noqa: F401 (gives Learner its no_bar)
 from fastai.data.external import fastai_cfg
 from fastai.learner import Learner, load_learner
+import fastai.vision.learner # noqa: F401 (gives images their show_results)
 from PIL import Image
 from torch import nn
 from torchvision.datasets import CIFAR10, MNIST
@@ -270,6 +271,21 @@ def test_what_fastai_does_with_them(mnist, tmp_path):
         learn.show_results(max_n=4)
     shown = dls.valid.decode_batch(dls.valid.one_batch())[0]
     assert torch.allclose(shown[0], torch.tensor(read_images('mnist', mnist)['test'][0][0]/255).float(), atol=1e-6)
+
+@pytest.mark.parametrize('name, channels', [('mnist',1), ('cifar10',3)])
+def test_images_are_shown_as_they_were(name, channels, request):
+    dls = classic_dls(name, 20, path=request.getfixturevalue('mnist' if name=='mnist' else 'cifar'))
+    raw = read_images(name, request.getfixturevalue('mnist' if name=='mnist' else 'cifar'))['test'][0]
+    learn = Learner(dls, model_by_name('conv2' if channels==3 else 'lenet_300_100', dls))
+    in_order = partial(learn.show_results, shuffle=False)
+    for way,show in dict(show_batch=dls.valid.show_batch, show_results=in_order).items():
+        plt.close('all')
+        with learn.no_bar(): show(max_n=4)
+        shown = [ax.images[0].get_array() for ax in plt.gcf().axes if ax.images]
+        assert len(shown)==4, way
+        for image,want in zip(shown, raw.transpose(0, 2, 3, 1)):
+            np.testing.assert_allclose(np.reshape(image, want.shape), want/255, atol=1e-5, err_msg=way)
+    plt.close('all')
 
 @pytest.mark.parametrize('arch', sorted(set(networks)-{'digits_mlp'}))
 def test_networks_by_name(arch, cifar):

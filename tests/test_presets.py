@@ -14,7 +14,7 @@ from lottery_nb.curves import Curve, lottery_curve
 from lottery_nb.data import digits_dls, networks
 from lottery_nb.find import SearchError, find_ticket
 from lottery_nb.papers import cite, papers_of
-from lottery_nb.presets import ScheduledFit, but_output, preset, presets
+from lottery_nb.presets import Preset, ScheduledFit, but_output, preset, presets
 from lottery_nb.sparsifier import find_layers
 from lottery_nb.stacked import Recipe, flip, milestones, shift
 
@@ -104,6 +104,11 @@ def test_a_fit_is_a_plain_loop():
         opt.step()
     assert step==n-1
     for a,b in zip(learn.model.parameters(), net.parameters()): assert torch.allclose(a.cpu(), b, atol=1e-6)
+
+def test_a_preset_of_your_own_has_lottery_curves_defaults():
+    def told(p): return [source_of(p.for_find_ticket()[k]) for k in ('learner','fit')]
+    assert told(Preset(dict(model='digits_mlp', data='digits'), 'mine'))==told(
+        Preset(dict(model='digits_mlp', data='digits', n_step=400, bs=60, opt='adam', lr=1.2e-3, wd=0.), 'mine'))
 
 def test_find_ticket_takes_it():
     given = preset('lenet_300_100', data='digits', n_step=44).for_find_ticket(rounds=2, progress=False, seed=3)
