@@ -22,11 +22,10 @@ from fastai.data.transforms import Categorize, ItemGetter, Transform, get_image_
 from fastai.torch_core import TensorCategory, TensorImage, TensorImageBW
 from fastai.vision.core import PILImage, PILImageBW
 from fastcore.parallel import parallel
-from sklearn.model_selection import train_test_split
 from torch import nn
 from torchvision.datasets import CIFAR10
 from .core import ArgumentError, ArgumentTypeError, check_choice, check_number, check_path, check_whole
-from .data import WholeDL, data_sets, networks
+from .data import WholeDL, data_sets, hold_out, networks
 
 # %% ../nbs/01b_classics.ipynb #266fcd07
 @torch.no_grad()
@@ -372,15 +371,11 @@ def classic_dls(
     check_whole('bs', bs, 1), check_whole('seed', seed)
     parts,known = read_images(name, path),image_sets[name]
     items = [[image, known.classes[i]] for images,labels in parts.values() for image,i in zip(images, labels)]
-    n,labels = len(parts['train'][1]),parts['train'][1]
-    splits = range(n),range(n, len(items))
-    if check_number('test', test, 0, 50):
-        held_out = round(test/100*len(items))
-        try: train,valid = train_test_split(range(n), test_size=held_out, stratify=labels, random_state=0)
-        except ValueError as e: raise ArgumentError('test', test, f'one that leaves images of each class; {e}') from e
-        splits = train,valid,splits[1]
-    check_number('bs', bs, 1, len(splits[0]), f'at most {len(splits[0])}, the number of training images')
+    labels = parts['train'][1]
+    train,held_out = hold_out(range(len(labels)), labels, test, len(items))
+    check_number('bs', bs, 1, len(train), f'at most {len(train)}, the number of training images')
     classes = Categorize(vocab=list(known.classes), sort=False)
+    splits = [o for o in (train, held_out, range(len(labels), len(items))) if o]
     dsets = Datasets(items, [[Normalized(known.mean, known.std)], [ItemGetter(1), classes]], splits=splits)
     return dsets.dataloaders(bs=bs, dl_type=ImageDL, seed=seed, num_workers=0)
 

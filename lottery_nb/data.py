@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['imagenette_classes', 'data_sets', 'networks', 'digits_dls', 'digits_mlp', 'imagenette_path', 'photo_files',
-           'imagenette_dls', 'learner_by_name', 'dls_by_name', 'model_by_name', 'SeededDL', 'WholeDL', 'TensorDL']
+           'imagenette_dls', 'hold_out', 'learner_by_name', 'dls_by_name', 'model_by_name', 'SeededDL', 'WholeDL',
+           'TensorDL']
 
 # %% ../nbs/01_data.ipynb #6f2929e3
 import difflib, random
@@ -40,15 +41,14 @@ def digits_dls(
     "scikit-learn's handwritten digits, 80 % for training. Raises `ArgumentError` for a number out of range"
     check_whole('bs', bs, 1), check_whole('seed', seed)
     images,labels = load_digits(return_X_y=True)
-    parts = train_test_split(range(len(labels)), test_size=.2, stratify=labels, random_state=0)
-    if n := round(check_number('test', test, 0, 50)/100*len(labels)):
-        train,held_out = train_test_split(parts[0], test_size=n, stratify=labels[parts[0]], random_state=0)
-        parts = train,parts[1],held_out
-    check_number('bs', bs, 1, len(parts[0]), f'at most {len(parts[0])}, the number of training images')
+    train,valid = train_test_split(range(len(labels)), test_size=.2, stratify=labels, random_state=0)
+    train,held_out = hold_out(train, labels[train], test, len(labels))
+    check_number('bs', bs, 1, len(train), f'at most {len(train)}, the number of training images')
     images = torch.tensor(images/16).float().view(-1,1,8,8)
     items = [[image.clone(), str(label)] for image,label in zip(images, labels)] # a view is pickled with all images
     classes = Categorize(vocab=[str(i) for i in range(10)], sort=False)
-    dsets = Datasets(items, [[_digit_image], [ItemGetter(1), classes]], splits=parts)
+    splits = [o for o in (train, valid, held_out) if o]
+    dsets = Datasets(items, [[_digit_image], [ItemGetter(1), classes]], splits=splits)
     return dsets.dataloaders(bs=bs, dl_type=WholeDL, seed=seed, num_workers=0)
 
 # %% ../nbs/01_data.ipynb #52e6b438
@@ -112,7 +112,7 @@ def imagenette_dls(
     for name,value in dict(seed=seed, num_workers=num_workers).items():
         if value is not None: check_whole(name, value)
     train,valid = photo_files(imagenette_path() if path is None else path)
-    train,held_out = _held_out(train, test, len(train+valid))
+    train,held_out = hold_out(train, list(map(_class_of, train)), test, len(train+valid))
     check_number('bs', bs, 1, len(train), f'at most {len(train)}, the number of training images')
     if check_flag('cache', cache):
         if num_workers: raise ArgumentError('num_workers', num_workers, '0 or None with cache=True')
@@ -133,12 +133,17 @@ def _class_of(file):
     return imagenette_classes.get(folder, folder)
 
 # %% ../nbs/01_data.ipynb #e1b8b293
-def _held_out(files, test, n_all):
-    "The `files` without `test` percent of all photos, and these: of each class alike, always the same ones"
-    n = round(check_number('test', test, 0, 50)/100*n_all)
-    if not n: return files,[]
-    try: return train_test_split(files, test_size=n, stratify=[_class_of(f) for f in files], random_state=0)
-    except ValueError as e: raise ArgumentError('test', test, f'one that leaves photos of each class; {e}') from e
+def hold_out(
+    items, # to train with
+    labels, # of each its class
+    test:float, # percent of all items, 0 to 50
+    n:int # how many these are, in all parts
+)->tuple: # what's left to train with, and what isn't trained with: of each class alike, always the same
+    "Takes some items out of training. Raises `ArgumentError` if that leaves a class without any, or takes none"
+    size = round(check_number('test', test, 0, 50)/100*n)
+    if not test: return items,[]
+    try: return train_test_split(items, test_size=size, stratify=labels, random_state=0)
+    except ValueError as e: raise ArgumentError('test', test, f'one that leaves images of each class; {e}') from e
 
 def _in_a_row(*sizes):
     "The indices of parts that come one after the other; those without any are left out"
