@@ -22,18 +22,17 @@ from fastai.data.transforms import Categorize, ItemGetter, Transform, get_image_
 from fastai.torch_core import TensorCategory, TensorImage, TensorImageBW
 from fastai.vision.core import PILImage, PILImageBW
 from fastcore.parallel import parallel
-from sklearn.model_selection import train_test_split
 from torch import nn
 from torchvision.datasets import CIFAR10
-from .core import ArgumentError, check_choice, check_number, check_path, check_whole
-from .data import WholeDL, data_sets, networks
+from .core import ArgumentError, ArgumentTypeError, check_choice, check_number, check_path, check_whole
+from .data import WholeDL, data_sets, hold_out, networks
 
 # %% ../nbs/01b_classics.ipynb #266fcd07
 @torch.no_grad()
 def glorot_(
     net:nn.Module # changed in place
 )->nn.Module: # the same
-    "Gaussian weights by Glorot's rule in every conv and linear layer, and biases of 0. Source: Frankle & Carbin 2019"
+    "Gaussian weights by Glorot's rule in every `Conv2d` and linear layer, biases of 0. Source: Frankle & Carbin 2019"
     for m in net.modules():
         if not isinstance(m, (nn.Conv2d,nn.Linear)): continue
         nn.init.xavier_normal_(m.weight)
@@ -59,9 +58,12 @@ def lenet_300_100(
 )->nn.Sequential: # layers fc1, fc2, fc
     "Two hidden layers, of 300 and 100 units. Source: Frankle & Carbin 2019, figure 2"
     check_whole('n_in', n_in, 1), check_whole('n_out', n_out, 1)
+    if not callable(init): raise ArgumentTypeError('init', init, 'a function that sets first weights in place')
     layers = dict(flatten=nn.Flatten(), fc1=nn.Linear(n_in, 300), relu1=nn.ReLU(), fc2=nn.Linear(300, 100),
                   relu2=nn.ReLU(), fc=nn.Linear(100, n_out))
-    return init(nn.Sequential(OrderedDict(layers)))
+    net = nn.Sequential(OrderedDict(layers))
+    init(net)
+    return net
 
 # %% ../nbs/01b_classics.ipynb #511b7607
 def _conv_net(pairs, n_in, n_out, size):
@@ -169,6 +171,10 @@ def cifar_vgg(
     return kaiming_(nn.Sequential(layers))
 
 # %% ../nbs/01b_classics.ipynb #8a391065
+def _vgg(depth, shape, n_out):
+    if min(shape[1:])>=16: return cifar_vgg(depth, shape[0], n_out)
+    raise ArgumentError('arch', f'cifar_vgg_{depth}', 'a network for images of less than 16 pixels')
+
 networks['lenet_300_100'] = lambda shape, n_out: lenet_300_100(math.prod(shape), n_out)
 networks['mnist_lenet_300_100'] = lambda shape, n_out: lenet_300_100(math.prod(shape), n_out, kaiming_) # open_lth's
 networks['conv2'] = lambda shape, n_out: conv2(shape[0], n_out, shape[1])
@@ -177,10 +183,10 @@ networks['conv6'] = lambda shape, n_out: conv6(shape[0], n_out, shape[1])
 networks['cifar_resnet_20'] = lambda shape, n_out: cifar_resnet(20, 16, shape[0], n_out)
 networks['cifar_resnet_32'] = lambda shape, n_out: cifar_resnet(32, 16, shape[0], n_out)
 networks['cifar_resnet_56'] = lambda shape, n_out: cifar_resnet(56, 16, shape[0], n_out)
-networks['cifar_vgg_11'] = lambda shape, n_out: cifar_vgg(11, shape[0], n_out)
-networks['cifar_vgg_13'] = lambda shape, n_out: cifar_vgg(13, shape[0], n_out)
-networks['cifar_vgg_16'] = lambda shape, n_out: cifar_vgg(16, shape[0], n_out)
-networks['cifar_vgg_19'] = lambda shape, n_out: cifar_vgg(19, shape[0], n_out)
+networks['cifar_vgg_11'] = partial(_vgg, 11)
+networks['cifar_vgg_13'] = partial(_vgg, 13)
+networks['cifar_vgg_16'] = partial(_vgg, 16)
+networks['cifar_vgg_19'] = partial(_vgg, 19)
 
 # %% ../nbs/01b_classics.ipynb #48de5cd4
 @dataclass(frozen=True)
@@ -271,7 +277,9 @@ def _folder_part(folder, part, known):
     if len({o.shape for o in images})>1: raise ArgumentError('path', str(places[0]), 'images of one size')
     return np.stack(images) if images else np.empty(0),np.array([numbers[f.parent.name] for f in files])
 
-def _pixels(file, kind): return np.array(kind.create(file))
+def _pixels(file, kind):
+    try: return np.array(kind.create(file))
+    except OSError as e: raise ArgumentError('path', str(file), f'an image that can be read; {e}') from e
 
 def _batches_part(folder, part):
     "Images and labels of a part, from torchvision's batches of CIFAR-10"
@@ -306,7 +314,7 @@ def read_images(
 
 # %% ../nbs/01b_classics.ipynb #412a18c1
 class Normalized(Transform):
-    "An image as the network sees it: each channel's mean and standard deviation taken off. `decodes` puts them back"
+    "An image as the network sees it: each channel's mean and standard deviation taken off"
     def __init__(self,
         mean, # of each channel, pixels from 0 to 1
         std # of each channel
@@ -324,7 +332,11 @@ class Normalized(Transform):
         x = torch.from_numpy((images/np.float32(255) - self.mean)/self.std)
         return (TensorImageBW if x.shape[-3]==1 else TensorImage)(x)
 
-    def decodes(self, x:TensorImage): return x*self.std + self.mean
+    def back(self,
+        x:TensorImage # [..., channels, height, width], as the network sees it
+    )->TensorImage: # from 0 to 1
+        "The image as it was; a `decodes` wouldn't be called to show it, as what is normalized can show itself"
+        return x*torch.from_numpy(self.std) + torch.from_numpy(self.mean)
 
 # %% ../nbs/01b_classics.ipynb #10649dc5
 class ImageDL(WholeDL):
@@ -335,6 +347,13 @@ class ImageDL(WholeDL):
         images,classes = zip(*lists[0].items)
         x = lists[0].tfms[0].of(np.stack(images))
         return x,TensorCategory([lists[1].vocab.o2i[o] for o in classes])
+
+    def decode(self,
+        b # a batch
+    )->tuple: # images from 0 to 1, and what goes with them
+        "The batch on the CPU, to be shown"
+        x,*targets = super().decode(b)
+        return self.dataset.tls[0].tfms[0].back(x),*targets
 
 # %% ../nbs/01b_classics.ipynb #ea8ef8b7
 def classic_dls(
@@ -352,14 +371,11 @@ def classic_dls(
     check_whole('bs', bs, 1), check_whole('seed', seed)
     parts,known = read_images(name, path),image_sets[name]
     items = [[image, known.classes[i]] for images,labels in parts.values() for image,i in zip(images, labels)]
-    n,labels = len(parts['train'][1]),parts['train'][1]
-    splits = range(n),range(n, len(items))
-    if held_out := round(check_number('test', test, 0, 50)/100*len(items)):
-        try: train,valid = train_test_split(range(n), test_size=held_out, stratify=labels, random_state=0)
-        except ValueError as e: raise ArgumentError('test', test, f'one that leaves images of each class; {e}') from e
-        splits = train,valid,splits[1]
-    check_number('bs', bs, 1, len(splits[0]), f'at most {len(splits[0])}, the number of training images')
+    labels = parts['train'][1]
+    train,held_out = hold_out(range(len(labels)), labels, test, len(items))
+    check_number('bs', bs, 1, len(train), f'at most {len(train)}, the number of training images')
     classes = Categorize(vocab=list(known.classes), sort=False)
+    splits = [o for o in (train, held_out, range(len(labels), len(items))) if o]
     dsets = Datasets(items, [[Normalized(known.mean, known.std)], [ItemGetter(1), classes]], splits=splits)
     return dsets.dataloaders(bs=bs, dl_type=ImageDL, seed=seed, num_workers=0)
 

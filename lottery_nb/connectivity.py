@@ -128,8 +128,8 @@ def line_ends(
     ends,net = [_tensors('a', a), _tensors('b', b)],_network(model, a, b)
     for name,o,end in zip('ab', (a, b), ends):
         diff = tensor_differences(end, net, name, growing_buffers(net))
-        kinds = isinstance(o, nn.Module) and [type(m) for m in unwrap(o).modules()]
-        if kinds and kinds!=[type(m) for m in net.modules()]: diff = diff or 'other modules'
+        kinds = isinstance(o, nn.Module) and [type(m).__name__ for m in unwrap(o).modules()]
+        if kinds and kinds!=[type(m).__name__ for m in net.modules()]: diff = diff or 'other modules'
         expected = f'a network of the same architecture as the other one ({diff})'
         if diff: raise ArgumentError(name, type(o).__name__, expected)
     for k,t in ends[0].items():

@@ -130,7 +130,7 @@ def check_percent(
     "`value` as a float. Raises `ArgumentError` unless it's a percentage from 0 to 100"
     return check_number(name, value, 0, 100, 'a percentage from 0 to 100')
 
-# %% ../nbs/00_core.ipynb #nearest1
+# %% ../nbs/00_core.ipynb #4ea1c7d0
 _elsewhere = dict(grad_crit='taylor', **dict.fromkeys(['magnitude','mag','l1','abs'], 'large_final')) # others' words
 
 def nearest(
@@ -227,7 +227,7 @@ def warn(
     while frame.f_back and package() in ours: frame,level = frame.f_back,level+1
     warnings.warn(message, stacklevel=level)
 
-# %% ../nbs/00_core.ipynb #warnfrac
+# %% ../nbs/00_core.ipynb #4ea1c7d2
 def warn_of_fraction(
     name:str, # the argument's name, for the warning
     value:float # percent

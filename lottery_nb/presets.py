@@ -6,7 +6,7 @@
 __all__ = ['presets', 'Preset', 'but_output', 'preset', 'ScheduledFit']
 
 # %% ../nbs/16_presets.ipynb #8b75384c
-import random
+import math, random
 from collections.abc import Callable
 from functools import partial
 import torch
@@ -15,10 +15,10 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
-from fastcore.basics import patch
-from .core import ArgumentTypeError, check_choice, check_whole
+from fastcore.basics import listify, patch
+from .core import ArgumentTypeError, check_choice, check_number, check_whole
 from .data import dls_by_name, model_by_name
-from .stacked import Augmentation, augmentations, flip, lr_schedules, optimizers, shift
+from .stacked import Augmentation, Recipe, augmentations, flip, lr_schedules, optimizers, shift
 
 # %% ../nbs/16_presets.ipynb #42ac1b7b
 class Preset(dict):
@@ -60,10 +60,11 @@ for _name,_steps,_lr,_rate in (('conv2',20_000,2e-4,10), ('conv4',25_000,3e-4,10
 # %% ../nbs/16_presets.ipynb #a55a33d0
 _open_lth = 'open_lth, models/{}.py, default_hparams; first weights of kaiming_'
 _last_batch = ("an epoch leaves out the last, smaller batch; the number of steps is open_lth's, which takes it",)
+_no_output = ("20 % of what can be pruned goes in a round; open_lth takes 20 % of all, the output layer's weights too",)
 _crops = ("what a crop brings in is each channel's mean, not black",)
 presets['mnist_lenet_300_100'] = Preset(dict(
     model='mnist_lenet_300_100', data='mnist', n_step=40*469, bs=128, opt='sgd', momentum=0., lr=.1, prune=20,
-    method='global', layers=but_output, rewind=0), _open_lth.format('mnist_lenet'), _last_batch)
+    method='global', layers=but_output, rewind=0), _open_lth.format('mnist_lenet'), _last_batch+_no_output)
 _cifar = dict(data='cifar10', n_step=160*391, bs=128, opt='sgd', momentum=.9, wd=1e-4, lr=.1, lr_schedule='milestones',
               augment=(flip, shift(pixels=4)), prune=20, method='global', rewind=0)
 for _depth in (20, 32, 56):
@@ -71,7 +72,7 @@ for _depth in (20, 32, 56):
                                                _open_lth.format('cifar_resnet'), _last_batch+_crops)
 for _depth in (11, 13, 16, 19):
     presets[f'cifar_vgg_{_depth}'] = Preset(dict(model=f'cifar_vgg_{_depth}', **_cifar, layers=but_output),
-                                            _open_lth.format('cifar_vgg'), _last_batch+_crops)
+                                            _open_lth.format('cifar_vgg'), _last_batch+_crops+_no_output)
 
 # %% ../nbs/16_presets.ipynb #e1874fed
 def preset(
@@ -93,10 +94,9 @@ class ScheduledFit(Callback):
         warmup:int=0, # steps in which the learning rate rises to that, in a line
         augment=() # names in `augmentations` or `Augmentation`s
     ):
-        self.lr,self.warmup = lr,check_whole('warmup', warmup)
+        self.lr,self.warmup = check_number('lr', lr, above=0),check_whole('warmup', warmup)
         self.factor = lr_schedule if callable(lr_schedule) else check_choice('lr_schedule', lr_schedule, lr_schedules)
-        given = [augment] if isinstance(augment, (str,Augmentation)) else augment
-        self.augment = [check_choice('augment', o, augmentations, Augmentation) for o in given]
+        self.augment = [check_choice('augment', o, augmentations, Augmentation) for o in listify(augment)]
 
     def before_batch(self):
         if not self.training: return
@@ -111,25 +111,34 @@ class ScheduledFit(Callback):
 def for_find_ticket(self:Preset,
     **other # what is different, and what the preset doesn't say: rounds, seed, dir, …
 )->dict: # for `find_ticket(**…)`
-    "Keyword arguments of `find_ticket`, which trains whole epochs: as many as come nearest to the number of steps"
-    given = {**self, **other}
-    model,data,n_step,bs = (given.pop(k) for k in ('model','data','n_step','bs'))
-    opt,lr,how = given.pop('opt', 'adam'),given.pop('lr'),dict(weight_decay=given.pop('wd', 0.))
-    if opt=='sgd': how['momentum'] = given.pop('momentum', .9)
-    fitted = ScheduledFit(lr, **{k: given.pop(k) for k in ('lr_schedule','warmup','augment') if k in given})
-    opt_func = partial(OptimWrapper, opt=check_choice('opt', opt, optimizers), **how)
-    def learner():
-        dls = _batches_of(data, bs)
-        net = model_by_name(model, dls) if isinstance(model, str) else model()
-        return Learner(dls, net, metrics=accuracy, opt_func=opt_func, lr=lr)
-    def fit(learn): learn.fit(max(1, round(n_step/len(learn.dls.train))), cbs=fitted)
-    return dict(learner=learner, fit=fit, **given)
+    """Keyword arguments of `find_ticket`, which trains whole epochs: as many as come nearest to the number of steps.
+
+    It does so in every round, with all of the schedule, also if weights go back to a later point than the first.
+    Raises `ArgumentError` for numbers and words that can't be right"""
+    given = {k: getattr(Recipe, k) for k in ('n_step','bs','opt','lr','wd')} | self | other
+    n_step,how = check_whole('n_step', given.pop('n_step'), 1),{k: given.pop(k) for k in ('model','data','bs','opt')}
+    check_whole('bs', how['bs'], 1), check_choice('opt', how['opt'], optimizers)
+    how['weight_decay'] = check_number('wd', given.pop('wd'), 0)
+    if how['opt']=='sgd': how['momentum'] = check_number('momentum', given.pop('momentum', .9), 0, math.nextafter(1, 0))
+    scheduled = {k: given.pop(k) for k in ('lr','lr_schedule','warmup','augment') if k in given}
+    ScheduledFit(**scheduled)
+    learner,fit = partial(_learner, lr=scheduled['lr'], **how),partial(_fit, n_step=n_step, **scheduled)
+    return dict(learner=learner, fit=fit, **given) # partials, so that a search goes on only with the same settings
+
+def _learner(model, data, bs, opt, lr, **how):
+    dls = _batches_of(data, bs)
+    net = model_by_name(model, dls) if isinstance(model, str) else model()
+    return Learner(dls, net, metrics=accuracy, lr=lr,
+                   opt_func=partial(OptimWrapper, opt=optimizers[opt], **how))
+
+def _fit(learn, n_step, **scheduled):
+    learn.fit(max(1, round(n_step/len(learn.dls.train))), cbs=ScheduledFit(**scheduled))
 
 # %% ../nbs/16_presets.ipynb #62d34978
 def _batches_of(data, bs):
     "DataLoaders of `WholeDL` with so many items in a batch, from a name, a function or others"
     if isinstance(data, str): return dls_by_name(data, bs)
     dls = data() if callable(data) and not isinstance(data, DataLoaders) else data
-    if not isinstance(dls, DataLoaders):
+    if not isinstance(dls, DataLoaders) or not all(hasattr(dl, 'new') for dl in dls.loaders):
         raise ArgumentTypeError('data', data, 'a name, DataLoaders, or a function that makes some')
     return DataLoaders(*[dl.new(bs=bs) for dl in dls.loaders], device=dls.device)

@@ -20,8 +20,8 @@ from .connectivity import barrier, line_batches, line_ends, placed_batches
 from .core import (ArgumentError, ArgumentTypeError, as_table, better_when_lower, check_absent, check_choice,
                              check_whole, hooked, made_by, make_rule, seed_of, seeded, shape_differences, warn)
 from .curves import Curve, run_curves
-from .evidence import (check_metric, density_axis, draw_across, draw_arms, finish_figure, mean_interval,
-                                 metric_scale, summarise)
+from .evidence import (check_columns, check_metric, density_axis, draw_across, draw_arms, finish_figure,
+                                 mean_interval, metric_scale, summarise)
 from .granularity import LayerUnits, units_class
 from .masks import Masks, copy_model, named_tensors, parameter_name, set_tensors_, unwrap
 from .sparsifier import find_layers
@@ -48,6 +48,7 @@ def align(
 
     Source: Li et al. 2015, matching by correlations; Ainsworth et al. 2023, algorithm 1, matching by weights"""
     check_choice('by', by, ['activations','weights'])
+    if n_batch is not None: check_whole('n_batch', n_batch, 1)
     net,*ends = line_ends(a, b, model)
     for name,end in zip('ab', ends):
         bad = [k for k,t in end.items() if t.is_floating_point() and not t.isfinite().all()]
@@ -93,6 +94,7 @@ def permuted(self:Alignment,
     tensors:Mapping # name -> tensor in the shape of the network's of that name, of any type
 )->dict: # name -> tensor
     "The tensors with their units in this order. Raises `ArgumentError` for those of another architecture"
+    if not isinstance(tensors, Mapping): raise ArgumentTypeError('tensors', tensors, 'a dict, name -> tensor')
     shapes = [{k: t.shape for k,t in tensors.items()}, {k: o for k,o in self.units.shapes.items() if k in tensors}]
     if diff := shape_differences(*shapes, 'these tensors', 'the network'):
         raise ArgumentError('tensors', list(tensors), f'tensors of the aligned architecture ({diff})')
@@ -117,9 +119,11 @@ def permuted(self:Masks,
 def permuted(self:Ticket,
     alignment:Alignment # of networks of its architecture
 )->Ticket:
-    "The same ticket, with its units in that order: masks, W_t, trained and pruned weights"
-    parts = [o and alignment.permuted(o) for o in (self.state, self.trained, self.full)]
-    return Ticket(self.masks.permuted(alignment), *parts[:2], self.meta, parts[2])
+    "The same ticket, with its units in that order: masks, W_t, trained and pruned weights. No n of m stays together"
+    masks,meta = self.masks.permuted(alignment),dict(self.meta)
+    if ':' in meta.get('granularity', ''): meta['granularity'] = 'weight'
+    state,trained,full = (o and alignment.permuted(o) for o in (self.state, self.trained, self.full))
+    return Ticket(masks, state, trained, meta, full)
 
 # %% ../nbs/24_symmetry.ipynb #06a69e68
 @patch
@@ -208,14 +212,15 @@ def check(self:HiddenUnits,
     example # a batch as it takes it (a tensor), or a tuple of them
 ):
     "Raises `ArgumentError` if the network gives something else with its units in another order"
-    net = copy_model(model).eval().double()
-    inputs = example if isinstance(example, tuple) else (example,)
-    inputs = [o.double() if o.is_floating_point() else o for o in inputs]
+    net = copy_model(model).eval()
+    kind = torch.promote_types(next(net.parameters()).dtype, torch.float32) # halves round too much
+    inputs = [o.to(kind) if o.is_floating_point() else o for o in tree_leaves(example)]
     def outputs():
-        with seeded('units'): return [o for o in tree_leaves(net(*inputs)) if isinstance(o, Tensor)]
+        with seeded('units'): found = tree_leaves(net.to(kind)(*inputs))
+        return [o.double().nan_to_num() for o in found if isinstance(o, Tensor)]
     before = outputs()
     set_tensors_(net, self.moved(named_tensors(net), {k: torch.arange(g.n).flip(0) for k,g in self.groups.items()}))
-    if all(torch.allclose(p, q, 1e-6, 1e-9, equal_nan=True) for p,q in zip(before, outputs())): return
+    if all((p-q).norm()<=1e-4*p.norm() for p,q in zip(before, outputs())): return
     expected = 'a network that gives the same with its hidden units in another order'
     raise ArgumentError('model', type(model).__name__, expected)
 
@@ -250,15 +255,18 @@ def correlations(self:HiddenUnits,
     for xs in batches:
         read = [{}, {}]
         for one,o in zip(nets, read):
-            def note(name, m, args, y, o=o): o[name] = _by_channel(m, args[0])
+            def note(name, m, args, y, o=o): o[name] = _by_channel(m, args[0]).clone() # it may be written into later
             with hooked({n: m for n,m in one.named_modules() if n in readers}, note): one(*xs)
         for name,g in self.groups.items():
-            for n,at in g.inputs.items():
+            for n,at in ((n, at) for n,at in g.inputs.items() if n in read[0]): # some run in training alone
                 p,q = (o[n][at].flatten(1).double() for o in read)
                 new = p.new_tensor(p.shape[1]), p.sum(1), q.sum(1), p.square().sum(1), q.square().sum(1), p@q.T
                 sums[name,n] = [s+t for s,t in zip(sums[name,n], new)] if (name,n) in sums else new
-    def mean(name): return torch.stack([_correlation(*o) for (g,_),o in sums.items() if g==name]).mean(0)
-    return {name: mean(name) for name in self.groups}
+    for (name,_),o in sums.items():
+        if all(t.isfinite().all() for t in o): continue
+        raise ArgumentError('data', name, 'inputs with which its units are finite')
+    found = {name: [_correlation(*o) for (g,_),o in sums.items() if g==name] for name in self.groups}
+    return {name: torch.stack(o or [torch.zeros((self.groups[name].n,)*2)]).mean(0) for name,o in found.items()}
 
 def _by_channel(m, x)->Tensor: # [channels, values]
     "What a layer gets, channel by channel"
@@ -311,7 +319,7 @@ def weight_orders(self:HiddenUnits,
     a:Mapping, # name -> tensor: the parameters of one network
     b:Mapping # and of another
 )->dict: # name of a group -> [n]
-    "The order of b's units in which no other order of one group brings its parameters nearer to a's"
+    "The order of b's units from which no assignment of one group brings its parameters nearer to a's"
     onwards = {}
     for name in self.groups: onwards[name] = assign(self.weight_products(name, a, b, onwards, settled=True))
     as_they_are = {name: torch.arange(g.n) for name,g in self.groups.items()}
@@ -324,7 +332,7 @@ def improved(self:HiddenUnits,
     b:Mapping, # and of another
     orders:Mapping # name of a group -> [n]: of b's units, to begin with
 )->dict: # the same
-    "Goes over the groups as long as another order of one of them brings the parameters nearer (Ainsworth et al. 2023)"
+    "Goes over the groups as long as an assignment of one of them brings the parameters nearer (Ainsworth et al. 2023)"
     gained = True
     while gained:
         gained = False
@@ -346,7 +354,9 @@ def match(self:HiddenUnits,
     "In which order the units are most alike: by the mean correlation, or by the cosine of the parameters"
     if by=='weights':
         orders = self.weight_orders(a, b)
-        def cosine(name, o): return np.divide(*self.agreement(a, b, o, [name])).item()
+        def cosine(name, o):
+            product,norms = self.agreement(a, b, o, [name])
+            return product/norms if norms else 0. # like a unit that never changes
         return orders,{name: (cosine(name, {}), cosine(name, orders)) for name in orders}
     found = self.correlations(net, a, b, batches)
     orders = {name: assign(o) for name,o in found.items()}
@@ -360,7 +370,10 @@ def permuted(
 )->Arm: # not in the registry: give it to `arms=` itself
     """An arm that begins with another network's W_t, under the ticket's mask in the order of that network's units.
 
-    Its `begin` raises `ArgumentError` for a seed that isn't there. Source: Adnan et al. 2025"""
+    Raises `ArgumentError` for others; its `begin` does for a seed that isn't there. Source: Adnan et al. 2025"""
+    for s,o in others.items() if isinstance(others, Mapping) else [('', others)]:
+        if isinstance(o, tuple) and len(o)==2 and isinstance(o[0], Mapping): continue
+        raise ArgumentTypeError(f'others[{s}]', o, 'seed -> (tensors of W_t, an Alignment or None)')
     def carried(ticket, seed, model):
         "π(m) and another network's W_t (Adnan et al. 2025)"
         if seed not in others: raise ArgumentError(name, seed, f'a seed with another network: {[*others][:9]}')
@@ -373,6 +386,15 @@ def permuted(
 class _Carried(Curve):
     "A curve with two more arms: masks on another network's W_t, as they are and permuted"
     by,points,norm = 'activations',11,'recalibrate'
+
+@patch
+def check(self:_Carried):
+    "Raises `ArgumentError` for what can't be right"
+    super(_Carried, self).check()
+    if ':' in self.granularity:
+        raise ArgumentError('granularity', self.granularity, 'one whose weights stay together when they are permuted')
+    for o in self.arms:
+        if o.name in ('naive','permuted'): raise ArgumentError('arms', o, 'another name: that arm is here already')
 
 @patch
 def meet(self:_Carried):
@@ -442,7 +464,8 @@ def permuted_masks(
     In round 0, `naive` and `permuted` have the barrier between the two dense networks, before and after alignment:
     error_barrier, loss_barrier, train_…. Both arms begin with the other network's W_t, and get the ticket's batches.
     A seed of which one dense network isn't finite is named in a warning and left out. Raises `ArgumentError`, before
-    any training, for what `lottery_curve` doesn't take, and for networks without units that can change places.
+    any training, for what `lottery_curve` doesn't take, n of m, which don't stay together in another order, and
+    networks without units that can change places.
 
     Source: Adnan et al. 2025, with their sparsities; Ainsworth et al. 2023"""
     check_choice('by', by, ['activations','weights'])
@@ -473,17 +496,15 @@ def carried(
     Columns: `width, round, density, metric, naive, permuted, gain, gain_interval, left, left_interval, seeds, finding`.
     Differences are positive where permuted is better than naive, and worse than the ticket. The intervals are of 95 %
     for all rows together (Bonferroni). Raises `ArgumentError` for another table."""
-    metric = check_metric(df, metric)
-    if 'width' not in df or not {'naive','permuted'} <= set(df.arm):
-        raise ArgumentError('df', df, 'a table of permuted_masks')
+    metric,high = _metrics(df, metric)
     last = df[df.step==df.groupby(['width','arm','round']).step.transform('max')]
-    high = check_metric(last[last['round']==0], None, ('error_barrier','loss_barrier'))
+    check_choice('metric', metric, set(last.metric))
     there = df[df.arm=='permuted'].groupby('width', sort=False)['round'].unique()
     each = [(w, r) for w,rounds in there.items() for r in sorted(rounds)]
     rows,m = [],2*len(each)
     for w,r in each:
         o = last[(last.width==w) & (last['round']==r) & (last.metric==(metric if r else high))]
-        wide = o.pivot(index='seed', columns='arm', values='value')
+        wide = o.pivot(index='seed', columns='arm', values='value').reindex(columns=['naive','permuted','ticket'])
         better = -1 if better_when_lower(o.metric.iloc[0]) else 1
         gain = (better*(wide.permuted-wide.naive)).dropna()
         left = (better*(wide.ticket-wide.permuted)).dropna() if r else wide.permuted
@@ -495,6 +516,13 @@ def carried(
     return pd.DataFrame(rows)
 
 # %% ../nbs/24_symmetry.ipynb #4c5a1a3d
+def _metrics(df, metric)->tuple:
+    "What's measured in rounds, and of the barrier. Raises `ArgumentError` for another table"
+    if 'width' not in check_columns(df) or not {'naive','permuted'} <= set(df.arm):
+        raise ArgumentError('df', df, 'a table of permuted_masks')
+    first = df['round']==0
+    return check_metric(df[~first], metric),check_metric(df[first], None, ('error_barrier','loss_barrier'))
+
 def _said(row)->str:
     "A row of `carried` in words"
     scale = metric_scale(row['metric'])
@@ -522,8 +550,7 @@ def plot_permuted(
     """Draws a metric over density, a panel a width, and the barrier over the width, before and after alignment.
 
     Source: the shape of the figures of Adnan et al. 2025 and Ainsworth et al. 2023"""
-    metric,widths = check_metric(df, metric),list(dict.fromkeys(df.width))
-    high = check_metric(df[df['round']==0], None, ('error_barrier','loss_barrier'))
+    (metric,high),widths = _metrics(df, metric),list(dict.fromkeys(df.width))
     fig = Figure(figsize=figsize or (2.8*(len(widths)+1)+1.4, 3.4), layout='constrained')
     *axs,last = fig.subplots(1, len(widths)+1)
     found,barriers = summarise(df, metric, by='width'),summarise(df, high, by='width')

@@ -3,10 +3,11 @@ import hashlib, pickle, struct, subprocess, sys
 from functools import partial
 from pathlib import Path
 
-import numpy as np, pytest, torch
+import matplotlib.pyplot as plt, numpy as np, pytest, torch
 from fastai.callback.progress import ProgressCallback # noqa: F401 (gives Learner its no_bar)
 from fastai.data.external import fastai_cfg
 from fastai.learner import Learner, load_learner
+import fastai.vision.learner # noqa: F401 (gives images their show_results)
 from PIL import Image
 from torch import nn
 from torchvision.datasets import CIFAR10, MNIST
@@ -15,7 +16,7 @@ from lottery_nb.classics import (ImageDL, cifar_resnet, cifar_vgg, classic_dls, 
                                  image_sets, lenet_300_100, read_idx, read_images)
 from lottery_nb.core import ArgumentError
 from lottery_nb.curves import lottery_curve
-from lottery_nb.data import WholeDL, dls_by_name, model_by_name, networks
+from lottery_nb.data import WholeDL, digits_dls, dls_by_name, model_by_name, networks
 from models import as_idx, same_bits, some_images, write_idx
 
 def as_folders(folder, parts, names, train='train', test='test'):
@@ -52,6 +53,10 @@ def test_as_many_weights_as_the_papers_say(net, told):
     layers = [m for m in net().modules() if isinstance(m, (nn.Conv2d,nn.Linear))]
     n = sum(m.weight.numel() for m in layers), sum(m.weight.numel() for m in layers if isinstance(m, nn.Conv2d))
     assert n==pytest.approx(told, rel=.011)
+
+def test_first_weights_of_your_own():
+    net = lenet_300_100(init=lambda net: [nn.init.ones_(p) for p in net.parameters()])
+    assert isinstance(net, nn.Sequential) and all((p==1).all() for p in net.parameters())
 
 @pytest.mark.parametrize('depth', [8, 20, 32, 56])
 def test_the_depth_of_a_resnet_is_the_layers_on_the_way_through(depth):
@@ -98,7 +103,7 @@ def test_a_resnet_is_what_he_et_al_describe():
 
 @pytest.mark.parametrize('fn, name', [(lambda: cifar_resnet(18), 'depth'), (lambda: cifar_resnet(2), 'depth'),
     (lambda: cifar_resnet(20, width=0), 'width'), (lambda: cifar_vgg(12), 'depth'), (lambda: conv6(size=7), 'size'),
-    (lambda: conv2(n_out=0), 'n_out'), (lambda: lenet_300_100(0), 'n_in')])
+    (lambda: conv2(n_out=0), 'n_out'), (lambda: lenet_300_100(0), 'n_in'), (lambda: lenet_300_100(init=None), 'init')])
 def test_networks_that_there_are_not(fn, name):
     with pytest.raises(ArgumentError) as e: fn()
     assert e.value.name==name
@@ -195,6 +200,10 @@ def test_images_that_are_not_what_the_name_says(tmp_path):
     with pytest.raises(ArgumentError, match=r'not \[1, 14, 14\]'): read_images('mnist', tmp_path/'d')
     Image.fromarray(images[0]).save(tmp_path/'d'/'train'/'0'/'large.png')
     with pytest.raises(ArgumentError, match='images of one size'): read_images('mnist', tmp_path/'d')
+    whole = (tmp_path/'d'/'train'/'0'/'large.png').read_bytes()
+    for data in (whole[:-60], b'no image'):
+        (tmp_path/'d'/'train'/'0'/'large.png').write_bytes(data)
+        with pytest.raises(ArgumentError, match='large.png.*can be read'): read_images('mnist', tmp_path/'d')
     (tmp_path/'e'/'train'/'0').mkdir(parents=True)
     with pytest.raises(ArgumentError, match=r'images of \[1, 28, 28\], not \[\]'): read_images('mnist', tmp_path/'e')
 
@@ -237,7 +246,7 @@ def test_the_third_part(mnist):
     assert same_bits(again.valid.stacked()[0], three.valid.stacked()[0])
 
 @pytest.mark.parametrize('given, name', [(dict(bs=101), 'bs'), (dict(bs=0), 'bs'), (dict(seed=-1), 'seed'),
-    (dict(test=60), 'test'), (dict(test=1), 'test'), (dict(size=8), 'size')])
+    (dict(test=60), 'test'), (dict(test=1), 'test'), (dict(test=.1), 'test'), (dict(size=8), 'size')])
 def test_numbers_that_cannot_be_right(given, name, mnist):
     with pytest.raises(ArgumentError) as e: dls_by_name('mnist', path=mnist, **given)
     assert e.value.name==name
@@ -263,6 +272,21 @@ def test_what_fastai_does_with_them(mnist, tmp_path):
     shown = dls.valid.decode_batch(dls.valid.one_batch())[0]
     assert torch.allclose(shown[0], torch.tensor(read_images('mnist', mnist)['test'][0][0]/255).float(), atol=1e-6)
 
+@pytest.mark.parametrize('name, channels', [('mnist',1), ('cifar10',3)])
+def test_images_are_shown_as_they_were(name, channels, request):
+    dls = classic_dls(name, 20, path=request.getfixturevalue('mnist' if name=='mnist' else 'cifar'))
+    raw = read_images(name, request.getfixturevalue('mnist' if name=='mnist' else 'cifar'))['test'][0]
+    learn = Learner(dls, model_by_name('conv2' if channels==3 else 'lenet_300_100', dls))
+    in_order = partial(learn.show_results, shuffle=False)
+    for way,show in dict(show_batch=dls.valid.show_batch, show_results=in_order).items():
+        plt.close('all')
+        with learn.no_bar(): show(max_n=4)
+        shown = [ax.images[0].get_array() for ax in plt.gcf().axes if ax.images]
+        assert len(shown)==4, way
+        for image,want in zip(shown, raw.transpose(0, 2, 3, 1)):
+            np.testing.assert_allclose(np.reshape(image, want.shape), want/255, atol=1e-5, err_msg=way)
+    plt.close('all')
+
 @pytest.mark.parametrize('arch', sorted(set(networks)-{'digits_mlp'}))
 def test_networks_by_name(arch, cifar):
     dls = dls_by_name('cifar10', 4, path=cifar)
@@ -273,6 +297,7 @@ def test_networks_that_do_not_fit(mnist):
     dls = dls_by_name('mnist', path=mnist)
     with pytest.raises(ArgumentError, match='lenet_300_100.* for images of 1 channel'): model_by_name('resnet18', dls)
     with pytest.raises(ArgumentError, match='lenet_300_100.* for images of 1 channel'): model_by_name('digits_mlp', dls)
+    with pytest.raises(ArgumentError, match='cifar_vgg_11.*less than 16'): model_by_name('cifar_vgg_11', digits_dls())
 
 def test_a_stack_takes_them(mnist):
     data = partial(dls_by_name, 'mnist', path=mnist)

@@ -215,6 +215,8 @@ def test_a_test_part_of_photos_comes_from_training(photos, seed):
 def test_a_part_of_the_data_by_name():
     assert [len(o.dataset) for o in dls_by_name('digits', test=10).loaders]==[1257,360,180]
     assert len(learner_by_name(test=10).dls.loaders)==3
+    for wrong in (.01, .1, 51, -1): # none at all; fewer than there are classes
+        with pytest.raises(ArgumentError, match='test='): digits_dls(test=wrong)
 
 def test_photos_without_a_seed_are_fastais(photos):
     assert type(imagenette_dls(16, 4, photos, num_workers=0).train) is TfmdDL

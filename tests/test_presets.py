@@ -3,18 +3,20 @@ import copy
 from functools import partial
 
 import pytest, torch
+from fastai.data.core import DataLoaders
 from fastai.callback.progress import ProgressCallback # noqa: F401 (gives Learner its no_bar)
 from hypothesis import given, settings, strategies as st
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from lottery_nb.core import ArgumentError
+from lottery_nb.core import ArgumentError, source_of
 from lottery_nb.curves import Curve, lottery_curve
 from lottery_nb.data import digits_dls, networks
-from lottery_nb.find import find_ticket
+from lottery_nb.find import SearchError, find_ticket
 from lottery_nb.papers import cite, papers_of
-from lottery_nb.presets import ScheduledFit, but_output, preset, presets
+from lottery_nb.presets import Preset, ScheduledFit, but_output, preset, presets
 from lottery_nb.sparsifier import find_layers
-from lottery_nb.stacked import Recipe, milestones
+from lottery_nb.stacked import Recipe, flip, milestones, shift
 
 def made_up(shape, n=20):
     "As many images as `bs` needs, in two parts"
@@ -103,12 +105,31 @@ def test_a_fit_is_a_plain_loop():
     assert step==n-1
     for a,b in zip(learn.model.parameters(), net.parameters()): assert torch.allclose(a.cpu(), b, atol=1e-6)
 
+def test_a_preset_of_your_own_has_lottery_curves_defaults():
+    def told(p): return [source_of(p.for_find_ticket()[k]) for k in ('learner','fit')]
+    assert told(Preset(dict(model='digits_mlp', data='digits'), 'mine'))==told(
+        Preset(dict(model='digits_mlp', data='digits', n_step=400, bs=60, opt='adam', lr=1.2e-3, wd=0.), 'mine'))
+
 def test_find_ticket_takes_it():
     given = preset('lenet_300_100', data='digits', n_step=44).for_find_ticket(rounds=2, progress=False, seed=3)
     a,b = find_ticket(**given),find_ticket(**given)
     kept = {k: m.float().mean().item() for k,m in a.tickets[-1].masks.items()}
     assert kept==pytest.approx({'fc1.weight': .64, 'fc2.weight': .64, 'fc.weight': .81}, abs=1e-3)
     assert all(torch.equal(x, b.tickets[-1].masks[k]) for k,x in a.tickets[-1].masks.items())
+
+others = [dict(lr=.1), dict(n_step=28), dict(bs=100), dict(opt='sgd'), dict(opt='sgd', momentum=.5), dict(wd=.1),
+          dict(lr_schedule='milestones'), dict(lr_schedule=partial(milestones, at=(.4,))), dict(augment='flip'),
+          dict(augment=(flip, shift(pixels=1))), dict(augment=(flip, shift)), dict(warmup=7),
+          dict(model='mnist_lenet_300_100'), dict(data=digits_dls), dict(data=partial(digits_dls, seed=9))]
+
+def test_a_search_goes_on_only_with_the_same_settings(tmp_path):
+    def given(**other): return preset('lenet_300_100', **dict(data='digits', n_step=14) | other).for_find_ticket()
+    def told(**other): return [source_of(given(**other)[k]) for k in ('learner','fit')]
+    assert told()==told() and len({*map(str, [told(), *(told(**o) for o in others)])})==1+len(others)
+    find_ticket(**given(), rounds=1, dir=tmp_path, progress=False)
+    with pytest.raises(SearchError, match='other settings'):
+        find_ticket(**given(lr=.1), rounds=2, dir=tmp_path, progress=False)
+    assert len(find_ticket(**given(), rounds=2, dir=tmp_path, progress=False).tickets)==3
 
 def test_augmentation_in_a_fit():
     "What is trained on changes with the seed of the run, what is validated stays"
@@ -130,14 +151,19 @@ def test_augmentation_in_a_fit():
     assert torch.equal(valid.cpu(), learn.dls.valid.stacked()[0].as_subclass(torch.Tensor))
 
 @pytest.mark.parametrize('other, name', [(dict(lr_schedule='step'), 'lr_schedule'), (dict(augment='blur'), 'augment'),
-                                         (dict(warmup=-1), 'warmup'), (dict(opt='lion'), 'opt')])
+    (dict(warmup=-1), 'warmup'), (dict(opt='lion'), 'opt'), (dict(n_step=0), 'n_step'), (dict(bs=2.5), 'bs'),
+    (dict(lr=0), 'lr'), (dict(wd=-1), 'wd'), (dict(opt='sgd', momentum=1), 'momentum')])
 def test_wrong_words_for_find_ticket(other, name):
     with pytest.raises(ArgumentError) as e: preset('lenet_300_100').for_find_ticket(**other)
     assert e.value.name==name
 
 def test_data_that_is_no_loader():
-    learner = preset('lenet_300_100', data=made_up((1,8,8))).for_find_ticket()['learner']
-    with pytest.raises(ArgumentError, match='data'): learner()
+    pairs = made_up((1,8,8))
+    for data in (pairs, DataLoaders(*[DataLoader(TensorDataset(*o)) for o in pairs])):
+        learner = preset('lenet_300_100', data=data).for_find_ticket()['learner']
+        with pytest.raises(ArgumentError, match='data'): learner()
+
+def test_no_augmentation(): assert ScheduledFit(1e-3, augment=None).augment==[]
 
 def test_cited():
     from lottery_nb.classics import cifar_resnet, cifar_vgg, conv2

@@ -5,6 +5,7 @@ import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, strategies as st
 from matplotlib.figure import Figure
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 from torchvision.models import resnet18
 
 from lottery_nb.arms import fresh_weights
@@ -163,6 +164,59 @@ def test_correlations_are_those_of_numpy():
         with np.errstate(all='ignore'): want = np.nan_to_num(np.corrcoef(p, q)[:n,n:])
         np.testing.assert_allclose(found[name], want, atol=1e-9)
 
+class Written(nn.Module):
+    "A stream that's written into after it was read, and a head that's there in training alone"
+    def __init__(self):
+        super().__init__()
+        self.stem,self.up,self.down = nn.Linear(36,5),nn.Linear(5,8),nn.Linear(8,5)
+        self.head,self.aux = nn.Linear(5,4),nn.Sequential(nn.Linear(5,6), nn.Linear(6,4))
+    def forward(self, x):
+        x = self.stem(x.flatten(1))
+        x += self.down(self.up(x).relu())
+        return (self.head(x),self.aux(x)) if self.training else self.head(x)
+
+def test_what_counts_is_what_a_layer_read_when_it_did():
+    a,b = new(Written, 1),new(Written, 2)
+    found = HiddenUnits(a, INPUT).correlations(a, named_tensors(a), named_tensors(b), [(INPUT,)])
+    def stream(net, whole):
+        x = net.stem(INPUT.flatten(1))
+        return (x+net.down(net.up(x).relu())*whole).detach().numpy()
+    want = [np.corrcoef(stream(a, o).T, stream(b, o).T)[:5,5:] for o in (0,1)] # `up` reads, and then `head`
+    np.testing.assert_allclose(found['stem.weight'], sum(want)/2, atol=1e-9)
+    assert not found['aux.0.weight'].any() # nothing reads it
+    found = align(a, b, INPUT)
+    torch.testing.assert_close(found.aligned(INPUT), b(INPUT), rtol=1e-10, atol=1e-10)
+    assert found['aux.0.weight'].tolist()==list(range(6))
+
+class Single(nn.Module):
+    "A network that multiplies with a tensor of its own, in single precision"
+    def __init__(self):
+        super().__init__()
+        self.a,self.b = nn.Linear(36,6),nn.Linear(6,4)
+    def forward(self, x): return self.b(self.a(x.flatten(1)@torch.eye(36)).relu())
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+def test_networks_of_other_precisions(dtype):
+    net,x = new(chain).to(dtype),INPUT.to(dtype)
+    other = shuffled(net, HiddenUnits(net, x), drawn(HiddenUnits(net, x), 1))
+    found = align(net, other, x, 'weights')
+    assert not differing(everything(found.aligned), everything(net))
+    net = new(Single).float()
+    assert align(net, copy_model(net), INPUT.float()).n_moved==0
+
+def normed(): return nn.Sequential(nn.Flatten(), nn.Linear(36,6), nn.ReLU(), nn.Linear(6,5), nn.ReLU(),
+                                   weight_norm(nn.Linear(5,4)))
+
+@pytest.mark.filterwarnings('ignore:.*stay in place')
+def test_a_layer_whose_weight_is_computed():
+    found = align(new(normed, 1), new(normed, 2), INPUT)
+    assert list(found)==['1.weight'] and set(found.units.fixed)=={'3.weight','5.parametrizations.weight.original1'}
+
+def test_a_group_of_zeros_is_like_none():
+    a,b = new(chain, 1),new(chain, 2)
+    with torch.no_grad(): [p.zero_() for k,p in a.named_parameters()]
+    assert not align(a, b, INPUT, 'weights').report()[['before','after']].any(axis=None)
+
 def test_a_unit_that_never_changes_is_like_none():
     net = new(chain)
     with torch.no_grad(): net[1].bias[2] = -100
@@ -244,6 +298,17 @@ def test_two_tickets_are_aligned_by_a_network():
     nets = [set_tensors_(new(chain), o.trained) for o in (a, b)]
     assert all(torch.equal(o, found[k]) for k,o in align(*nets, INPUT, 'weights').items())
 
+def test_four_in_a_row_come_apart():
+    def net(): return nn.Sequential(nn.Flatten(), nn.Linear(36,8), nn.ReLU(), nn.Linear(8,4)).double()
+    torch.manual_seed(0)
+    sp = Sparsifier(net(), '2:4')
+    sp.save_weights()
+    sp.sparsify(50)
+    moved = sp.ticket.permuted(align(net(), net(), INPUT))
+    assert set(moved.masks['3.weight'].view(-1, 4).sum(1).tolist())>{2} and moved.meta['granularity']=='weight'
+    with pytest.raises(ArgumentError, match="granularity='2:4'.*permuted"):
+        permuted_masks(lambda w: net(), [(INPUT, torch.arange(16)%4)]*2, granularity='2:4', **{**how, 'bs': 4})
+
 def test_everything_stays_as_it_is():
     a,b = new(conv, 1).train(),new(conv, 2).train()
     before = everything(a),everything(b)
@@ -277,9 +342,14 @@ class Crossed(nn.Module):
 def test_units_that_are_not_alike_are_refused():
     with pytest.raises(ArgumentError, match='hidden units in another order'): HiddenUnits(new(Crossed), INPUT)
 
-def nan():
+def nan(at=(0,0), of=None):
+    of = new(chain)[3].weight.data if of is None else of.clone()
+    of[at] = math.nan
+    return of
+
+def broken():
     net = new(chain)
-    net[3].weight.data[0,0] = math.nan
+    net[3].weight.data = nan()
     return net
 
 @pytest.mark.parametrize('call, match', [
@@ -290,7 +360,10 @@ def nan():
     (lambda: align(new(chain), new(chain), 'digits, please'), 'data='),
     (lambda: align(new(chain), new(chain), INPUT[:,:,:3]), 'a batch that the model can take'),
     (lambda: align(new(chain), new(chain), INPUT, 'outputs'), "by='outputs': expected one of activations, weights"),
-    (lambda: align(new(chain), nan(), INPUT), "b='3.weight': expected a network of finite weights"),
+    (lambda: align(new(chain), broken(), INPUT), "b='3.weight': expected a network of finite weights"),
+    (lambda: align(new(chain), new(chain), nan((3,0,2,2), INPUT)), "data='1.weight': expected.*finite"),
+    (lambda: align(new(chain), new(chain), INPUT, n_batch=0), 'n_batch=0'),
+    (lambda: align(new(chain), new(chain), INPUT).permuted([INPUT]), 'tensors=.*name -> tensor'),
     (lambda: align(*[nn.Linear(3, 2)]*2, torch.randn(2, 3)), "model='Linear'.*units that can change places"),
     (lambda: align(pruned(new(chain)).dense(), new(chain), INPUT), 'was not trained'),
     (lambda: Masks({'1.weight': torch.ones(3, 3).bool()}).permuted(align(new(chain), new(chain, 1), INPUT)),
@@ -360,6 +433,8 @@ def test_the_arm_goes_into_any_curve():
     others = {s: (everything(mlp(1)), None) for s in range(2)}
     df = lottery_curve(lambda: mlp(1), DATA, 2, arms=['ticket', permuted(others, 'theirs')], **how)
     assert set(df.arm)=={'dense','ticket','theirs'}
+    for wrong in ([others[0]], {0: others[0][0]}, others[0][0]):
+        with pytest.raises(TypeError, match='others.*seed -> '): permuted(wrong)
     with pytest.raises(ArgumentError, match='theirs=2: expected a seed'):
         lottery_curve(lambda: mlp(1), DATA, 3, arms=permuted(others, 'theirs'), **how)
 
@@ -386,8 +461,25 @@ def test_what_it_brings_is_what_the_table_says(table):
     losses = carried(table, 'valid_loss')
     by_loss = losses[losses['round']==1].iloc[0]
     assert by_loss.gain==pytest.approx(float((ends(1,'naive',1,'valid_loss')-ends(1,'permuted',1,'valid_loss')).mean()))
-    with pytest.raises(ArgumentError, match='a table of permuted_masks'): carried(table[table.arm!='naive'])
+    for fn in (carried, plot_permuted):
+        with pytest.raises(ArgumentError, match='a table of permuted_masks'): fn(table[table.arm!='naive'])
+        with pytest.raises(ArgumentError, match='a table of permuted_masks'): fn(table.drop(columns='width'))
+        with pytest.raises(ArgumentError, match="metric='error_barrier'"): fn(table, 'error_barrier')
+    with pytest.raises(ArgumentError, match="metric='early_stop'"): carried(table, 'early_stop')
     assert 'arXiv:2505.05143' in cite(table) and 'In no paper' not in cite(table)
+
+def test_numbers_instead_of_classes():
+    numbers = [(x, y[:,None]/9.) for x,y in DATA]
+    def model(w): return nn.Sequential(nn.Flatten(), nn.Linear(64, 12*w), nn.ReLU(), nn.Linear(12*w, 1))
+    df = permuted_masks(model, numbers, [1], 2, arms=(), rewind=0, loss=nn.functional.mse_loss, **how)
+    found = carried(df)
+    assert list(found.metric)==['loss_barrier','valid_loss','valid_loss'] and 'points' not in ''.join(found.finding)
+    assert plot_permuted(df).axes[0].get_ylabel()==plot_permuted(df, 'valid_loss').axes[0].get_ylabel()
+
+def test_a_round_without_tickets(table):
+    lost = table[(table.arm!='ticket') | (table['round']!=2)]
+    found = carried(lost)
+    assert found[found['round']==2].left.isna().all() and found[found['round']==2].gain.notna().all()
 
 def test_the_figure_has_a_panel_a_width_and_one_for_barriers(table):
     fig = plot_permuted(table)
@@ -427,6 +519,7 @@ def test_a_pair_that_is_not_finite_is_left_out():
     (lambda: permuted_masks(mlp, DATA, keep='tickets', **how), "keep='tickets'"),
     (lambda: permuted_masks(mlp, DATA, when='init', **how), "when='init'"),
     (lambda: permuted_masks(mlp, DATA, rewind='12it', **how), "rewind='12it'"),
+    (lambda: permuted_masks(mlp, DATA, arms=permuted({}, 'naive'), **how), "arms=.*naive.*another name"),
     (lambda: permuted_masks(lambda w: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), DATA, **how, rewind=0),
      'units that can change places')])
 def test_bad_input_of_the_experiment(call, match):
