@@ -224,7 +224,7 @@ def find_images(
     "Where the images of that name are. Raises `FileNotFoundError`, which says where to put them, if they're nowhere"
     known = check_choice('name', name, image_sets)
     homes = [fastai_cfg().path('data'), Path('data')] if path is None else [check_path('path', path, 'a folder')]
-    tried = [p/o for p in homes for o in [*['']*(path is not None), *known.places]]
+    tried = [p/o for p in homes for o in [*['','raw']*(path is not None), *known.places]]
     for folder in tried:
         if kind := _format_of(folder): return kind,folder
     raise FileNotFoundError(
