@@ -6,7 +6,7 @@
 __all__ = ['Experiment', 'Cell', 'frame_of', 'table_to_text', 'table_from_text', 'ExperimentError', 'find_by_name']
 
 # %% ../nbs/14_experiment.ipynb #24f0956e
-import difflib, hashlib, inspect, itertools, json, math, os, sqlite3, sys, time, tomllib, traceback, warnings
+import ctypes, difflib, hashlib, inspect, itertools, json, math, os, sqlite3, sys, time, tomllib, traceback, warnings
 from collections.abc import Callable, Iterable
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -332,6 +332,7 @@ def _outcome(job)->dict:
             done.update(result=table_to_text(df), attrs=json.dumps(json_safe(df.attrs)), status='done')
         except (Exception,SystemExit) as e:
             done.update(error=f'{type(e).__name__}: {e}'[:2000], traceback=traceback.format_exc()[-20_000:])
+    with suppress(OSError, AttributeError, TypeError): ctypes.CDLL(None).malloc_trim(0) # else glibc keeps it
     warned = list(dict.fromkeys(str(o.message) for o in seen))
     where = dict(versions=json.dumps(versions()), machine=json.dumps(machine()))
     return dict(done, seconds=time.perf_counter()-start, warned=json.dumps(warned), **where)
