@@ -10,6 +10,7 @@ round, by plain PyTorch networks one after another.
 """
 import random
 from functools import partial
+from shutil import which
 from time import perf_counter
 
 import numpy as np, torch
@@ -21,16 +22,19 @@ from lottery_nb.classics import cifar_resnet, conv2
 from lottery_nb.stacked import Recipe, Stack
 
 PLAIN,STACKED,ONES = 'one after another','stacked','stacks of one'
+has_compiler = any(map(which, ('g++','clang++','cl'))) # which `torch.compile` needs on a CPU
+
 def networks(sizes:list, width:int)->dict: # (network, pixels) -> function without arguments that makes one
     "Those that are measured"
     made = {('conv2', s): partial(conv2, size=s) for s in sizes}
     return made | {(f'cifar_resnet(20, width={width})', s): partial(cifar_resnet, 20, width) for s in sizes}
 
-def plain(recipe:Recipe, n:int, channels_last:bool=False):
+def plain(recipe:Recipe, n:int, channels_last:bool=False, compiled:bool=False):
     "A function that does a step of each of `n` networks, one after another, as PyTorch does it"
     layout = torch.channels_last if channels_last else torch.contiguous_format
     nets = [recipe.network(s).to(recipe.device, memory_format=layout) for s in range(n)]
     opts = [torch.optim.SGD(net.parameters(), recipe.lr, momentum=.9, fused=True) for net in nets]
+    if compiled: nets = [torch.compile(net) for net in nets]
     x,y = recipe.parts['train']
     x = x.to(memory_format=layout)
     def step():
@@ -54,10 +58,11 @@ def in_bf16(step, device):
         with torch.autocast(device.type, torch.bfloat16): step()
     return other
 
-def ways(recipe:Recipe, n:int)->dict: # name -> function without arguments
+def ways(recipe:Recipe, n:int, compiled:bool)->dict: # name -> function without arguments
     "All ways to do a step of `n` networks"
     found = {PLAIN: plain(recipe, n), f'{PLAIN}, channels-last': plain(recipe, n, True), STACKED: stacked(recipe, n, n),
              ONES: stacked(recipe, n, 1)}
+    if compiled: found[f'{PLAIN}, compiled'] = plain(recipe, n, compiled=True)
     half = {f'{k}, bf16': in_bf16(v, recipe.device) for k,v in found.items() if k!=ONES}
     return found | half
 
@@ -97,7 +102,8 @@ def report(result:dict, picture:str)->str:
     body = f"""{result['n']} networks with first weights of their own, {result['bs']} images a batch, SGD with momentum;
 medians of {result['rounds']} rounds, steps of a turn: {result['turn']}, on {result['device']}. `lottery_curve` stacks
 `batch_seeds` networks; with `batch_seeds=1` it trains stacks of one. The ways in bfloat16 are under `torch.autocast`,
-and `lottery_curve` has none of them: their numbers are others. `torch.compile` isn't measured here.
+and `lottery_curve` has none of them: their numbers are others. Those that are compiled are so by `torch.compile`, whose
+first steps aren't counted; without a C++ compiler they're left out.
 
 {shown}"""
     told = ' '.join([*lines, 'Nothing is promised here.'])
@@ -129,7 +135,7 @@ def main(
             torch.manual_seed(0)
             data = [(torch.randn(bs, 3, case[1], case[1]), torch.arange(bs)%10) for _ in range(2)]
             recipe = Recipe(make, data, bs=bs, opt='sgd', lr=.01)
-            steps = ways(recipe, n)
+            steps = ways(recipe, n, has_compiler and not quick)
             measure(steps, 1, 1)
             found += rows(case, measure(steps, rounds, turn))
     device = torch.cuda.get_device_name() if recipe.device.type=='cuda' else 'the CPU'
