@@ -19,7 +19,7 @@ from lottery_nb.supermask import (MaskSearch, MaskStack, bernoulli, conv_of_widt
                                   largest, mask_rules, maskrule, mlp_of_width, plot_supermasks, straight_through,
                                   supermask, supermasks, with_init)
 from lottery_nb.ticket import Ticket
-from models import copied, differing, everything, masked, nonzero_pruned, same_bits
+from models import copied, differing, everything, few_batches, masked, nonzero_pruned, same_bits
 
 QUICK = dict(n_step=12, bs=100, progress=False)
 
@@ -368,6 +368,8 @@ def test_figures(table, tmp_path):
         fig = plot_supermasks(df)
         told = [o.get_text() for o in fig.axes[-1].get_legend().texts]
         assert len(fig.axes)==n and sorted(told)==sorted(['dense networks',*names])
+        low,high = fig.axes[0].get_ylim()
+        assert 0<=low<high<=100 # what accuracy can be
         fig.savefig(tmp_path/'x.png')
 
 def test_how_many_at_once_is_no_matter():
@@ -418,6 +420,9 @@ def test_a_replicate_that_breaks_is_left_out():
     (lambda: supermask(nn.Linear(9,10), digits_dls()), 'model=.*learns from batches of'),
     (lambda: supermask(tiny(), 'nowhere'), "data='nowhere'"),
     (lambda: supermask(tiny(), digits_dls(), layers='7'), "layers='7'"),
+    (lambda: supermask(nn.Linear(9,10), digits_dls()), r'model=Linear\('),
+    (lambda: supermask(tiny(), digits_dls(), sparsity=70), 'sparsity=70: expected `density`.*density=30'),
+    (lambda: supermask(tiny(), few_batches(2)), 'data=DataLoaders: .*torch.cat'),
     (lambda: supermasks(tiny, digits_dls(), (20,20)), 'density=.*each once'),
     (lambda: supermasks(tiny, digits_dls(), ()), 'density='),
     (lambda: supermasks(tiny, digits_dls(), 50, []), 'rule='),
