@@ -1591,6 +1591,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'lottery_nb/supermask.py'),
                                       'lottery_nb.supermask.MaskSearch.warn_alike': ( 'supermask.html#masksearch.warn_alike',
                                                                                       'lottery_nb/supermask.py'),
+                                      'lottery_nb.supermask.MaskSearch.warn_small': ( 'supermask.html#masksearch.warn_small',
+                                                                                      'lottery_nb/supermask.py'),
                                       'lottery_nb.supermask.MaskStack': ('supermask.html#maskstack', 'lottery_nb/supermask.py'),
                                       'lottery_nb.supermask.MaskStack.__init__': ( 'supermask.html#maskstack.__init__',
                                                                                    'lottery_nb/supermask.py'),

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from torch import nn, Tensor
 from .arms import check_arms
 from .core import (ArgumentError, ArgumentTypeError, Rule, as_table, check_absent, check_choice, check_number,
-                             check_whole, known_keywords, made_by, make_rule, progress as progress_bar, seed_of)
+                             check_whole, known_keywords, made_by, make_rule, progress as progress_bar, seed_of, warn)
 from .curves import run_curves
 from .evidence import check_metric, density_axis, draw_across, draw_arms, finish_figure, limit_axis, summarise
 from .masks import Masks, copy_model, unwrap
@@ -322,6 +322,7 @@ def try_out(self:MaskSearch):
     stack = self.stack(1, self.seeds[:1])
     stack.backward(x.clone(), y, torch.zeros(1, dtype=torch.int64, device=self.device) if self.drops else None)
     stack.learned()
+    self.warn_small()
 
 @patch(as_prop=True)
 def settings(self:MaskSearch)->dict:
@@ -332,6 +333,15 @@ def settings(self:MaskSearch)->dict:
 def warn_alike(self:MaskSearch, other:nn.Module):
     "Warns as a `Recipe` does, if there are several seeds"
     if len(self.seeds)>1: super(MaskSearch, self).warn_alike(other)
+
+@patch
+def warn_small(self:MaskSearch):
+    "Warns of weights as PyTorch draws them: they're small, and without normalization hardly anything comes through"
+    small = all(w.whole.abs().max()<=w.whole[0].numel()**-.5 for w in find_layers(self.net, self.layers).values())
+    normed = any('Norm' in type(m).__name__ for m in self.net.modules())
+    if self.init is None and small and not normed:
+        warn("model: weights as PyTorch draws them, at most 1/√inputs, are small for networks that aren't trained: "
+             "init='kaiming_normal' draws larger ones")
 
 # %% ../nbs/22_supermask.ipynb #22aa0046
 @patch

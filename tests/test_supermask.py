@@ -1,5 +1,5 @@
 "Learned masks: exact counts, weights that stay, the paper's gradient, replicates that don't disturb each other"
-import math
+import math, warnings
 import numpy as np, pytest, torch, torch.nn.functional as F
 from fastai.learner import Learner
 from hypothesis import given, strategies as st
@@ -291,6 +291,16 @@ def test_first_weights(make):
         if a.numel()>1000: assert math.isclose(a.std(), (2/fan)**.5, rel_tol=.06)
         bias = k.removesuffix('weight')+'bias'
         assert not named_tensors(plain)[bias].any()
+
+def test_small_first_weights_are_told():
+    def normed(): return nn.Sequential(nn.Flatten(), nn.Linear(64,12), nn.BatchNorm1d(12), nn.Linear(12,10))
+    def told(model, **how):
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter('always')
+            MaskSearch(model, digits_dls(), **QUICK | how)
+        return sum("init='kaiming_normal'" in str(o.message) for o in found)
+    assert told(tiny)==1
+    assert told(tiny, init='kaiming_normal')==told(normed)==told(mlp_of_width)==0
 
 def test_all_networks_of_a_seed_begin_with_the_same_first_weights():
     search = MaskSearch(tiny, digits_dls(), [50,20], seeds=[3], init='signed_constant', **QUICK)
