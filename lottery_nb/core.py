@@ -251,6 +251,7 @@ def shape_differences(
 
 # %% ../nbs/00_core.ipynb #f57c5104
 _percent = dict(end_sparsity='`end_sparsity`, in percent', prune='`prune`, the percentage that goes in a round',
+                density='`density`, the percentage that is kept: density=30 for a sparsity of 70',
                 model='no sparsity yet: `sparsify(50)` takes it, in percent')
 fasterai_words = dict( # what fasterai calls it -> a parameter that a function here has -> what you write then
     sparsity=_percent, end_sparsity=_percent, context=dict(method='`method`'), layer_type=dict(layers='`layers`'),

@@ -42,6 +42,7 @@ class Curve(Recipe):
     batch_seeds:int=20 # seeds that are trained side by side; halved as often as they don't fit into the memory
     keep:str|None=None # 'tickets': gives the table and a dict (seed, round) -> trained `Ticket`
     progress:bool|Callable=True # show a bar? Or a function (done, total, comment) that's told instead
+    instead = 'find_ticket takes any others, and arms=[…]' # than data in memory
 
 Curve.__init__ = known_keywords(Curve.__init__)
 Curve.__delwrap__ = Recipe # where the others are described

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['mean_interval', 'check_columns', 'early_stop', 'check_metric', 'summarise', 'in_order', 'arm_label', 'equivalent',
-           'arm_style', 'draw_line', 'draw_arms', 'draw_across', 'finish_figure', 'density_axis', 'step_axis',
-           'metric_scale', 'axis_label', 'plot_curve', 'plot_differences', 'plot_learning']
+           'arm_style', 'draw_line', 'draw_arms', 'draw_across', 'limit_axis', 'finish_figure', 'density_axis',
+           'step_axis', 'metric_scale', 'axis_label', 'plot_curve', 'plot_differences', 'plot_learning']
 
 # %% ../nbs/13_evidence.ipynb #36e48ad9
 import math
@@ -349,6 +349,15 @@ def draw_across(
     "Draws one arm's mean and interval across the figure, such as those of dense networks"
     mean,half = np.repeat([[row['mean']],[row.interval]], 2, 1)*metric_scale(metric)
     draw_line(ax, np.array(ends), mean, half, row.arm, names, marker='')
+
+def limit_axis(
+    ax, # matplotlib's axes, with their lines
+    metric:str # what they are of
+):
+    "Keeps an axis of percentages from 0 to 100, however wide the intervals of few seeds are"
+    if metric_scale(metric)!=100: return
+    low,high = ax.get_ylim()
+    ax.set_ylim(max(low, 0), min(high, 100))
 
 # %% ../nbs/13_evidence.ipynb #953f48f1
 def finish_figure(

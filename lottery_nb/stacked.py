@@ -62,6 +62,7 @@ class Recipe:
     loss:Callable=F.cross_entropy # predictions and targets of a batch -> mean loss
     eval_every:int|None=None # steps between two measurements; None: a twentieth of `n_step`
     device:object=None # None: the GPU if there is one
+    instead = 'torch.cat makes such pairs of the batches of any others' # than data in memory
 
     def __post_init__(self):
         self.check()
@@ -128,10 +129,10 @@ def network(self:Recipe,
     return unwrap(net).cpu()
 
 # %% ../nbs/11b_stacked.ipynb #49fd205c
-def _as_parts(data, dtype)->dict: # part -> (x, y)
+def _as_parts(data, dtype, instead)->dict: # part -> (x, y)
     "The data as plain tensors on the CPU, floats as `dtype`"
     expected = ('numbers as ((x_train, y_train), (x_valid, y_valid)), maybe (x_test, y_test), or DataLoaders '
-                'of WholeDL without batch transforms; find_ticket takes any others, and arms=[…]')
+                f'of WholeDL without batch transforms; {instead}')
     if isinstance(data, DataLoaders):
         whole = all(isinstance(dl, WholeDL) and not len(dl.after_batch.fs) for dl in data.loaders)
         if not whole: raise ArgumentTypeError('data', data, expected)
@@ -168,7 +169,7 @@ def meet(self:Recipe):
     for k,p in named.items(): check_weight(k, p)
     for k,of in shared_names(named_tensors(self.net)).items():
         raise ArgumentError('model', self.model, f'a network that can be stacked: {k} and {of} are one tensor')
-    parts = _as_parts(self.data, next(self.net.parameters()).dtype)
+    parts = _as_parts(self.data, next(self.net.parameters()).dtype, self.instead)
     self.parts = {k: tuple(t.to(self.device) for t in pair) for k,pair in parts.items()}
     n = len(self.parts['train'][0])
     if self.bs>n: raise ArgumentError('bs', self.bs, f'at most {n}, the number of training items')

@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from torch import nn, Tensor
 from .arms import check_arms
 from .core import (ArgumentError, ArgumentTypeError, Rule, as_table, check_absent, check_choice, check_number,
-                             check_whole, known_keywords, made_by, make_rule, progress as progress_bar, seed_of)
+                             check_whole, known_keywords, made_by, make_rule, progress as progress_bar, seed_of, warn)
 from .curves import run_curves
-from .evidence import check_metric, density_axis, draw_across, draw_arms, finish_figure, summarise
+from .evidence import check_metric, density_axis, draw_across, draw_arms, finish_figure, limit_axis, summarise
 from .masks import Masks, copy_model, unwrap
 from .methods import Method, methods
 from .papers import rules_by_column
@@ -322,6 +322,7 @@ def try_out(self:MaskSearch):
     stack = self.stack(1, self.seeds[:1])
     stack.backward(x.clone(), y, torch.zeros(1, dtype=torch.int64, device=self.device) if self.drops else None)
     stack.learned()
+    self.warn_small()
 
 @patch(as_prop=True)
 def settings(self:MaskSearch)->dict:
@@ -332,6 +333,15 @@ def settings(self:MaskSearch)->dict:
 def warn_alike(self:MaskSearch, other:nn.Module):
     "Warns as a `Recipe` does, if there are several seeds"
     if len(self.seeds)>1: super(MaskSearch, self).warn_alike(other)
+
+@patch
+def warn_small(self:MaskSearch):
+    "Warns of weights as PyTorch draws them: they're small, and without normalization hardly anything comes through"
+    small = all(w.whole.abs().max()<=w.whole[0].numel()**-.5 for w in find_layers(self.net, self.layers).values())
+    normed = any('Norm' in type(m).__name__ for m in self.net.modules())
+    if self.init is None and small and not normed:
+        warn("model: weights as PyTorch draws them, at most 1/√inputs, are small for networks that aren't trained: "
+             "init='kaiming_normal' draws larger ones")
 
 # %% ../nbs/22_supermask.ipynb #22aa0046
 @patch
@@ -423,6 +433,9 @@ def supermask(
 )->Ticket: # not trained: `masks`, and in `state` the weights under them; buffers as they're after the last step
     """Learns which weights of an untrained network to keep. No weight changes.
 
+    So it matters what they are: as PyTorch draws those of a linear layer, they're too small for a network in which
+    most are gone. `init='kaiming_normal'` draws larger ones, and `ticket.apply_to(net)` gives `net` those.
+
     Every layer keeps exactly its share, rounded such that the whole is exact. Raises `ArgumentError`, before anything
     is trained, for what can't be right, and `ValueError` if the loss doesn't stay finite.
 
@@ -431,7 +444,10 @@ def supermask(
                  dense_lr='no dense network is trained')
     check_number('density', density, most=100, above=0) # one number
     make = partial(copy_model, unwrap(model)) if isinstance(model, nn.Module) else model
-    search = MaskSearch(make, data, density, rule, [check_whole('seed', seed)], arms=(), **kwargs)
+    try: search = MaskSearch(make, data, density, rule, [check_whole('seed', seed)], arms=(), **kwargs)
+    except ArgumentError as e:
+        if e.name!='model': raise
+        raise type(e)('model', model, e.expected) from e
     with progress_bar(search.progress) as move: tickets,rows = search.learn(1, lambda n: move(n, search.n_step))
     if not tickets: raise ValueError(f"supermask: the loss isn't finite (lr={search.lr:g})")
     ticket = tickets[seed]
@@ -497,6 +513,7 @@ def plot_supermasks(
     for _,row in first[first.arm=='dense'].iterrows():
         draw_across(ax, row, (rest.density.max(), rest.density.min()), metric, names)
     draw_arms(ax, lines, 'density', metric, names, _called)
+    limit_axis(ax, metric)
     return finish_figure(fig, df)
 
 _called = dict(ticket='learned masks, untrained')
@@ -515,4 +532,5 @@ def _over_width(df, found, metric, figsize):
         ax.set_xticks(ticks, [f'{o:g}' for o in ticks])
         ax.minorticks_off()
     for ax in axs[1:]: ax.set_ylabel('')
+    limit_axis(axs[0], metric)
     return finish_figure(fig, df)

@@ -1,5 +1,5 @@
 "Masks that move: against the papers' algorithm in plain PyTorch, by what stays constant, and many seeds against one"
-import json, math
+import json, math, warnings
 from functools import partial
 import pandas as pd, pytest, torch
 import torch.nn.functional as F
@@ -8,7 +8,9 @@ from fastai.callback.all import GradientAccumulation, GradientClip, SaveModelCal
 from hypothesis import given, strategies as st
 from torch import nn
 
+from lottery_nb.callback import HoldMasks, SparsifyCallback
 from lottery_nb.core import ArgumentError, seed_of, seeded
+from lottery_nb.criteria import large_final
 from lottery_nb.curves import lottery_curve
 from lottery_nb.data import digits_dls
 from lottery_nb.evidence import mean_interval, summarise
@@ -16,6 +18,7 @@ from lottery_nb.masks import Masks
 from lottery_nb.papers import cite
 from lottery_nb.regrow import (DynamicSparse, GrowingStack, Growth, RegrowCallback, Regrower, dynamic_sparse, groups_of,
                                ladder, moved, plot_dynamic, random_start)
+from lottery_nb.schedules import one_shot
 from lottery_nb.sparsifier import Sparsifier, find_layers
 from lottery_nb.stacked import Stack, batch_orders, order_of
 from models import ConvNet, differing, everything, few_batches, nets, nonzero_pruned, quiet, same_bits
@@ -246,6 +249,19 @@ def test_a_layer_without_gradient_stays(grow):
     assert sum(steps(regrower))==7
     assert [k for k,m in regrower.sp.masks.items() if torch.equal(m, before[k])]==['3.weight']
 
+@pytest.mark.parametrize('grow', GROW[1:])
+@pytest.mark.parametrize('to_none', [True, False])
+def test_a_loop_in_the_wrong_order_is_told(grow, to_none):
+    regrower = begun(grow=grow)
+    for i in range(4):
+        F.cross_entropy(regrower.sp.model(X[:20].double()), Y[:20]).backward()
+        regrower.opt.step()
+        regrower.opt.zero_grad(to_none)
+        assert not regrower.step()
+    before,masks = everything(regrower.sp.model),regrower.sp.masks
+    with pytest.raises(ValueError, match='no layer has a gradient other than 0.*before opt.step'): regrower.step()
+    assert regrower.sp.masks==masks and not differing(before, everything(regrower.sp.model)) and regrower.n==4
+
 def test_gradients_that_are_not_finite_move_nothing():
     regrower = begun()
     list(steps(regrower, 0, 4))
@@ -443,6 +459,60 @@ def test_a_fit_without_a_move_says_so():
     with pytest.warns(UserWarning, match='masks never move: every=100, and 18 of 24 steps'):
         learner(ConvNet()).fit(6, cbs=RegrowCallback(20, verbose=False))
 
+def test_a_fraction_is_asked_about_once():
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter('always')
+        learner(mlp().float()).fit(2, cbs=RegrowCallback(.5, every=3, verbose=False))
+        DynamicSparse(mlp, DATA, .5, 'rigl', 2, n_step=24, bs=20, every=3)
+        random_start(Sparsifier(mlp()), .5)
+    assert sum('for 50 percent say density=50' in str(o.message) for o in told)==3 # each of them once
+
+def test_layers_that_stay_dense_are_named(capsys):
+    net = narrow().float()
+    learner(net).fit(2, cbs=RegrowCallback(50, within='2:4', every=3)) # the first layer has one input
+    assert 'of the weights are alive, all of 0.weight, and they move' in capsys.readouterr().out
+
+def sparsify(): return SparsifyCallback(50, 'weight', 'local', large_final, one_shot, verbose=False)
+def regrow(**how): return RegrowCallback(20, every=3, verbose=False, **how)
+
+@pytest.mark.parametrize('others,named', [
+    (lambda net: [regrow(), regrow()], 'RegrowCallback, RegrowCallback'),
+    (lambda net: [sparsify(), regrow()], 'SparsifyCallback, RegrowCallback'),
+    (lambda net: [regrow(), sparsify()], 'RegrowCallback, SparsifyCallback'),
+    (lambda net: [regrow(), HoldMasks(Sparsifier(net))], 'HoldMasks, RegrowCallback'),
+    (lambda net: [sparsify(), HoldMasks(Sparsifier(net))], 'HoldMasks, SparsifyCallback')])
+def test_two_callbacks_that_prune_the_same_layers(others, named):
+    net = mlp().float()
+    before = everything(net)
+    with pytest.raises(ArgumentError, match=rf'cbs=\[{named}\]: expected callbacks of different layers.*1.weight'):
+        learner(net).fit(2, cbs=others(net))
+    assert not differing(before, everything(net))
+
+def test_callbacks_of_different_layers_go_together():
+    net = mlp().float()
+    cb,other = regrow(layers='1'),HoldMasks(Sparsifier(net, layers='3'))
+    other.sparsifier.sparsify(50)
+    learner(net).fit(3, cbs=[cb, other])
+    assert cb.masks!=cb.first_masks and nonzero_pruned(cb.sparsifier)==nonzero_pruned(other.sparsifier)==0
+
+def under(masks, tensors): return {k: t*masks[k]+0 if k in masks else t for k,t in tensors.items()}
+
+def test_its_ticket(tmp_path):
+    cb,net = regrow(),mlp().float()
+    assert cb.ticket is None
+    first = everything(net)
+    learner(net).fit(4, cbs=cb)
+    ticket = cb.ticket
+    assert ticket.masks==cb.masks!=cb.first_masks and ticket.meta['rewind']==0 and ticket.table.equals(cb.table)
+    assert ticket.meta['grow']=='gradient' and 'criteria' not in ticket.meta
+    rewound = under(cb.masks, first) # what has grown, too, as it was drawn
+    assert not differing(ticket.state, rewound) and not differing(ticket.trained, everything(net))
+    new = mlp().float()
+    ticket.load(ticket.save(tmp_path/'a.safetensors')).apply_to(new)
+    assert not differing(everything(new), rewound)
+    learner(net).fit(2, cbs=cb)
+    assert not differing(cb.ticket.state, under(cb.masks, first))
+
 def test_a_fit_that_should_go_on_says_where(tmp_path):
     class Store(GradientClip):
         order = 99
@@ -475,6 +545,7 @@ def test_a_fit_that_goes_on(tmp_path, opt):
     whole = fit(RegrowCallback(20, every=3, verbose=False), net, 0, 6, path)
     new = RegrowCallback(20, every=3, verbose=False, resume=path)
     assert not differing(whole, fit(new, mlp().float(), 3, 6)) and differing(start, whole)
+    assert new.ticket is None # the first weights aren't in the file
     assert new.regrower.n==24
 
 def test_a_second_fit_goes_on_with_its_masks():
@@ -644,6 +715,10 @@ def test_the_figure():
     with pytest.raises(ArgumentError, match='more arms than tickets'): plot_dynamic(df[df.metric!='explored'])
     with pytest.raises(ArgumentError, match='a table of measurements'): plot_dynamic(pd.DataFrame())
 
+def test_intervals_of_two_seeds_leave_the_axis_at_what_accuracy_can_be():
+    left,_ = plot_dynamic(made(dict(static=[.1,.9], rigl=[.3,.99]))).axes
+    assert left.get_ylim()==(0,100)
+
 def test_papers():
     with seeded(0): df = dynamic_sparse(mlp, DATA, 20, 'rigl', 1, n_step=24, bs=20, progress=False)
     assert all(o in cite(df) for o in ('1911.11134','2102.02887','10.1038/s41467-018-04316-3'))
@@ -655,7 +730,9 @@ def test_papers():
     (dict(grow='best'), 'grow'), (dict(drop=1.1), 'drop=1.1'), (dict(every=0), 'every=0'), (dict(until=-1), 'until=-1'),
     (dict(within='kernel'), 'within='), (dict(within='3:2'), '3:2'), (dict(density=0), 'density=0'),
     (dict(density=101), 'density=101'), (dict(distribution='even'), 'distribution'), (dict(seed=-1), 'seed=-1'),
-    (dict(sparsity=3), 'sparsity')], ids=str)
+    (dict(grow='rigl'), "grow='rigl': expected 'gradient'"), (dict(grow='set'), "grow='set': expected 'random'"),
+    (dict(grow='static'), "grow='static': expected None"), (dict(grow=[]), 'grow='),
+    (dict(sparsity=70), 'sparsity=70: expected `density`.*density=30')], ids=str)
 def test_bad_arguments_of_the_callback(how, said):
     with pytest.raises(ArgumentError, match=said): RegrowCallback(**dict(density=10) | how)
 
@@ -693,3 +770,7 @@ def test_the_optimizer_of_another_model():
 def test_bad_arguments_of_the_experiment(how, said, monkeypatch):
     monkeypatch.setattr(Stack, 'train', lambda *args, **kwargs: pytest.fail('something was trained'))
     with pytest.raises(ArgumentError, match=said): dynamic_sparse(mlp, DATA, **dict(density=10, n_step=24, bs=20) | how)
+
+def test_data_that_are_not_in_memory_are_told_what_takes_them():
+    with pytest.raises(ArgumentError, match='data=DataLoaders: .*RegrowCallback takes any others'):
+        dynamic_sparse(mlp, few_batches(2))

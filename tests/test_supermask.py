@@ -1,5 +1,5 @@
 "Learned masks: exact counts, weights that stay, the paper's gradient, replicates that don't disturb each other"
-import math
+import math, warnings
 import numpy as np, pytest, torch, torch.nn.functional as F
 from fastai.learner import Learner
 from hypothesis import given, strategies as st
@@ -19,7 +19,7 @@ from lottery_nb.supermask import (MaskSearch, MaskStack, bernoulli, conv_of_widt
                                   largest, mask_rules, maskrule, mlp_of_width, plot_supermasks, straight_through,
                                   supermask, supermasks, with_init)
 from lottery_nb.ticket import Ticket
-from models import copied, differing, everything, masked, nonzero_pruned, same_bits
+from models import copied, differing, everything, few_batches, masked, nonzero_pruned, same_bits
 
 QUICK = dict(n_step=12, bs=100, progress=False)
 
@@ -292,6 +292,16 @@ def test_first_weights(make):
         bias = k.removesuffix('weight')+'bias'
         assert not named_tensors(plain)[bias].any()
 
+def test_small_first_weights_are_told():
+    def normed(): return nn.Sequential(nn.Flatten(), nn.Linear(64,12), nn.BatchNorm1d(12), nn.Linear(12,10))
+    def told(model, **how):
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter('always')
+            MaskSearch(model, digits_dls(), **QUICK | how)
+        return sum("init='kaiming_normal'" in str(o.message) for o in found)
+    assert told(tiny)==1
+    assert told(tiny, init='kaiming_normal')==told(normed)==told(mlp_of_width)==0
+
 def test_all_networks_of_a_seed_begin_with_the_same_first_weights():
     search = MaskSearch(tiny, digits_dls(), [50,20], seeds=[3], init='signed_constant', **QUICK)
     assert len(search.network(3)[1].weight.abs().unique())==1
@@ -368,6 +378,8 @@ def test_figures(table, tmp_path):
         fig = plot_supermasks(df)
         told = [o.get_text() for o in fig.axes[-1].get_legend().texts]
         assert len(fig.axes)==n and sorted(told)==sorted(['dense networks',*names])
+        low,high = fig.axes[0].get_ylim()
+        assert 0<=low<high<=100 # what accuracy can be
         fig.savefig(tmp_path/'x.png')
 
 def test_how_many_at_once_is_no_matter():
@@ -418,6 +430,9 @@ def test_a_replicate_that_breaks_is_left_out():
     (lambda: supermask(nn.Linear(9,10), digits_dls()), 'model=.*learns from batches of'),
     (lambda: supermask(tiny(), 'nowhere'), "data='nowhere'"),
     (lambda: supermask(tiny(), digits_dls(), layers='7'), "layers='7'"),
+    (lambda: supermask(nn.Linear(9,10), digits_dls()), r'model=Linear\('),
+    (lambda: supermask(tiny(), digits_dls(), sparsity=70), 'sparsity=70: expected `density`.*density=30'),
+    (lambda: supermask(tiny(), few_batches(2)), 'data=DataLoaders: .*torch.cat'),
     (lambda: supermasks(tiny, digits_dls(), (20,20)), 'density=.*each once'),
     (lambda: supermasks(tiny, digits_dls(), ()), 'density='),
     (lambda: supermasks(tiny, digits_dls(), 50, []), 'rule='),
