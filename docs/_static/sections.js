@@ -60,7 +60,7 @@ const sections = (() => {
       if (entry[1].toLowerCase() == question.trim().toLowerCase()) score += 60
       else if (asked.length > 1 && value(entry, page, {re: whole, share: 1}) > 2) score *= 1.5
       if (!entry[2]) score *= 1.4 // what a page begins with
-      return {entry, page, asked, has, score: score * page[2] * has ** 3}
+      return {entry, page, asked, has, score: score * page[2] * entry[5] * has ** 3}
     }).filter(o => o.score > 0).sort((a, b) => b.score - a.score)
     const most = Math.max(...found.map(o => o.has)), pages = new Map()
     return found.filter(o => {
