@@ -350,6 +350,7 @@ def draw_across(
     mean,half = np.repeat([[row['mean']],[row.interval]], 2, 1)*metric_scale(metric)
     draw_line(ax, np.array(ends), mean, half, row.arm, names, marker='')
 
+# %% ../nbs/13_evidence.ipynb #7f1e0c52
 def limit_axis(
     ax, # matplotlib's axes, with their lines
     metric:str # what they are of
