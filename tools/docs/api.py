@@ -77,7 +77,7 @@ class Described(ShowDocRenderer):
         if self.kind() in ('property','data','exception'): return []
         if self.kind()=='class':
             owner = next(o for o in self.sym.__mro__ if '__init__' in vars(o))
-            if owner.__module__.partition('.')[0] not in ('builtins','lottery_nb'): return [] # another library tells them
+            if owner.__module__.partition('.')[0] not in ('builtins','lottery_nb'): return [] # told elsewhere
         params = inspect.signature(self.function).parameters.values()
         if isinstance(self.sym, Rule):
             params = [o.replace(kind=o.POSITIONAL_OR_KEYWORD) for o in params if o.kind==o.KEYWORD_ONLY]

@@ -7,7 +7,8 @@ folder = 'notebooks' # in the site
 
 def first_cell(facts):
     "The cell that installs"
-    where = ' # from the first page of the site: save it beside this notebook' if facts.ships_wheel and not facts.site else ''
+    by_hand = facts.ships_wheel and not facts.site
+    where = ' # from the first page of the site: save it beside this notebook'*by_hand
     return nbformat.v4.new_code_cell(f'%pip install -q {facts.source}{where}', id='install')
 
 def beside(nb, folder):

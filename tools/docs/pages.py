@@ -77,7 +77,7 @@ def describe(cell, names, shown):
     if is_public(name) and symbol(name).__doc__: return documented(name).markdown(names, shown)
 
 def overview(shown, first):
-    "What a page describes: what it is about, with its methods, and what else `lottery_nb.all` brings; the helpers folded"
+    "What a page describes: what it's about, with its methods, and what else `lottery_nb.all` brings; helpers folded"
     def local(k): return k.removeprefix(f'{module_of(k)}.')
     def link(k): return f'{{py:obj}}`{local(k)} <{k}>`'
     tops = [k for k in shown if '.' not in local(k)]
