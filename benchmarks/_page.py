@@ -1,6 +1,6 @@
 """What all benchmarks share: sizes, times and circumstances, and a page: the result in a sentence, a picture, the
 tables, and at the end the machine"""
-import os, platform, random, sys
+import multiprocessing, os, platform, random, sys, time
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -57,6 +57,19 @@ def in_turn(calls:dict, turns:int)->dict: # name -> list of (seconds, what came 
     for i in range(turns):
         for k in shuffled.sample(list(calls), len(calls)): out[k].append(timed(partial(calls[k], i)))
     return out
+
+def loop():
+    while True: pass
+
+@contextmanager
+def busy(n:int):
+    "Keeps `n` cores busy"
+    others = [multiprocessing.Process(target=loop, daemon=True) for _ in range(n)]
+    for o in others: o.start()
+    time.sleep(.2*bool(n))
+    try: yield
+    finally:
+        for o in others: o.terminate()
 
 def quartiles(values)->dict: return dict(zip(('q1','median','q3'), np.percentile(values, [25,50,75]).tolist()))
 

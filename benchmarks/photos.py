@@ -38,7 +38,7 @@ def loaders(path, size:int, bs:int)->dict: # name -> endless batches
     made = {OURS: dict(seed=0, cache=True), 'lottery_nb, seeded, from files': dict(seed=0, num_workers=n),
             "fastai's own, from files": dict(num_workers=n), "fastai's own, without workers": dict(num_workers=0)}
     dls = {name: imagenette_dls(size, bs, path, **how) for name,how in made.items()}
-    endless = {name: chain.from_iterable(o.train for _ in repeat(None)) for name,o in dls.items()}
+    endless = {name: chain.from_iterable(repeat(o.train)) for name,o in dls.items()}
     return {BARE: repeat(dls[OURS].one_batch()), **endless}
 
 def step(net, opt, x, y):

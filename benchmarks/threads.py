@@ -6,30 +6,16 @@ who changes no setting gets, against the better of the two
     python benchmarks/threads.py --json threads.json        the same with every time
     python benchmarks/threads.py --quick                    a tiny network: that it runs, not how fast
 """
-import copy, inspect, multiprocessing, os, random, time
-from contextlib import contextmanager
+import copy, inspect, os, random
 from statistics import median
 import torch
-from _page import bars, circumstances, page, promise, quartiles, table, timed, write
+from _page import bars, busy, circumstances, page, promise, quartiles, table, timed, write
 from fastcore.script import call_parse, store_true
 from torch import nn
 from lottery_nb.core import threads
 from lottery_nb.sparsifier import Sparsifier
 
 PROMISE = 1.5 # times the better of one and of all threads
-
-def loop():
-    while True: pass
-
-@contextmanager
-def busy(n):
-    "Keeps `n` cores busy"
-    others = [multiprocessing.Process(target=loop, daemon=True) for _ in range(n)]
-    for o in others: o.start()
-    time.sleep(.2*bool(n))
-    try: yield
-    finally:
-        for o in others: o.terminate()
 
 def making(net, n, make=Sparsifier.make_masks):
     "Seconds for one mask where PyTorch may use `n` threads"

@@ -113,3 +113,29 @@ def test_what_is_cut_does_less(quick):
     assert rows['lottery_nb, masked']['macs']==rows['dense']['macs'] and 3.5 < rows['lottery_nb, cut']['fewer'] < 4
     if 'fasterai' in rows: assert rows['fasterai']['macs']==rows['lottery_nb, cut']['macs']
     assert [r['rows'] for r in result['linear']]==[1, 16, 256] and all(r['difference']<1e-5 for r in result['linear'])
+
+def test_what_was_found_beside_a_busy_loop_is_in_the_page(tmp_path):
+    "Before the machine's facts; another run takes the place of the first"
+    path = tmp_path/'imports.md'
+    def run(): return subprocess.run([sys.executable, folder/'_busy.py', 'imports', '--quick', '--markdown', path],
+                                     capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = run()
+    assert done.returncode==1 and "expected the idle machine's page" in done.stderr
+    idle = (folder/'imports.md').read_text(encoding='utf-8').split('## Beside')[0]
+    machine = '## The machine\n\nfacts\n'
+    path.write_text(idle.split('## The machine')[0] + machine, encoding='utf-8')
+    for _ in range(2):
+        assert run().returncode==0
+        before,section,rest = path.read_text(encoding='utf-8').partition('## Beside a busy loop\n')
+        assert section and before==idle.split('## The machine')[0]
+        assert rest.endswith(machine) and "On top of fastai's own import" in rest and 'kept in this run' in rest
+
+def test_each_kind_of_loader_gives_its_own_photos(tmp_path, monkeypatch):
+    "Those with a seed the same ones, from memory and from files, and fastai's own others"
+    monkeypatch.syspath_prepend(folder)
+    import photos
+    photos.made_up(tmp_path)
+    batches = {k: next(b)[0] for k,b in photos.loaders(tmp_path, 16, 8).items()}
+    def apart(a, b): return (batches[a]-batches[b]).abs().mean().item()
+    files = 'lottery_nb, seeded, from files'
+    assert apart(photos.OURS, files)<.05 < .2 < apart(photos.OURS, "fastai's own, from files")
