@@ -26,7 +26,7 @@ from .evidence import (arm_label, arm_style, axis_label, check_metric, draw_acro
 from .masks import Masks, named_tensors, set_tensors_
 from .methods import Method, methods
 from .sparsifier import Sparsifier
-from .stacked import Recipe, Stack, as_many_as_fit, check_seeds, order_of, warn_lost
+from .stacked import Recipe, as_many_as_fit, check_seeds, order_of, warn_lost
 from .ticket import Ticket
 
 # %% ../nbs/20_at_init.ipynb #930ae20e
@@ -214,7 +214,7 @@ class _Arms:
         def batch(seeds):
             def say(n): self.move(self.done+len(seeds)*n, self.total, comment)
             tickets = [begun[s] for s in seeds]
-            run = Stack(c, tickets).train([order_of(s, 0) for s in seeds], say=say)
+            run = c.train(tickets, [order_of(s, 0) for s in seeds], say=say)
             self.done += len(seeds)*c.n_step
             self.rows += run.rows(c, name, seeds, r, [t.density for t in tickets])
             return zip(seeds, run.bad, run.ends)

@@ -370,7 +370,7 @@ def train(self:_Instability, begun, r, arm, first=0, last=None, keep=())->tuple:
     seed -> tensors and gradients in the end, and step -> seed -> tensors, of the steps that are kept"""
     c,last = self.curve,self.curve.n_step if last is None else last
     orders,grads = [order_of(s, r) for s in begun],'grad' in c.sp.criterion.needs
-    run = Stack(c, list(begun.values())).train(orders, first, last, keep=keep, grads=grads)
+    run = c.train(list(begun.values()), orders, first, last, keep=keep, grads=grads)
     self.did(len(begun)*(last-first), f'round {r}, {arm}')
     for s,bad in zip(begun, run.bad):
         if bad<math.inf: warn_lost(s, f'{arm}, round {r}', bad)
@@ -409,7 +409,7 @@ def pairs(self:_Instability, k, begun)->list: # of rows
     "Trains two copies of each network in `begun`, of (arm, seed, round, `Ticket`), from step `k` on, and compares them"
     c,n,tickets = self.curve,len(begun),[o[3] for o in begun]
     orders = [seed_of(s, 'copy', k, i) for i in range(2) for _,s,_,_ in begun]
-    run = Stack(c, 2*tickets).train(orders, k)
+    run = c.train(2*tickets, orders, k)
     self.did(2*n*(c.n_step-k), f'{n} pairs that part at step {k}')
     bad = [min(run.bad[i::n]) for i in range(n)]
     for (arm,s,r,_),step in zip(begun, bad):

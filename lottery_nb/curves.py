@@ -20,7 +20,7 @@ from .granularity import check_granularity
 from .masks import Masks, copy_model, set_tensors_
 from .methods import Method
 from .sparsifier import Sparsifier, check_reach
-from .stacked import Recipe, Stack, as_many_as_fit, batch_orders, check_seeds, order_of, warn_lost
+from .stacked import Recipe, as_many_as_fit, batch_orders, check_seeds, order_of, warn_lost
 from .ticket import Ticket
 
 # %% ../nbs/12_curves.ipynb #acfc8622
@@ -189,7 +189,7 @@ def untrained(self:Curve,
     "What makes masks before training: W_0 and, if they're needed, its gradients on the first batch"
     states = [t.state for t in W_0.values()]
     if not W_0 or 'grad' not in self.sp.criterion.needs: return {s: (o, {}) for s,o in zip(W_0, states)}
-    run = Stack(self, list(W_0.values())).train([order_of(s, 0) for s in W_0], last=0, grads=True)
+    run = self.train(list(W_0.values()), [order_of(s, 0) for s in W_0], last=0, grads=True)
     return dict(zip(W_0, zip(states, run.grads)))
 
 # %% ../nbs/12_curves.ipynb #7b0ae7dc
@@ -217,7 +217,7 @@ class _Batch:
         def say(k): self.say(self.done+len(begun)*k, comment)
         if arm.last_lr: how['lr'] = lambda step: c.lr_at(c.n_step-1)
         orders,grads = [order_of(s, r) for s in begun],'grad' in c.sp.criterion.needs
-        run = Stack(c, list(begun.values())).train(orders, first, grads=grads, say=say, **how)
+        run = c.train(list(begun.values()), orders, first, grads=grads, say=say, **how)
         self.done += len(begun)*(c.n_step-first)
         before = r*(c.n_step-first)*(arm.begins=='trained') # it goes on from where it was
         self.lost += [(s, arm, r, int(bad)+before) for s,bad in zip(begun, run.bad) if bad<math.inf]

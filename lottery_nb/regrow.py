@@ -32,7 +32,7 @@ from .masks import (Masks, copies_of, copy_model, int_dtype, keep_bits, named_te
                               tensor_differences, unwrap, zero_once_, zero_pruned_)
 from .methods import Method, methods
 from .sparsifier import Sparsifier, bare_optimizer, check_sparsity
-from .stacked import Recipe, Stack, as_many_as_fit, check_seeds, order_of, warn_lost
+from .stacked import Recipe, Stack, as_many_as_fit, check_seeds, order_of, train_stacks, warn_lost
 from .ticket import Ticket
 
 # %% ../nbs/23_regrow.ipynb #fc42ac42
@@ -745,8 +745,9 @@ class _Side:
             def say(n): self.move(min(self.total, self.done+len(seeds)*n), self.total, f'{arm}, {d:g} % alive')
             masks = [c.first_masks[d,s] if r else Masks({k: m.cpu() for k,m in c.sp.masks.items()}) for s in seeds]
             tickets = [c.first_ticket(s, m) for s,m in zip(seeds, masks)]
-            stack = GrowingStack(c, tickets, seeds, c.growths[arm], c.sp) if r else Stack(c, tickets)
-            run = stack.train([order_of(s, c.round_of[d] if r else 0) for s in seeds], say=say)
+            stacks = [GrowingStack(o, tickets[at], seeds[at], c.growths[arm], c.sp) if r else Stack(o, tickets[at])
+                      for o,at in c.by_thread(len(seeds))]
+            run = train_stacks(stacks, [order_of(s, c.round_of[d] if r else 0) for s in seeds], say=say)
             self.done += len(seeds)*c.n_step
             self.rows += run.rows(c, arm, seeds, r, [m.density for m in masks])
             return list(zip(seeds, run.bad))

@@ -4,14 +4,17 @@
 
 # %% auto #0
 __all__ = ['lr_schedules', 'optimizers', 'augmentations', 'milestones', 'Recipe', 'Augmentation', 'augmentation', 'shift', 'flip',
-           'SeededDropout', 'dropout_key', 'Stack', 'order_of', 'batch_orders', 'Training', 'warn_lost', 'check_seeds',
-           'as_many_as_fit']
+           'SeededDropout', 'dropout_key', 'Stack', 'order_of', 'batch_orders', 'Training', 'warn_lost', 'train_stacks',
+           'check_seeds', 'as_many_as_fit']
 
 # %% ../nbs/11b_stacked.ipynb #54fa4b73
 import itertools, math, re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import KW_ONLY, dataclass, fields
 from functools import partial
+from threading import Event
 import numpy as np, torch
 import torch.nn.functional as F
 from fastai.callback.schedule import SchedCos, combined_cos
@@ -22,7 +25,8 @@ from torch.func import functional_call, vmap
 from torch.overrides import TorchFunctionMode
 import lottery_nb.classics # noqa: F401, so that its networks and images are known by name
 from .core import (ArgumentError, ArgumentTypeError, Rule, check_choice, check_number, check_whole,
-                             first_line, json_safe, known_keywords, make_rule, seed_of, seeded, versions, warn)
+                             first_line, json_safe, known_keywords, make_rule, seed_of, seeded, threads, versions,
+                             warn)
 from .data import WholeDL, dls_by_name, model_by_name
 from .masks import (Masks, check_weight, copy_model, keep_bits, named_tensors, set_tensors_, shared_names,
                               tensor_differences, unwrap, zero_pruned_)
@@ -534,6 +538,64 @@ def warn_lost(
 ):
     "Warns that a replicate is left out from a step on"
     warn(f"seed {seed}, {what}: the loss isn't finite at step {step:.0f}: it's left out there{further}")
+
+# %% ../nbs/11b_stacked.ipynb #d36fd188
+@patch
+def by_thread(self:Recipe,
+    n:int # networks
+)->list: # of (`Recipe`, slice)
+    "Which networks each thread trains, at least four of them, and how; on a GPU one trains all"
+    k = max(1, min(torch.get_num_threads(), n//4)) if self.device.type=='cpu' else 1
+    parts = [slice(n*i//k, n*(i+1)//k) for i in range(k)]
+    if k==1: return [(self, *parts)]
+    others = [copy(self) for _ in parts]
+    for o in others: o.net = copy_model(self.net) # which is in train or eval mode
+    return list(zip(others, parts))
+
+@patch(cls_method=True)
+def joined(cls:Training,
+    parts:list # of `Training`s that differ in their networks alone
+)->Training:
+    "What came of the networks of all of them"
+    def both(dicts): return {k: list(itertools.chain(*(o[k] for o in dicts))) for k in dicts[0]}
+    def all_of(name): return list(itertools.chain(*(getattr(o, name) for o in parts)))
+    measured = {k: both([o.measured[k] for o in parts]) for k in parts[0].measured}
+    return cls(measured, all_of('bad'), all_of('ends'), both([o.kept for o in parts]), all_of('grads'))
+
+def train_stacks(
+    stacks:list, # of `Stack`s, each with a recipe of its own
+    orders:list, # of each network, stack after stack, the number that the order of its batches depends on
+    *args, # `first` and `last`, as `Stack.train` takes them
+    say:Callable=noop, # told how many steps are done
+    **kwargs # all else of `Stack.train`
+)->Training:
+    "Trains each stack in a thread of its own, as if they were one; one alone with all threads of PyTorch's"
+    numbers = iter(orders)
+    jobs = [partial(o.train, list(itertools.islice(numbers, len(o))), *args, **kwargs) for o in stacks]
+    if len(jobs)==1: return jobs[0](say=say)
+    stop = Event()
+    def halt(_):
+        if stop.is_set(): raise InterruptedError
+    def train(job):
+        torch.set_num_threads(1) # of each operation
+        return job(say=halt)
+    with threads(1), ThreadPoolExecutor(len(jobs)-1) as pool:
+        others = [pool.submit(train, o) for o in jobs[1:]]
+        try: found = [jobs[0](say=say), *(o.result() for o in others)]
+        except BaseException:
+            stop.set()
+            raise
+    return Training.joined(found)
+
+@patch
+def train(self:Recipe,
+    tickets:list, # what each network begins with
+    orders:list, # of each the number that the order of its batches depends on, as in `batch_orders`
+    *args, # all else of `train_stacks`
+    **kwargs
+)->Training:
+    "Trains networks side by side: in one stack, or on the CPU in one for each thread"
+    return train_stacks([Stack(r, tickets[part]) for r,part in self.by_thread(len(tickets))], orders, *args, **kwargs)
 
 # %% ../nbs/11b_stacked.ipynb #4f363968
 @patch

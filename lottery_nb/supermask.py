@@ -8,7 +8,7 @@ __all__ = ['mask_rules', 'inits', 'straight_through', 'largest', 'MaskRule', 'ma
            'plot_supermasks']
 
 # %% ../nbs/22_supermask.ipynb #22aa0003
-import math
+import itertools, math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
@@ -25,7 +25,8 @@ from .masks import Masks, copy_model, unwrap
 from .methods import Method, methods
 from .papers import rules_by_column
 from .sparsifier import Sparsifier, check_sparsity, find_layers
-from .stacked import Recipe, Stack, Training, as_many_as_fit, check_seeds, order_of, warn_lost
+from .stacked import (Recipe, Stack, Training, as_many_as_fit, check_seeds, order_of, train_stacks,
+                                warn_lost)
 from .ticket import Ticket
 
 # %% ../nbs/22_supermask.ipynb #22aa0018
@@ -358,13 +359,13 @@ def stack(self:MaskSearch,
 def tickets(self:MaskSearch,
     r:int, # the round
     seeds:list, # of the networks
-    stack:MaskStack, # of these
+    stacks:list, # `MaskStack`s of these
     run:Training # what came of them
 )->dict: # seed -> `Ticket`, of those that stayed finite
     "What was learned: masks, and weights that weren't trained"
     found,many = {},('seeds','density','arms','batch_seeds')
     how = {k: v for k,v in self.settings.items() if k not in many}
-    for s,masks,end,bad in zip(seeds, stack.learned(), run.ends, run.bad):
+    for s,masks,end,bad in zip(seeds, itertools.chain(*(o.learned() for o in stacks)), run.ends, run.bad):
         if bad<math.inf: continue
         own = dict(arm='ticket', seed=s, round=r, sparsity=masks.sparsity, granularity='weight', layers=list(masks))
         found[s] = Ticket(masks, end, meta=how | own, full={k: end[k] for k in masks})
@@ -392,11 +393,11 @@ def learn(self:MaskSearch,
     found,rows,done,name = {},[],0,'ticket' if r else 'dense'
     def batch(seeds):
         nonlocal done
-        stack,lr = self.stack(r, seeds),self.lr if r else self.dense_lr
-        run = stack.train([order_of(s, 0) for s in seeds], lr=lambda step: lr*self.lr_at(step)/self.lr,
-                          say=lambda n: say(done+len(seeds)*n))
+        stacks,lr = [o.stack(r, seeds[at]) for o,at in self.by_thread(len(seeds))],self.lr if r else self.dense_lr
+        run = train_stacks(stacks, [order_of(s, 0) for s in seeds], lr=lambda step: lr*self.lr_at(step)/self.lr,
+                           say=lambda n: say(done+len(seeds)*n))
         done += len(seeds)*self.n_step
-        tickets = self.tickets(r, seeds, stack, run) if r else {}
+        tickets = self.tickets(r, seeds, stacks, run) if r else {}
         return seeds,run.bad,tickets,run.rows(self, name, seeds, r, [self.reached[r]]*len(seeds))
     for seeds,bad,tickets,new in as_many_as_fit(batch, self.seeds, self.batch_seeds):
         found |= tickets

@@ -25,7 +25,7 @@ from .evidence import (check_columns, check_metric, density_axis, draw_across, d
 from .granularity import LayerUnits, units_class
 from .masks import Masks, copy_model, named_tensors, parameter_name, set_tensors_, unwrap
 from .sparsifier import find_layers
-from .stacked import Stack, as_many_as_fit, order_of, warn_lost
+from .stacked import as_many_as_fit, order_of, warn_lost
 from .ticket import Ticket
 
 # %% ../nbs/24_symmetry.ipynb #a431008a
@@ -409,7 +409,7 @@ def pairs(self:_Carried, seeds, say)->list: # of (seed, the other network's W_t,
     begun = [self.first_ticket(s) for s in seeds]
     begun += [all_arms['reinit'].begin(t, s, self.model) for s,t in zip(seeds, begun)]
     orders = [order_of(s, 0) for s in seeds] + [order_of(seed_of('other', s), 0) for s in seeds]
-    with torch.enable_grad(): run = Stack(self, begun).train(orders, keep=[self.first], say=say)
+    with torch.enable_grad(): run = self.train(begun, orders, keep=[self.first], say=say)
     parts,n = [tuple(t.cpu() for t in pair) for pair in self.parts.values()],len(seeds)
     found,inputs = [],[(t,) for t in parts[0][0].split(256)]
     for s,mine,its,W_t,*bad in zip(seeds, run.ends, run.ends[n:], run.kept[self.first][n:], run.bad, run.bad[n:]):

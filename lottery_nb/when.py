@@ -327,7 +327,7 @@ class _Birds:
         "Trains the dense networks, and then what was drawn of them"
         c,begun = self.curve,{k: [] for k in ('early_bird','one_shot','random')}
         W_0,orders = [c.first_ticket(s) for s in seeds],[order_of(s, 0) for s in seeds]
-        run = Stack(c, W_0).train(orders, keep={c.first,*self.asked.at})
+        run = c.train(W_0, orders, keep={c.first,*self.asked.at})
         tell(len(seeds), c.n_step)
         for i,s in enumerate(seeds):
             masks,still = self.look(s, [run.kept[step][i] for step in self.asked.at])
@@ -336,7 +336,7 @@ class _Birds:
             for arm,t in zip(begun, [*drawn, all_arms['random'].begin(searched, s, c.model)]): begun[arm].append(t)
             self.rows += _costs(c, s, self.asked.at[still], searched.density)
         for arm,nets in begun.items():
-            run = Stack(c, nets).train([order_of(s, c.rounds) for s in seeds], c.first)
+            run = c.train(nets, [order_of(s, c.rounds) for s in seeds], c.first)
             tell(len(seeds), c.n_step-c.first)
             self.rows += run.rows(c, arm, seeds, c.rounds, [t.density for t in nets])
             self.lost += [(s, arm, int(bad)) for s,bad in zip(seeds, run.bad) if bad<math.inf]
@@ -465,7 +465,7 @@ class _Retraining:
         "Trains the dense networks, prunes them, and trains them again in all ways"
         c,n,last = self.curve,self.curve.n_step,self.curve.lr_at(self.curve.n_step-1)
         W_0,orders = [c.first_ticket(s) for s in seeds],[order_of(s, 0) for s in seeds]
-        run = Stack(c, W_0).train(orders, keep=[n-k for k in self.steps])
+        run = c.train(W_0, orders, keep=[n-k for k in self.steps])
         tell(len(seeds), n)
         dense = run.rows(c, 'dense', seeds, 0, [100.]*len(seeds))
         self.rows += [dict(o, retrained=k) for k in self.steps for o in dense]

@@ -9,7 +9,7 @@ from torch import nn
 
 from lottery_nb.arms import Arm, arm, arms, transfer
 from lottery_nb.beginning import in_turn, sign_flips, signs_only_norm
-from lottery_nb.core import make_rule, seed_of, seeded, table_columns
+from lottery_nb.core import make_rule, seed_of, seeded, table_columns, threads
 from lottery_nb.criteria import criteria
 from lottery_nb.curves import Curve, curves_at, lottery_curve
 from lottery_nb.data import digits_dls
@@ -190,11 +190,8 @@ def test_the_split_changes_nothing_that_can_be_seen(model):
     assert (a.value-b.value).abs()[a['round']==0].max()<1e-3
 
 def test_threads_change_nothing_that_can_be_seen():
-    a,before = curve(seeds=4),torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
-        b = curve(seeds=4)
-    finally: torch.set_num_threads(before)
+    with threads(1): a = curve(seeds=9)
+    with threads(2): b = curve(seeds=9) # in two stacks
     np.testing.assert_allclose(a.value[a['round']==0], b.value[b['round']==0], atol=1e-3)
 
 def test_random_scores_are_others_for_each_seed():

@@ -1,7 +1,7 @@
 "Masks that move: against the papers' algorithm in plain PyTorch, by what stays constant, and many seeds against one"
 import json, math, warnings
 from functools import partial
-import pandas as pd, pytest, torch
+import numpy as np, pandas as pd, pytest, torch
 import torch.nn.functional as F
 from fastai.basics import CrossEntropyLossFlat, DataLoaders, Learner, OptimWrapper, Recorder
 from fastai.callback.all import GradientAccumulation, GradientClip, SaveModelCallback
@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 from torch import nn
 
 from lottery_nb.callback import HoldMasks, SparsifyCallback
-from lottery_nb.core import ArgumentError, seed_of, seeded
+from lottery_nb.core import ArgumentError, seed_of, seeded, threads
 from lottery_nb.criteria import large_final
 from lottery_nb.curves import lottery_curve
 from lottery_nb.data import digits_dls
@@ -607,6 +607,16 @@ def test_each_of_a_stack_is_what_it_is_alone(grow, how):
         assert one.alive==Masks({k: m[i] for k,m in stack.alive.items()})
         assert run.measured[r.n_step]['explored'][i]==pytest.approx(one.explored, abs=1e-6)
         for k,t in everything(one.sp.model).items(): torch.testing.assert_close(run.ends[i][k], t, rtol=1e-6, atol=1e-7)
+
+@pytest.mark.parametrize('model', [mlp, conv])
+def test_two_threads_train_the_same_networks(model):
+    "The same rows as in one stack, up to rounding in double precision: masks move alike"
+    def table(n):
+        with threads(n): return dynamic_sparse(model, DATA, density=20, arms=('set','rigl'), seeds=9, n_step=24, bs=20,
+                                               every=3, eval_every=8, device='cpu', progress=False)
+    a,b = table(1),table(2)
+    assert a.drop(columns='value').equals(b.drop(columns='value'))
+    np.testing.assert_allclose(a.value, b.value, rtol=1e-7)
 
 def test_a_stack_is_what_the_callback_gives():
     r = recipe(density=10, seeds=[5])

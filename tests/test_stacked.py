@@ -1,17 +1,17 @@
 "Networks side by side: each against a plain PyTorch loop of its own, in double precision"
-import itertools, math
+import itertools, math, threading
 from collections import OrderedDict
 import pytest, torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lottery_nb.core import as_table, seeded, table_columns
+from lottery_nb.core import as_table, seeded, table_columns, threads
 from lottery_nb.data import digits_dls
 from lottery_nb.masks import Masks
 from lottery_nb.sparsifier import Sparsifier
-from lottery_nb.stacked import (Recipe, SeededDropout, Stack, as_many_as_fit, augmentation, batch_orders, check_seeds,
-                                dropout_key, flip, shift)
+from lottery_nb.stacked import (Recipe, SeededDropout, Stack, Training, as_many_as_fit, augmentation, batch_orders,
+                                check_seeds, dropout_key, flip, shift)
 from lottery_nb.ticket import Ticket
 from models import ConvNet, everything, same_bits
 
@@ -316,3 +316,45 @@ def test_a_test_part():
 def test_a_part_that_is_not_there():
     with pytest.raises(ValueError, match="data='all': expected one of train, valid"):
         Stack(r:=recipe(), tickets_of(r)).measure('all')
+
+# --- A stack a thread
+
+@pytest.mark.parametrize('model', [mlp, conv, dropping], ids=lambda o: o.__name__)
+def test_each_thread_trains_what_a_stack_of_these_does(model):
+    "To the last bit, whatever the other does meanwhile: BatchNorm in eval mode while that trains, and dropout"
+    r = recipe(model, eval_every=3)
+    r.drops,tickets,orders = model is dropping,tickets_of(r, range(9)),list(range(9))
+    with threads(2):
+        parts = [part for _,part in r.by_thread(9)]
+        run = r.train(tickets, orders, keep=[5], grads=True)
+        assert torch.get_num_threads()==2
+    assert [o.stop-o.start for o in parts]==[4,5]
+    with threads(1): alone = [Stack(r, tickets[o]).train(orders[o], keep=[5], grads=True) for o in parts]
+    assert run.measured==Training.joined(alone).measured and list(run.measured)==[0,3,6,9,12,15,18,20]
+    assert run.bad==[math.inf]*9 and len(run.ends)==len(run.kept[5])==len(run.grads)==9
+    for o,other in zip(parts, alone):
+        for mine,theirs in [(run.ends, other.ends), (run.kept[5], other.kept[5]), (run.grads, other.grads)]:
+            assert all(same_bits(a[k], b[k]) for a,b in zip(mine[o], theirs) for k in a)
+
+def test_a_thread_has_four_networks_at_least():
+    r = recipe()
+    def shares(n): return [o.stop-o.start for _,o in r.by_thread(n)]
+    with threads(3): assert list(map(shares, (1,4,7,8,12,100)))==[[1], [4], [7], [4,4], [4,4,4], [33,33,34]]
+    with threads(1): assert shares(100)==[100] and r.by_thread(100)[0][0] is r
+
+def test_an_interrupt_or_an_error_ends_all_threads():
+    "Those that go on are told to stop, an error of any of them arrives, and the number of threads is what it was"
+    r = recipe(n_step=100_000, eval_every=2)
+    tickets,n = tickets_of(r, range(8)),threading.active_count()
+    def say(k):
+        if k>6: raise KeyboardInterrupt
+    with threads(2):
+        with pytest.raises(KeyboardInterrupt): r.train(tickets, list(range(8)), say=say)
+        assert torch.get_num_threads()==2 and threading.active_count()==n
+        class Broken(Recipe):
+            def lr_at(self, step):
+                if threading.current_thread() is not threading.main_thread(): raise RuntimeError('out of memory')
+                return .01
+        few = Broken(mlp, DATA, n_step=4, bs=20, device='cpu')
+        with pytest.raises(RuntimeError, match='out of memory'): few.train(tickets, list(range(8)))
+        assert torch.get_num_threads()==2
