@@ -15,11 +15,12 @@ def finding(text:str)->str:
     "What a page says between its title and its picture"
     return re.search(r'\A# .+?\n\n(.+?)\n\n!\[', text, re.S)[1]
 
-def with_finding(text:str, found:str, date:str)->str:
+def with_finding(text:str, found:str, date:str, args=())->str:
     "A page with what was found beside a busy loop, in the place of what was there of an earlier run"
     before,machine = text.split(f'{MACHINE}\n')
     before = before.split(f'{HEAD}\n')[0]
-    about = wrapped(f'All of it once more, with a loop on one core that does nothing else, on {date}:')
+    how = f', `{" ".join(args)}`' if args else ''
+    about = wrapped(f'Once more, with a loop on one core that does nothing else, on {date}{how}:')
     return f'{before}{HEAD}\n\n{about}\n\n{found}\n\n{MACHINE}\n{machine}'
 
 def main(name:str, *args:str):
@@ -32,7 +33,7 @@ def main(name:str, *args:str):
         page,result = Path(folder)/'page.md',Path(folder)/'result.json'
         subprocess.run([sys.executable, here/f'{name}.py', '--markdown', page, '--json', result, *args], check=True)
         found,about = finding(page.read_text(encoding='utf-8')),json.loads(result.read_text())['circumstances']
-    path.write_text(with_finding(path.read_text(encoding='utf-8'), found, about['date'][:10]), encoding='utf-8')
+    path.write_text(with_finding(path.read_text(encoding='utf-8'), found, about['date'][:10], args), encoding='utf-8')
 
 if __name__=='__main__':
     if len(sys.argv)<2: sys.exit(__doc__)
