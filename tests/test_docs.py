@@ -364,6 +364,17 @@ def test_directives_of_a_cell_are_understood():
     assert made['tags']==['hide-input'] and made['mystnb']['figure']==dict(caption='Drawn')
     assert made['mystnb']['code_prompt_show']=='How' and made['mystnb']['image']==dict(alt='What is seen')
 
+def test_pages_end_with_the_versions_that_made_them():
+    "In one line, with the trainings' own where these are older"
+    from pages import made_with
+    for name in [o for o in written if o.startswith(('tutorials/','recipes/','beside/'))]:
+        line = soup(name).select_one('.made-with').text
+        assert re.search(r'Run on \d{4}-\d\d-\d\d with python \S+, lottery_nb \S+, torch \S+, fastai \S+', line)
+    old,new = dict(day='2020-01-01', torch='1.0'),dict(day='2021-01-01', torch='2.0')
+    def said(**told): return made_with(nbformat.v4.new_notebook(metadata=dict(made_with=told) if told else {}))
+    assert said()=='' and said(page=new, trainings=new)==said(page=new)=='Run on 2021-01-01 with torch 2.0.'
+    assert said(page=new, trainings=old).endswith('torch 2.0; its long trainings on 2020-01-01 with torch 1.0.')
+
 def test_pages_show_no_markup():
     marks = re.compile(r'^:::.*|\[!(?:NOTE|TIP|WARNING)\]|\{\{<.*', re.M)
     assert not on_each_page(lambda name: marks.findall(soup(name).select_one('article').text))

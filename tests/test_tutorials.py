@@ -3,12 +3,13 @@ import ast, importlib.util, re, shutil
 from pathlib import Path
 import nbformat, numpy as np, pytest
 from PIL import Image
+from lottery_nb.core import versions
 from lottery_nb.data import imagenette_classes
 
 root = Path(__file__).resolve().parent.parent
 folder = root/'nbs'/'tutorials'
 notebooks = sorted(folder.glob('[0-9]*.ipynb'))
-recipes = sorted((root/'nbs'/'recipes').glob('*.ipynb'))
+recipes,beside = (sorted((root/'nbs'/o).glob('*.ipynb')) for o in ('recipes','beside'))
 spec = importlib.util.spec_from_file_location('tutorials', root/'tools/tutorials.py')
 tutorials = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tutorials)
@@ -36,6 +37,30 @@ small = {
     '10_landmarks': 'seeds = 2' + few_steps,
     '11_language_models': 'seeds = 2\nn_step = 20'}
 
+def test_trainings_that_are_left_out_keep_their_versions(tmp_path):
+    "Those of before stay as they were noted, and what was never noted isn't made up"
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('1+1'),
+        nbformat.v4.new_code_cell('2+2', metadata=dict(tags=['long']))])
+    path = tmp_path/'a.ipynb'
+    nbformat.write(nb, path)
+    def run(**kwargs):
+        tutorials.run(path, **kwargs)
+        return nbformat.read(path, 4)
+    assert run().metadata.made_with.keys()=={'page'}
+    nb.metadata['made_with'] = dict(trainings=dict(day='2020-01-01', torch='1.0'))
+    nbformat.write(nb, path)
+    before = run()
+    assert before.metadata.made_with['trainings']==dict(day='2020-01-01', torch='1.0')
+    assert [len(c.outputs) for c in before.cells]==[1,0]
+    after = run(train=True)
+    assert after.metadata.made_with['trainings']==after.metadata.made_with['page']==before.metadata.made_with['page']
+    assert [len(c.outputs) for c in after.cells]==[1,1]
+
+@pytest.mark.parametrize('path', [*notebooks, *recipes, *beside, root/'nbs/home.ipynb'], ids=lambda o: o.stem)
+def test_every_page_that_one_runs_notes_what_made_it(path):
+    told = nbformat.read(path, 4).metadata.get('made_with', {})
+    assert told and all(o.keys()=={'day', *versions()} for o in told.values()), told
+
 def cells(path): return [c for c in nbformat.read(path, 4).cells if c.cell_type=='code']
 
 @pytest.fixture
@@ -53,6 +78,8 @@ def photos(tmp_path, monkeypatch):
 def test_every_cell_runs(path, tmp_path, monkeypatch, photos):
     copy = shutil.copytree(folder, tmp_path/'tutorials', ignore=shutil.ignore_patterns('tickets'))/path.name
     tutorials.run(copy, train=True, code=small[path.stem])
+    told = nbformat.read(copy, 4).metadata['made_with']
+    assert told['page']==told['trainings'] and told['page'].keys()=={'day', *versions()}
 
 @pytest.mark.parametrize('path', notebooks + recipes, ids=lambda o: o.stem)
 def test_nothing_in_sight_is_there_for_the_tests(path):

@@ -1,13 +1,15 @@
-"""Runs the tutorials in nbs/tutorials and keeps their outputs.
+"""Runs notebooks and keeps their outputs, with what made them: versions and day, in the notebook's metadata.
 
 Without --train the cells with the tag `long` are left out, which are the long trainings: they keep the outputs of the
 run that they had. With it all cells are run, and what the trainings store goes to nbs/tutorials/results/.
 
 A cell with the tag `parameters` has the sizes that one may choose, as papermill knows it: a plain assignment a line."""
 import argparse, os, re
+from datetime import date
 from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
+from lottery_nb.core import versions
 
 folder = Path(__file__).resolve().parent.parent/'nbs'/'tutorials'
 
@@ -41,6 +43,15 @@ def inject(nb, code):
     at = [i+1 for i,c in enumerate(nb.cells) if tagged(c, 'parameters')] or [0]
     nb.cells.insert(at[0], nbformat.v4.new_code_cell(code, metadata=dict(tags=['injected-parameters'])))
 
+def write(nb, path):
+    nbformat.write(nb, beside:=path.with_suffix('.part'))
+    os.replace(beside, path)
+
+def made_with(nb, train):
+    "What is known of the runs of `nb`: of its page, and of the long trainings, if they were ever run by this tool"
+    now = dict(day=date.today().isoformat(), **versions())
+    return nb.metadata.get('made_with', {}) | dict.fromkeys(['page', 'trainings'] if train else ['page'], now)
+
 def run(
     path:Path, # of the notebook, which is executed in its folder
     train:bool=False, # the cells with the tag `long` too?
@@ -56,13 +67,15 @@ def run(
             if cell.cell_type!='code' or (trains(cell) and not train): continue
             client.execute_cell(cell, i)
             cell.outputs = tidy(cell.outputs)
-            nbformat.write(nb, beside:=path.with_suffix('.part'))
-            os.replace(beside, path)
+            write(nb, path)
+    nb.metadata['made_with'] = made_with(nb, train)
+    write(nb, path)
 
 if __name__=='__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('names', nargs='*', metavar='NAME',
-                        help='a notebook in nbs/tutorials, without .ipynb; all of them if none is named')
+                        help='a tutorial, without .ipynb, or the path of any notebook; all tutorials if none is named')
     parser.add_argument('--train', action='store_true', help='run the long trainings too')
     args = parser.parse_args()
-    for path in [folder/f'{o}.ipynb' for o in args.names] or sorted(folder.glob('[0-9]*.ipynb')): run(path, args.train)
+    paths = [Path(o) if o.endswith('.ipynb') else folder/f'{o}.ipynb' for o in args.names]
+    for path in paths or sorted(folder.glob('[0-9]*.ipynb')): run(path, args.train)

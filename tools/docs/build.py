@@ -17,7 +17,8 @@ COMMANDS = 'commands' # the page of the command line
 BENCHMARKS = {'benchmarks': 'what pruning costs', 'benchmark_replicates': 'error bars',
               'benchmark_peers': "beside today's peers", 'benchmark_shrink': 'channels cut out',
               'benchmark_instability': 'instability', 'benchmark_threads': 'masks on a busy machine',
-              'benchmark_imports': 'what the import costs', 'benchmark_models': 'torchvision, network by network'}
+              'benchmark_imports': 'what the import costs', 'benchmark_models': 'torchvision, network by network',
+              'benchmark_conv': 'stacked convolutions', 'benchmark_photos': 'photos in memory'}
 NOT_FOUND = '''---
 orphan: true
 ---

@@ -20,6 +20,7 @@ TEXTS = {'benchmarks/overhead.md': 'benchmarks.md', 'benchmarks/replicates.md': 
          'benchmarks/peers.md': 'benchmark_peers.md', 'benchmarks/shrink.md': 'benchmark_shrink.md',
          'benchmarks/threads.md': 'benchmark_threads.md', 'benchmarks/imports.md': 'benchmark_imports.md',
          'benchmarks/models.md': 'benchmark_models.md', 'benchmarks/instability.md': 'benchmark_instability.md',
+         'benchmarks/conv.md': 'benchmark_conv.md', 'benchmarks/photos.md': 'benchmark_photos.md',
          'CHANGELOG.md': 'changelog.md', 'CONTRIBUTING.md': 'contributing.md'} # pages that are no notebooks
 # blocks and spans of code: they are left as they are
 CODE = re.compile(r'(^ *```.*?^ *```[^\n]*$|`[^`\n]+`)', re.M | re.S)
@@ -89,6 +90,14 @@ def overview(shown, first):
     def line(told, names): return f':::{{container}} names\n{told}{" ".join(map(link, names))}\n:::' if names else ''
     folded = f'<details class="helpers"><summary>Helpers</summary>\n\n{line("", helpers)}\n\n</details>'
     return '\n\n'.join(o for o in (line('On this page: ', listed), folded*bool(helpers)) if o)
+
+def made_with(nb):
+    "Which versions made what a notebook shows, and when; what was never noted isn't said"
+    told = nb.metadata.get('made_with', {})
+    def say(o): return ' with '.join([o['day'], ', '.join(f'{k} {v}' for k,v in o.items() if k!='day')])
+    if not told: return ''
+    text,trainings = f'Run on {say(told["page"])}',told.get('trainings', told['page'])
+    return f'{text}; its long trainings on {say(trainings)}.' if trainings!=told['page'] else f'{text}.'
 
 # Cells
 
@@ -240,6 +249,8 @@ class Page:
                 cell.directives_['echo'] = 'false'
                 yield code_cell(cell)
             elif cell.cell_type=='code': yield code_cell(cell)
+        if (line:=made_with(self.raw)):
+            yield nbformat.v4.new_markdown_cell(f':::{{container}} made-with\n{line}\n:::', id='made-with')
         if 'end' in blocks: yield nbformat.v4.new_markdown_cell(blocks['end'], id='end')
 
     def write(self, folder, names, known, blocks):
