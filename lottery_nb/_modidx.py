@@ -1547,7 +1547,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'lottery_nb.stacked.Stack.train': ('stacked.html#stack.train', 'lottery_nb/stacked.py'),
                                     'lottery_nb.stacked.Stack.trainable': ('stacked.html#stack.trainable', 'lottery_nb/stacked.py'),
                                     'lottery_nb.stacked.Training': ('stacked.html#training', 'lottery_nb/stacked.py'),
-                                    'lottery_nb.stacked.Training.joined': ('stacked.html#training.joined', 'lottery_nb/stacked.py'),
                                     'lottery_nb.stacked.Training.rows': ('stacked.html#training.rows', 'lottery_nb/stacked.py'),
                                     'lottery_nb.stacked._as_parts': ('stacked.html#_as_parts', 'lottery_nb/stacked.py'),
                                     'lottery_nb.stacked._is_full': ('stacked.html#_is_full', 'lottery_nb/stacked.py'),

@@ -8,7 +8,7 @@ __all__ = ['lr_schedules', 'optimizers', 'augmentations', 'milestones', 'Recipe'
            'check_seeds', 'as_many_as_fit']
 
 # %% ../nbs/11b_stacked.ipynb #54fa4b73
-import itertools, math, re
+import gc, itertools, math, re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
@@ -544,48 +544,54 @@ def warn_lost(
 def by_thread(self:Recipe,
     n:int # networks
 )->list: # of (`Recipe`, slice)
-    "Which networks each thread trains, at least four of them, and how; on a GPU one trains all"
-    k = max(1, min(torch.get_num_threads(), n//4)) if self.device.type=='cpu' else 1
+    """Divides `n` networks among the threads, at least four to each: a recipe, and which networks it trains.
+
+    One thread gets all on a GPU, and under `torch.autocast`, which other threads know nothing of"""
+    alone = self.device.type!='cpu' or torch.is_autocast_enabled('cpu')
+    k = 1 if alone else max(1, min(torch.get_num_threads(), n//4))
     parts = [slice(n*i//k, n*(i+1)//k) for i in range(k)]
     if k==1: return [(self, *parts)]
     others = [copy(self) for _ in parts]
-    for o in others: o.net = copy_model(self.net) # which is in train or eval mode
+    for o in others: o.net = copy_model(self.net) # each thread puts tensors into it, and sets its mode
     return list(zip(others, parts))
 
-@patch(cls_method=True)
-def joined(cls:Training,
-    parts:list # of `Training`s that differ in their networks alone
-)->Training:
-    "What came of the networks of all of them"
-    def both(dicts): return {k: list(itertools.chain(*(o[k] for o in dicts))) for k in dicts[0]}
-    def all_of(name): return list(itertools.chain(*(getattr(o, name) for o in parts)))
-    measured = {k: both([o.measured[k] for o in parts]) for k in parts[0].measured}
-    return cls(measured, all_of('bad'), all_of('ends'), both([o.kept for o in parts]), all_of('grads'))
-
+# %% ../nbs/11b_stacked.ipynb #02b4e29a
 def train_stacks(
     stacks:list, # of `Stack`s, each with a recipe of its own
     orders:list, # of each network, stack after stack, the number that the order of its batches depends on
     *args, # `first` and `last`, as `Stack.train` takes them
-    say:Callable=noop, # told how many steps are done
+    lr:Callable|None=None, # step -> learning rate; None: the recipe's `lr_at`
+    say:Callable=noop, # told how many steps the first stack has done
     **kwargs # all else of `Stack.train`
 )->Training:
-    "Trains each stack in a thread of its own, as if they were one; one alone with all threads of PyTorch's"
+    "Trains each stack in a thread of its own, and joins what came out. A single stack has all of PyTorch's threads"
     numbers = iter(orders)
-    jobs = [partial(o.train, list(itertools.islice(numbers, len(o))), *args, **kwargs) for o in stacks]
-    if len(jobs)==1: return jobs[0](say=say)
-    stop = Event()
-    def halt(_):
-        if stop.is_set(): raise InterruptedError
-    def train(job):
-        torch.set_num_threads(1) # of each operation
-        return job(say=halt)
-    with threads(1), ThreadPoolExecutor(len(jobs)-1) as pool:
-        others = [pool.submit(train, o) for o in jobs[1:]]
-        try: found = [jobs[0](say=say), *(o.result() for o in others)]
+    orders = [list(itertools.islice(numbers, len(o))) for o in stacks]
+    if len(stacks)==1: return stacks[0].train(orders[0], *args, lr=lr, say=say, **kwargs)
+    stop,share = Event(),max(1, torch.get_num_threads()//len(stacks))
+    def train(stack, orders, say=noop):
+        torch.set_num_threads(share) # of each operation in this thread
+        rate = lr or stack.recipe.lr_at
+        def lr_at(step):
+            if stop.is_set(): raise InterruptedError
+            return rate(step)
+        try: return stack.train(orders, *args, lr=lr_at, say=say, **kwargs)
         except BaseException:
             stop.set()
             raise
-    return Training.joined(found)
+    with threads(share), ThreadPoolExecutor(len(stacks)-1) as pool:
+        try:
+            others = [pool.submit(train, *o) for o in zip(stacks[1:], orders[1:])]
+            found = [train(stacks[0], orders[0], say), *(o.result() for o in others)]
+        except InterruptedError: # another one has failed
+            raise next(e for o in others if (e:=o.exception()) and not isinstance(e, InterruptedError)) from None
+        except BaseException:
+            stop.set()
+            raise
+    def both(parts): return {k: list(itertools.chain(*(o[k] for o in parts))) for k in parts[0]}
+    measured = {k: both([o.measured[k] for o in found]) for k in found[0].measured}
+    rest = both([dict(bad=o.bad, ends=o.ends, grads=o.grads) for o in found])
+    return Training(measured, kept=both([o.kept for o in found]), **rest)
 
 @patch
 def train(self:Recipe,
@@ -594,7 +600,7 @@ def train(self:Recipe,
     *args, # all else of `train_stacks`
     **kwargs
 )->Training:
-    "Trains networks side by side: in one stack, or on the CPU in one for each thread"
+    "Trains networks side by side: in one stack, or on the CPU, from eight networks on, in one for each thread"
     return train_stacks([Stack(r, tickets[part]) for r,part in self.by_thread(len(tickets))], orders, *args, **kwargs)
 
 # %% ../nbs/11b_stacked.ipynb #4f363968
@@ -673,6 +679,7 @@ def as_many_as_fit(
         except RuntimeError as e:
             if len(seeds[:size])==1 or not _is_full(e): raise
             size = len(seeds[:size])//2
+            gc.collect() # an error that came from another thread holds the stacks in a cycle
             continue
         yield found
         seeds = seeds[size:]

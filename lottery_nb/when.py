@@ -32,7 +32,7 @@ from .evidence import (arm_label, arm_style, axis_label, check_metric, draw_arms
 from .masks import Masks, copies_of, copy_model, named_tensors, set_tensors_, unwrap
 from .methods import Method, methods
 from .sparsifier import Sparsifier, check_reach, check_sparsity
-from .stacked import Stack, as_many_as_fit, order_of, warn_lost
+from .stacked import as_many_as_fit, order_of, warn_lost
 from .ticket import Ticket
 
 # %% ../nbs/26_when.ipynb #de20ac89
@@ -473,9 +473,9 @@ class _Retraining:
         pruned = [o for s,bad,end in zip(seeds, run.bad, run.ends) if bad==math.inf for o in self.prune(s, end)]
         for k,arm in product(self.steps if pruned else (), self.arms):
             weights = dict(zip(seeds, run.kept[n-k] if arm=='ticket' else run.ends))
-            stack = Stack(c, [Ticket(m, weights[s]) for s,_,m in pruned])
-            orders = [order_of(s, r) for s,r,_ in pruned]
-            self.note(stack.train(orders, n-k, lr=(lambda step: last) if arm=='finetune' else None), arm, k, pruned)
+            tickets,orders = [Ticket(m, weights[s]) for s,_,m in pruned],[order_of(s, r) for s,r,_ in pruned]
+            again = c.train(tickets, orders, n-k, lr=(lambda step: last) if arm=='finetune' else None)
+            self.note(again, arm, k, pruned)
             tell(len(pruned), k)
         return self
 

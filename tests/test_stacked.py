@@ -1,5 +1,5 @@
 "Networks side by side: each against a plain PyTorch loop of its own, in double precision"
-import itertools, math, threading
+import itertools, math, sys, threading
 from collections import OrderedDict
 import pytest, torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from lottery_nb.core import as_table, seeded, table_columns, threads
 from lottery_nb.data import digits_dls
 from lottery_nb.masks import Masks
 from lottery_nb.sparsifier import Sparsifier
-from lottery_nb.stacked import (Recipe, SeededDropout, Stack, Training, as_many_as_fit, augmentation, batch_orders,
+from lottery_nb.stacked import (Recipe, SeededDropout, Stack, as_many_as_fit, augmentation, batch_orders,
                                 check_seeds, dropout_key, flip, shift)
 from lottery_nb.ticket import Ticket
 from models import ConvNet, everything, same_bits
@@ -330,7 +330,8 @@ def test_each_thread_trains_what_a_stack_of_these_does(model):
         assert torch.get_num_threads()==2
     assert [o.stop-o.start for o in parts]==[4,5]
     with threads(1): alone = [Stack(r, tickets[o]).train(orders[o], keep=[5], grads=True) for o in parts]
-    assert run.measured==Training.joined(alone).measured and list(run.measured)==[0,3,6,9,12,15,18,20]
+    assert run.measured=={k: {m: a+b for (m,a),b in zip(v.items(), alone[1].measured[k].values())}
+                          for k,v in alone[0].measured.items()} and list(run.measured)==[0,3,6,9,12,15,18,20]
     assert run.bad==[math.inf]*9 and len(run.ends)==len(run.kept[5])==len(run.grads)==9
     for o,other in zip(parts, alone):
         for mine,theirs in [(run.ends, other.ends), (run.kept[5], other.kept[5]), (run.grads, other.grads)]:
@@ -343,18 +344,24 @@ def test_a_thread_has_four_networks_at_least():
     with threads(1): assert shares(100)==[100] and r.by_thread(100)[0][0] is r
 
 def test_an_interrupt_or_an_error_ends_all_threads():
-    "Those that go on are told to stop, an error of any of them arrives, and the number of threads is what it was"
-    r = recipe(n_step=100_000, eval_every=2)
+    "At their next step, whoever it comes to; the error arrives, and the number of threads is what it was"
+    class Counting(Recipe):
+        def lr_at(self, step):
+            steps.append(step)
+            here = threading.current_thread() is threading.main_thread()
+            if step>9 and here==hits_main: raise error
+            return .01
+    endless = dict(n_step=10**9, bs=20, device='cpu', eval_every=sys.maxsize)
+    r = Counting(mlp, DATA, **endless)
     tickets,n = tickets_of(r, range(8)),threading.active_count()
-    def say(k):
-        if k>6: raise KeyboardInterrupt
-    with threads(2):
-        with pytest.raises(KeyboardInterrupt): r.train(tickets, list(range(8)), say=say)
-        assert torch.get_num_threads()==2 and threading.active_count()==n
-        class Broken(Recipe):
-            def lr_at(self, step):
-                if threading.current_thread() is not threading.main_thread(): raise RuntimeError('out of memory')
-                return .01
-        few = Broken(mlp, DATA, n_step=4, bs=20, device='cpu')
-        with pytest.raises(RuntimeError, match='out of memory'): few.train(tickets, list(range(8)))
-        assert torch.get_num_threads()==2
+    for hits_main,error in [(True, KeyboardInterrupt()), (True, RuntimeError('alloc')), (False, RuntimeError('alloc'))]:
+        steps = []
+        with threads(2):
+            with pytest.raises(type(error)): r.train(tickets, list(range(8)))
+            assert torch.get_num_threads()==2
+        assert threading.active_count()==n and len(steps)<1000
+
+def test_what_holds_in_one_thread_alone_keeps_all_there():
+    r = recipe()
+    with threads(2), torch.autocast('cpu', torch.bfloat16): assert len(r.by_thread(100))==1
+    with threads(2): assert len(r.by_thread(100))==2
