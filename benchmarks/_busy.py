@@ -12,16 +12,8 @@ here = Path(__file__).resolve().parent
 HEAD,MACHINE = '## Beside a busy loop','## The machine'
 
 def finding(text:str)->str:
-    "What a page says between its title and its picture"
+    "Reads what a page says between its title and its picture"
     return re.search(r'\A# .+?\n\n(.+?)\n\n!\[', text, re.S)[1]
-
-def with_finding(text:str, found:str, date:str, args=())->str:
-    "A page with what was found beside a busy loop, in the place of what was there of an earlier run"
-    before,machine = text.split(f'{MACHINE}\n')
-    before = before.split(f'{HEAD}\n')[0]
-    how = f', `{" ".join(args)}`' if args else ''
-    about = wrapped(f'Once more, with a loop on one core that does nothing else, on {date}{how}:')
-    return f'{before}{HEAD}\n\n{about}\n\n{found}\n\n{MACHINE}\n{machine}'
 
 def main(name:str, *args:str):
     if '--markdown' in args:
@@ -29,11 +21,16 @@ def main(name:str, *args:str):
         path,args = Path(args[i+1]),[*args[:i], *args[i+2:]]
     else: path = here/f'{name}.md'
     if not path.exists(): sys.exit(f"{path}: expected the idle machine's page, which {name}.py --markdown writes")
+    before,machine = path.read_text(encoding='utf-8').split(f'{MACHINE}\n')
     with tempfile.TemporaryDirectory() as folder, busy(1):
         page,result = Path(folder)/'page.md',Path(folder)/'result.json'
-        subprocess.run([sys.executable, here/f'{name}.py', '--markdown', page, '--json', result, *args], check=True)
-        found,about = finding(page.read_text(encoding='utf-8')),json.loads(result.read_text())['circumstances']
-    path.write_text(with_finding(path.read_text(encoding='utf-8'), found, about['date'][:10], args), encoding='utf-8')
+        subprocess.run([sys.executable, here/f'{name}.py', *args, '--markdown', page, '--json', result], check=True)
+        found = finding(page.read_text(encoding='utf-8'))
+        day = json.loads(result.read_text(encoding='utf-8'))['circumstances']['date'][:10]
+    how = f', `{" ".join(args)}`' if args else ''
+    about = wrapped(f'Once more, with a loop on one core that does nothing else, on {day}{how}:')
+    before = before.split(f'{HEAD}\n')[0] # an earlier run's
+    path.write_text(f'{before}{HEAD}\n\n{about}\n\n{found}\n\n{MACHINE}\n{machine}', encoding='utf-8')
 
 if __name__=='__main__':
     if len(sys.argv)<2: sys.exit(__doc__)

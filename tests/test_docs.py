@@ -369,11 +369,16 @@ def test_pages_end_with_the_versions_that_made_them():
     from pages import made_with
     for name in [o for o in written if o.startswith(('tutorials/','recipes/','beside/'))]:
         line = soup(name).select_one('.made-with').text
-        assert re.search(r'Run on \d{4}-\d\d-\d\d with python \S+, lottery_nb \S+, torch \S+, fastai \S+', line)
-    old,new = dict(day='2020-01-01', torch='1.0'),dict(day='2021-01-01', torch='2.0')
-    def said(**told): return made_with(nbformat.v4.new_notebook(metadata=dict(made_with=told) if told else {}))
-    assert said()=='' and said(page=new, trainings=new)==said(page=new)=='Run on 2021-01-01 with torch 2.0.'
-    assert said(page=new, trainings=old).endswith('torch 2.0; its long trainings on 2020-01-01 with torch 1.0.')
+        assert re.search(r'Run on \d{4}-\d\d-\d\d with lottery_nb \S+, torch \S+, fastai \S+, python \S+[.;]', line)
+    old,new = (dict(day=day, lottery_nb='0', torch=n, fastai='2', python='3') for day,n in [('1.1.','1'),('2.1.','2')])
+    def said(long=True, **told):
+        cell = nbformat.v4.new_code_cell('1', metadata=dict(tags=['long']*long))
+        return made_with(nbformat.v4.new_notebook(cells=[cell], metadata=dict(made_with=told) if told else {}))
+    short = 'Run on 2.1. with lottery_nb 0, torch 2, fastai 2, python 3'
+    assert said()=='' and said(page=new, trainings=new)==said(False, page=new)==f'{short}.'
+    assert said(page=new)==f'{short}; its long trainings on an earlier day.'
+    other = short.replace('Run', 'its long trainings').replace('2.1.', '1.1.').replace('torch 2', 'torch 1')
+    assert said(page=new, trainings=old)==f'{short}; {other}.'
 
 def test_pages_show_no_markup():
     marks = re.compile(r'^:::.*|\[!(?:NOTE|TIP|WARNING)\]|\{\{<.*', re.M)

@@ -48,9 +48,9 @@ def write(nb, path):
     os.replace(beside, path)
 
 def made_with(nb, train):
-    "What is known of the runs of `nb`: of its page, and of the long trainings, if they were ever run by this tool"
-    now = dict(day=date.today().isoformat(), **versions())
-    return nb.metadata.get('made_with', {}) | dict.fromkeys(['page', 'trainings'] if train else ['page'], now)
+    "Notes versions and day of a run of `nb`, of the page and of the long trainings; those left out keep what was noted"
+    now,trained = dict(day=date.today().isoformat(), **versions()),train and any(map(trains, nb.cells))
+    return nb.metadata.get('made_with', {}) | dict.fromkeys(['page', 'trainings'] if trained else ['page'], now)
 
 def run(
     path:Path, # of the notebook, which is executed in its folder
@@ -61,6 +61,8 @@ def run(
     so that a run that is killed has lost only one cell"""
     nb = nbformat.read(path, 4)
     if code: inject(nb, code)
+    told = made_with(nb, train)
+    nb.metadata.pop('made_with', None) # half a run is nobody's
     client = NotebookClient(nb, timeout=None, kernel_name='python3', resources={'metadata': {'path': path.parent}})
     with client.setup_kernel():
         for i,cell in enumerate(nb.cells):
@@ -68,7 +70,7 @@ def run(
             client.execute_cell(cell, i)
             cell.outputs = tidy(cell.outputs)
             write(nb, path)
-    nb.metadata['made_with'] = made_with(nb, train)
+    nb.metadata['made_with'] = told
     write(nb, path)
 
 if __name__=='__main__':

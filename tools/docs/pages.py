@@ -92,12 +92,14 @@ def overview(shown, first):
     return '\n\n'.join(o for o in (line('On this page: ', listed), folded*bool(helpers)) if o)
 
 def made_with(nb):
-    "Which versions made what a notebook shows, and when; what was never noted isn't said"
+    "A line about which versions made what a notebook shows, and when, as far as that was noted"
     told = nb.metadata.get('made_with', {})
-    def say(o): return ' with '.join([o['day'], ', '.join(f'{k} {v}' for k,v in o.items() if k!='day')])
+    def say(o): return f'{o["day"]} with ' + ', '.join(f'{k} {o[k]}' for k in ('lottery_nb','torch','fastai','python'))
     if not told: return ''
-    text,trainings = f'Run on {say(told["page"])}',told.get('trainings', told['page'])
-    return f'{text}; its long trainings on {say(trainings)}.' if trainings!=told['page'] else f'{text}.'
+    long = any('long' in c.metadata.get('tags', []) for c in nb.cells)
+    trainings = say(told['trainings']) if 'trainings' in told else 'an earlier day'
+    later = long and told.get('trainings')!=told['page']
+    return f'Run on {say(told["page"])}' + f'; its long trainings on {trainings}'*later + '.'
 
 # Cells
 
