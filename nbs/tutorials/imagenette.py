@@ -170,7 +170,7 @@ def draw(df):
         axs[0].plot(v.mean(), i, '|', color='black', ms=14)
         if arm in post: axs[0].plot(post[arm], i, 'x', color='crimson')
     axs[0].set_yticks(range(len(arms)), [about[o] for o in arms])
-    axs[0].set(xlabel=f'accuracy, percent, {k}', title='a dot a seed, | their mean, × the post, last epoch')
+    axs[0].set(xlabel=f'accuracy, percent, {k}', title='dots: seeds, |: mean, ×: the post')
     axs[1].barh(rows.share, rows.difference, xerr=rows.difference_interval, capsize=3,
                 color=['C2' if o else 'silver' for o in rows.shown])
     axs[1].axvline(0, color='black', lw=.8)
