@@ -52,7 +52,7 @@ landmarks: install ## the papers' experiments with ten seeds, in a quarter of an
 	$(BIN)/python tools/tutorials.py --train 10_landmarks
 
 bench: $(VENV)/.bench ## set up .venv with the peers if need be, then measure speed side by side
-	for o in benchmarks/[a-z]*.py; do $(BIN)/python $$o || exit 1; done
+	for o in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/[a-z]*.py)); do $(BIN)/python $$o || exit 1; done
 
 matrix: lowest newest ## the quick tests in two more environments: the lowest versions that settings.ini admits, and the newest (KEEP=1 keeps them)
 

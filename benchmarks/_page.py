@@ -51,6 +51,12 @@ def timed(fn)->tuple:
     out = fn()
     return perf_counter()-start, out
 
+def synchronized(fn, *args):
+    "What `fn` gives, once the GPU, if there is one, has done its work"
+    out = fn(*args)
+    if torch.cuda.is_available(): torch.cuda.synchronize()
+    return out
+
 def in_turn(calls:dict, turns:int)->dict: # name -> list of (seconds, what came out)
     "Calls all of `calls`, functions of a turn's number, in each turn, in an order that is shuffled anew each time"
     shuffled,out = random.Random(0),{k: [] for k in calls}

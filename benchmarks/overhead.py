@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Callable
 
 import numpy as np, torch
-from _page import bars, chosen, circumstances, has_fasterai, page, quartiles, table, timed, write
+from _page import (bars, chosen, circumstances, has_fasterai, page, quartiles, synchronized, table,
+                   timed, write)
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.optimizer import Adam, OptimWrapper
+from fastai.torch_core import default_device
 from fastcore.script import call_parse, store_true
 from torch import nn
 from torch.nn.utils import prune
@@ -114,7 +116,7 @@ class Arm:
         "Batch `i` of `epoch`, timed: all that `fit` does between two batches, all callbacks included"
         self.learn.epoch,self.learn.pct_train = epoch,(epoch + i/self.learn.n_iter)/self.learn.n_epoch
         before = self.mask()
-        self.seconds.append(timed(lambda: self.learn.one_batch(i, batch))[0])
+        self.seconds.append(timed(lambda: synchronized(self.learn.one_batch, i, batch))[0])
         self.made.append(self.mask() is not before)
 
 def begin(learn:Learner, sizes:Sizes, epoch:int):
@@ -129,7 +131,7 @@ def begin(learn:Learner, sizes:Sizes, epoch:int):
 
 def make_arms(model:nn.Module, gradual:bool, optimizer:str)->list:
     "All arms from the same weights, with the same optimizer: under `agp` if `gradual`, otherwise under a constant mask"
-    loss,dls = nn.CrossEntropyLoss(),DataLoaders.from_dsets([0], [0], bs=1, device=torch.device('cpu'))
+    loss,dls = nn.CrossEntropyLoss(),DataLoaders.from_dsets([0], [0], bs=1, device=default_device())
     def learner(net, *cbs): return Learner(dls, net, loss_func=loss, opt_func=OPTIMIZERS[optimizer], cbs=cbs)
 
     def dense(name): return Arm(name, learner(copy.deepcopy(model)))
@@ -165,6 +167,7 @@ def measure_steps(sizes:Sizes, gradual:bool, optimizer:str)->list: # arms
     torch.manual_seed(0)
     arms,shuffled = make_arms(sizes.model(), gradual, optimizer),random.Random(0)
     batches = [(torch.randn(sizes.batch,3,sizes.size,sizes.size), torch.randint(0,10,(sizes.batch,))) for _ in range(4)]
+    batches = [tuple(o.to(default_device()) for o in b) for b in batches]
     middle = sizes.n_epoch//2
     with contextlib.redirect_stdout(io.StringIO()): # fasterai has much to say
         for arm in arms: begin(arm.learn, sizes, middle-1)

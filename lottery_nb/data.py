@@ -27,7 +27,7 @@ from fastcore.basics import patch
 from fastcore.parallel import parallel
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torch import nn
+from torch import Tensor, nn
 from torchvision import models
 from torchvision.transforms.v2.functional import resized_crop
 from .core import (ArgumentError, ArgumentTypeError, check_flag, check_number, check_path, check_whole,
@@ -317,25 +317,61 @@ class TensorDL(SeededDL):
     def do_item(self, i): return i or 0 # there's nothing to do before the batch is known
     def do_batch(self, b):
         photos,*targets = self.kept()
-        x = photos[b] if self.dataset.split_idx else torch.stack([self._changed(photos[i], i) for i in b])
+        x = photos[b] if self.dataset.split_idx else self._changed([photos[i] for i in b], b)
         return TensorImage(x),*(t[b] for t in targets)
 
 # %% ../nbs/01_data.ipynb #bb824baf
 @patch
-def _changed(self:TensorDL, photo, i):
-    "Item `i` after the item transforms, like `do_item` of a `SeededDL`"
+def _drawn(self:TensorDL, photo, i):
+    "What the item transforms of item `i` draw: (top, left, height, width) after mirroring, a final size, mirrored or not"
+    box,size,mirrored = (0, 0, *photo.shape[1:]),photo.shape[1:],False
     with self.item_numbers(i):
         for t in self.after_item.fs:
             if isinstance(t, ToTensor): continue # it's one
             t.before_call(photo, 0)
-            if isinstance(t, FlipItem): photo = photo.flip(-1) if t.do else photo
+            if isinstance(t, FlipItem): mirrored = t.do
             elif isinstance(t, RandomResizedCrop):
                 (left,top),(width,height),size = t.tl,t.cp_size,t.final_size[::-1]
-                photo = resized_crop(photo, top, left, height, width, size, antialias=True)
+                box = top,left,height,width
             else: raise ArgumentError('item_tfms', t, 'RandomResizedCrop and FlipItem')
-    return photo
+    return box,size,mirrored
+
+@patch
+def _changed(self:TensorDL, photos, items):
+    "Photos after the item transforms, like `do_item` of a `SeededDL`: on a CPU one by one, elsewhere all at once"
+    boxes,sizes,mirrored = zip(*map(self._drawn, photos, items))
+    if self.device.type!='cpu': return _crop_together(photos, boxes, sizes[0], mirrored)
+    turned = [o.flip(-1) if turn else o for o,turn in zip(photos, mirrored)]
+    return torch.stack([resized_crop(*o, antialias=True) for o in zip(turned, *zip(*boxes), sizes)])
 
 @patch(as_prop=True)
 def n_bytes(self:TensorDL)->int:
     "The memory that the photos take on the device"
     return sum(o.numel() for o in self.kept()[0])
+
+# %% ../nbs/01_data.ipynb #c4079d12
+def _crop_weights(start, length, size, n):
+    "[items, `size`, `n`]: of each of `n` pixels in each of `size`, if those from `start` on are resized, antialiased"
+    start,length = start[:,None,None],length[:,None,None]
+    at,scale = torch.arange(n, device=start.device),length/size
+    middle = start + (torch.arange(size, device=start.device)[:,None]+.5)*scale
+    weights = (1-((at+.5-middle)/scale.clamp(min=1)).abs()).clamp(min=0) * ((at>=start) & (at<start+length))
+    return weights/weights.sum(-1, keepdim=True)
+
+def _crop_together(
+    photos, # each [3, height, width], whole numbers from 0 to 255, all on a device
+    boxes, # of each (top, left, height, width), in pixels of the photo, mirrored or not
+    size, # (height, width) of the results
+    mirrored # of each, is it mirrored before it's cropped?
+)->Tensor: # [photos, 3, *size], whole numbers from 0 to 255
+    "Crops that are mirrored and resized as torchvision does it, antialiased, but for a rounding"
+    h,w = (max(o.shape[i] for o in photos) for i in (1, 2))
+    whole = torch.zeros(len(photos), 3, h, w, device=photos[0].device)
+    for o,photo in zip(whole, photos): o[:,:photo.shape[1],:photo.shape[2]] = photo
+    found = [(top, photo.shape[2]-left-width if turn else left, height, width, turn)
+             for photo,(top,left,height,width),turn in zip(photos, boxes, mirrored)]
+    top,left,height,width,turn = torch.tensor(found, device=whole.device).unbind(1)
+    rows,columns = _crop_weights(top, height, size[0], h),_crop_weights(left, width, size[1], w)
+    columns = torch.where(turn[:,None,None].bool(), columns.flip(1), columns)
+    with torch.autocast(whole.device.type, enabled=False): x = rows[:,None] @ whole @ columns[:,None].mT
+    return x.round().to(torch.uint8)

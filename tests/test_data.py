@@ -14,9 +14,10 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
+from torchvision.transforms.v2.functional import resized_crop
 
 from lottery_nb.core import ArgumentError
-from lottery_nb.data import (SeededDL, TensorDL, digits_dls, dls_by_name, imagenette_dls, learner_by_name,
+from lottery_nb.data import (SeededDL, TensorDL, _crop_together, digits_dls, dls_by_name, imagenette_dls, learner_by_name,
                              model_by_name)
 from models import make_photos
 
@@ -238,6 +239,23 @@ def test_photos_in_memory_are_cropped_as_from_files(photos, size):
             assert type(x) is type(x2) and x.shape==x2.shape and x.dtype==x2.dtype and torch.equal(y, y2)
             assert levels(x, x2)<1.5
     assert same(list(files.valid), list(memory.valid)) and same(list(memory.valid), list(memory.valid))
+
+@given(st.integers(0, 2**31))
+def test_crops_that_are_made_together(seed):
+    "As a GPU makes them: those that torchvision makes one by one, but for a rounding, from photos of any sizes"
+    r = random.Random(seed)
+    size = r.randint(1, 40),r.randint(1, 40)
+    photos,boxes,mirrored = [],[],[]
+    for _ in range(r.randint(1, 4)):
+        h,w = r.randint(1, 90),r.randint(1, 90)
+        height,width = r.randint(1, h),r.randint(1, w)
+        photos.append(torch.randint(256, (3,h,w), generator=torch.Generator().manual_seed(r.getrandbits(30))).byte())
+        boxes.append((r.randint(0, h-height), r.randint(0, w-width), height, width))
+        mirrored.append(r.random()<.5)
+    alone = [resized_crop(o.flip(-1) if turn else o, *box, size, antialias=True)
+             for o,turn,box in zip(photos, mirrored, boxes)]
+    together = _crop_together(photos, boxes, size, mirrored)
+    assert together.dtype==torch.uint8 and (together.int()-torch.stack(alone).int()).abs().max()<=1
 
 @pytest.mark.skipif(not (fastai_cfg().path('data')/'imagenette2-160').exists(), reason='needs Imagenette')
 def test_imagenette_in_memory():

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lottery_nb.core import as_table, seeded, table_columns, threads
+from lottery_nb.core import ArgumentError, as_table, seeded, table_columns, threads
 from lottery_nb.data import digits_dls
 from lottery_nb.masks import Masks
 from lottery_nb.sparsifier import Sparsifier
@@ -293,6 +293,19 @@ class Growing:
 ])
 def test_bad_input_is_named(how, told):
     with pytest.raises(ValueError, match=told): recipe(**how)
+
+def test_roundings_are_no_reason_to_refuse(monkeypatch):
+    "A deep network's gradient can be a percent off in single precision; one that differs in double too is another one"
+    stacked = Recipe.stacked
+    def off(only):
+        "Gradients in a stack are off by a tenth, in these precisions"
+        def fn(self, tickets):
+            return [[loss, grad*(1.1 if grad.dtype in only else 1), *b] for loss,grad,*b in stacked(self, tickets)]
+        monkeypatch.setattr(Recipe, 'stacked', fn)
+    off([torch.float32])
+    recipe()
+    off([torch.float32, torch.float64])
+    with pytest.raises(ArgumentError, match='others there'): recipe()
 
 def test_seeds_fit_into_a_table():
     assert check_seeds([2**63-1])==[2**63-1]
