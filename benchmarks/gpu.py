@@ -6,6 +6,7 @@ measured here alone. Whatever is compared takes turns; what's reported are media
     python benchmarks/gpu.py                   some minutes, with Imagenette
     python benchmarks/gpu.py --markdown gpu.md the page and its picture as files
     python benchmarks/gpu.py --json gpu.json   the same with the seconds of every turn
+    python benchmarks/gpu.py --parts kernels   some of the parts: steps, at_once, kernels, photos
     python benchmarks/gpu.py --quick           small, without a GPU too, but for the kernels: that it runs, not how fast
 """
 import sys, tempfile
@@ -37,25 +38,25 @@ def steps(quick:bool)->list: # dicts
 
 def at_once(quick:bool)->list: # dicts
     "Networks in a stack beside one after another, a row a network"
-    sizes = replicates.QUICK if quick else replicates.Sizes(rounds=3, steps=200)
+    sizes = replicates.QUICK if quick else replicates.Sizes(rounds=3, steps=200, repeats=1)
     with redirect_stderr(StringIO()): ratios = replicates.ratios(dict(sizes=dict(seeds=sizes.seeds),
                                                                       **replicates.measure(sizes)), 'alone')
     found = [dict(network='digits_mlp, a whole `lottery_curve`', n=sizes.seeds, bs=60, **quartiles(ratios))]
-    n,bs,rounds = (2,20,2) if quick else (10,128,10)
+    n,bs,rounds,turn = (2,20,2,2) if quick else (10,128,5,3)
     for name,make in {'conv2, a step': conv2, 'cifar_resnet(20), a step': partial(cifar_resnet, 20)}.items():
         data = [(torch.randn(bs, 3, 32, 32), torch.arange(bs)%10) for _ in range(2)]
         ways = conv.ways(Recipe(make, data, bs=bs, opt='sgd', lr=.01), n, compiled=False)
         ways = {k: ways[k] for k in (conv.PLAIN, conv.STACKED)}
-        conv.measure(ways, 1, 3)
-        seconds = conv.measure(ways, rounds, 2 if quick else 10)
+        conv.measure(ways, 1, 2)
+        seconds = conv.measure(ways, rounds, turn)
         found.append(dict(network=name, n=n, bs=bs, seconds=seconds,
                           **quartiles(np.array(seconds[conv.PLAIN])/np.array(seconds[conv.STACKED]))))
     return found
 
-def kernels(turns:int=20, times:int=20)->list: # dicts
-    "Linear layers with PyTorch's kernels for 2:4 beside the same as dense ones, a row a shape"
+def kernels(quick:bool, turns:int=20, times:int=20)->list: # dicts
+    "Linear layers with PyTorch's kernels for 2:4 beside the same as dense ones, a row a shape; without a GPU none"
     found = []
-    for rows,n_in,n_out in SHAPES:
+    for rows,n_in,n_out in SHAPES if has_gpu else ():
         net = nn.Sequential(nn.Linear(n_in, n_out)).half().cuda().eval()
         Sparsifier(net, '2:4').sparsify(50)
         x = torch.rand(rows, n_in, device='cuda').half()
@@ -83,76 +84,70 @@ def batches(quick:bool)->list: # dicts
         photos.measure(train, loaders, 1, 2)
         return photos.rows(photos.measure(train, loaders, rounds, turn))
 
+PARTS = dict(steps=steps, at_once=at_once, kernels=kernels, photos=batches)
+
+def findings(result:dict): # yields sentences
+    "What each part found, if it was measured"
+    if step := {o['optimizer']: o['median'] for o in result.get('steps', ()) if o['tool']=='lottery_nb'}:
+        yield f"""Under a constant mask a step takes {step['Adam']:.2f} times as long as a dense one with fastai's
+Adam and {step['fused']:.2f} times with a fused one. {promise(f'at most {STEP}', max(step.values())<=STEP)}"""
+    if stacks := [f"{o['network']}: {o['median']:.2f} times" for o in result.get('at_once', ())]:
+        yield f"Networks in a stack, as fast as one after another by: {'; '.join(stacks)}."
+    if ours := [o['median'] for o in result.get('photos', ()) if o['loader']==photos.OURS]:
+        yield f"""With photos in memory a step takes {ours[0]:.2f} times as long as on a batch that's there.
+{promise(f'at most {photos.PROMISE}', ours[0]<=photos.PROMISE)}"""
+    if sparse := [o['median'] for o in result.get('kernels', ())]:
+        yield f"""Linear layers with kernels for 2:4 are {min(sparse):.2f} to {max(sparse):.2f} times as fast as dense
+ones, by their size. Nothing is promised of them."""
+    if not result['gpu']: yield 'There is no GPU here, so all of this says nothing of one.'
+
+def tables(result:dict): # yields texts
+    "The tables of the parts that were measured"
+    def middle(o): return f'{o["q1"]:.3f} to {o["q3"]:.3f}'
+    if rows := result.get('steps'):
+        yield f"""## A step under a mask
+
+A ResNet-18, {overhead.SPARSITY} % of its weights pruned, and all that fastai's loop does between two batches."""
+        yield table(['optimizer', 'tool', 'dense = 1', 'middle half', 'ms a step'],
+                    [[o['optimizer'], o['tool'], f'{o["median"]:.3f}', middle(o), f'{o["milliseconds"]:.1f}']
+                     for o in rows])
+    if rows := result.get('at_once'):
+        yield '## Many networks at once'
+        yield table(['network', 'networks', 'images a batch', 'times as fast', 'middle half'],
+                    [[o['network'], str(o['n']), str(o['bs']), f'{o["median"]:.2f}', middle(o)] for o in rows])
+    if rows := result.get('kernels'):
+        yield """## Kernels for 2:4
+
+Linear layers in half precision, half of their weights pruned, and the largest difference of the outputs."""
+        yield table(['rows', 'inputs', 'outputs', 'times as fast', 'middle half', 'dense, µs', '2:4, µs', 'difference'],
+                    [[*(f'{o[k]:,}' for k in ('rows','n_in','n_out')), f'{o["median"]:.2f}', middle(o),
+                      *(f'{t:.0f}' for t in o['us'].values()), f'{o["difference"]:.1e}'] for o in rows])
+    if rows := result.get('photos'):
+        yield "## Photos in memory\n\nA ResNet-18 in channels-last layout with PyTorch's Adam."
+        yield table(['batches', 'bare = 1', 'middle half', 'ms a batch'],
+                    [[o['loader'], f'{o["median"]:.3f}', middle(o), f'{o["ms"]:.1f}'] for o in rows])
+
 def report(result:dict, picture:str)->str:
     "The result as Markdown"
-    step = {o['optimizer']: o for o in result['steps'] if o['tool']=='lottery_nb'}
-    loader = {o['loader']: o for o in result['photos']}
-    ours,most = loader[photos.OURS]['median'],max(o['median'] for o in step.values())
-    stacks = '; '.join(f"{o['network']}: {o['median']:.2f} times" for o in result['at_once'])
-    sparse = [o['median'] for o in result['kernels']]
-    told = f"""Under a constant mask a step takes {step['Adam']['median']:.2f} times as long as a dense one with fastai's Adam and
-{step['fused']['median']:.2f} times with a fused one. {promise(f'at most {STEP}', most<=STEP)}
-
-Many networks in a stack, as fast as one after another by: {stacks}. With photos in the GPU's memory a step takes
-{ours:.2f} times as long as on a batch that's there. {promise(f'at most {photos.PROMISE}', ours<=photos.PROMISE)}
-
-""" + (f'Kernels for 2:4 are {min(sparse):.2f} to {max(sparse):.2f} times as fast as dense ones.' if sparse else
-       'There is no GPU here, so kernels for 2:4 were not measured, and all of this says nothing of one.')
-    def middle(o): return f'{o["q1"]:.3f} to {o["q3"]:.3f}'
-    steps = table(['optimizer', 'tool', 'dense = 1', 'middle half', 'ms a step'],
-                  [[o['optimizer'], o['tool'], f'{o["median"]:.3f}', middle(o), f'{o["milliseconds"]:.1f}']
-                   for o in result['steps']])
-    stacks = table(['network', 'networks', 'images a batch', 'times as fast', 'middle half'],
-                   [[o['network'], str(o['n']), str(o['bs']), f'{o["median"]:.2f}', middle(o)]
-                    for o in result['at_once']])
-    kernels = table(['rows', 'inputs', 'outputs', 'times as fast', 'middle half', 'dense, µs', '2:4, µs', 'difference'],
-                    [[*(f'{o[k]:,}' for k in ('rows','n_in','n_out')), f'{o["median"]:.2f}', middle(o),
-                      *(f'{t:.0f}' for t in o['us'].values()), f'{o["difference"]:.1e}'] for o in result['kernels']])
-    loaders = table(['batches', 'bare = 1', 'middle half', 'ms a batch'],
-                    [[k, f'{o["median"]:.3f}', middle(o), f'{o["ms"]:.1f}'] for k,o in loader.items()])
-    body = f"""## A step under a mask
-
-A ResNet-18, {overhead.SPARSITY} % of its weights pruned, and all that fastai's training loop does between two batches.
-
-{steps}
-
-## Many networks at once
-
-{stacks}
-
-## Kernels for 2:4
-
-Linear layers in half precision, half of their weights pruned, and the largest difference of the outputs.
-
-{kernels}
-
-## Photos in the GPU's memory
-
-A ResNet-18 in channels-last layout with PyTorch's Adam.
-
-{loaders}"""
-    return page('What a GPU changes', told, picture, 'Ratios of times, a bar a comparison', body,
-                result['circumstances'])
+    return page('What a GPU changes', '\n\n'.join(findings(result)), picture, 'Ratios of times, a bar a comparison',
+                '\n\n'.join(tables(result)), result['circumstances'])
 
 def draw(path, result:dict):
-    def bar(o): return o['median'],o['q1'],o['q3']
-    values = {f"a step under a mask, {o['optimizer']}": bar(o) for o in result['steps'] if o['tool']=='lottery_nb'}
-    limits = dict.fromkeys(values, STEP)
-    values |= {'a step with photos in memory': bar(o) for o in result['photos'] if o['loader']==photos.OURS}
-    limits['a step with photos in memory'] = photos.PROMISE
-    values |= {f"at once, {o['network']}: times as fast": bar(o) for o in result['at_once']}
-    values |= {f"2:4, {o['rows']} × {o['n_in']} × {o['n_out']}: times as fast": bar(o) for o in result['kernels']}
-    bars(path, values, 'by a dense step, a step on a batch that is there, one after another, or a dense layer', limits)
+    steps = {f"a step under a mask, {o['optimizer']}": o for o in result.get('steps', ()) if o['tool']=='lottery_nb'}
+    loads = {'a step with photos in memory': o for o in result.get('photos', ()) if o['loader']==photos.OURS}
+    rest = {f"{o['network']}: times as fast": o for o in result.get('at_once', ())}
+    rest |= {f"2:4, {o['rows']} × {o['n_in']} × {o['n_out']}: times as fast": o for o in result.get('kernels', ())}
+    bars(path, {k: (o['median'], o['q1'], o['q3']) for k,o in (steps | loads | rest).items()}, 'ratio of times',
+         dict.fromkeys(steps, STEP) | dict.fromkeys(loads, photos.PROMISE))
 
 @call_parse
 def main(
+    parts:str=','.join(PARTS), # which
     quick:store_true=False, # small, to see that it runs
     json:str=None, # file for all results, with the seconds of every turn
     markdown:str=None # file for the page; its picture comes beside it
 ):
     "What a GPU changes"
     if not (quick or has_gpu): sys.exit('gpu.py: there is no CUDA GPU here')
-    with circumstances('torchvision', 'fastai') as about:
-        result = dict(steps=steps(quick), at_once=at_once(quick), kernels=kernels() if has_gpu else [],
-                      photos=batches(quick))
-    write(dict(result, circumstances=about), report, draw, markdown, json)
+    with circumstances('torchvision', 'fastai') as about: result = {k: PARTS[k](quick) for k in parts.split(',')}
+    write(dict(result, gpu=has_gpu, circumstances=about), report, draw, markdown, json)

@@ -323,7 +323,7 @@ class TensorDL(SeededDL):
 # %% ../nbs/01_data.ipynb #bb824baf
 @patch
 def _drawn(self:TensorDL, photo, i):
-    "What the item transforms of item `i` draw: (top, left, height, width) after mirroring, a final size, mirrored or not"
+    "What the item transforms of item `i` draw: (top, left, height, width) once it's mirrored, a final size, mirrored?"
     box,size,mirrored = (0, 0, *photo.shape[1:]),photo.shape[1:],False
     with self.item_numbers(i):
         for t in self.after_item.fs:

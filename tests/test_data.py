@@ -17,8 +17,8 @@ from torch import nn
 from torchvision.transforms.v2.functional import resized_crop
 
 from lottery_nb.core import ArgumentError
-from lottery_nb.data import (SeededDL, TensorDL, _crop_together, digits_dls, dls_by_name, imagenette_dls, learner_by_name,
-                             model_by_name)
+from lottery_nb.data import (SeededDL, TensorDL, _crop_together, digits_dls, dls_by_name, imagenette_dls,
+                             learner_by_name, model_by_name)
 from models import make_photos
 
 def same(a, b):

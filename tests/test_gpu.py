@@ -1,4 +1,4 @@
-"What holds on a GPU as it holds on the CPU; without a GPU it's skipped. The tests of the parts run on a GPU too, if one is there"
+"What holds on a GPU as it holds on the CPU; without a GPU it's skipped"
 import copy
 import pytest, torch
 from fastai.callback.channelslast import ChannelsLast
@@ -34,7 +34,7 @@ def test_a_training_under_masks(tmp_path, half, lth):
 
 def test_a_search_and_its_ticket(tmp_path):
     "A ticket that was found on the GPU is read where there is none, and trains there"
-    found = find_ticket(lambda: learner(tmp_path), lambda l: l.fit(2, 1e-2), rounds=2, seed=0)
+    found = find_ticket(lambda: learner(tmp_path), lambda learn: learn.fit(2, 1e-2), rounds=2, seed=0)
     ticket = found.tickets[-1]
     ticket.save(tmp_path/'a.safetensors', full=True)
     read = Ticket.load(tmp_path/'a.safetensors')

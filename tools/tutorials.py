@@ -16,7 +16,8 @@ folder = Path(__file__).resolve().parent.parent/'nbs'/'tutorials'
 def is_noise(output):
     "Whether `output` is what is left of a progress bar, or a warning of a library about itself"
     if output.output_type=='stream':
-        return output.name=='stderr' and any(o in output.text for o in ('`torch.jit', 'NumPy array is not writable'))
+        noise = '`torch.jit', 'NumPy array is not writable', 'IProgress'
+        return output.name=='stderr' and any(o in output.text for o in noise)
     html = output.get('data', {}).get('text/html')
     return html is not None and ('progress {' in html or not html.strip()) and '<table' not in html
 

@@ -1,4 +1,4 @@
-"""The blog post's experiment, an arm and a seed at a time, for `lottery-nb sweep imagenette.toml`
+"""The blog post's experiment, an arm and a seed at a time, for `lottery-nb sweep imagenette_full.toml`
 
 It's the loop that `SparsifyCallback` and `find_ticket` have inside, written out: so the arms of a seed share the epochs
 that are the same in all of them, and an arm can do to BatchNorm what the library of that day did."""
@@ -170,10 +170,10 @@ def draw(df):
         axs[0].plot(v.mean(), i, '|', color='black', ms=14)
         if arm in post: axs[0].plot(post[arm], i, 'x', color='crimson')
     axs[0].set_yticks(range(len(arms)), [about[o] for o in arms])
-    axs[0].set(xlabel=f'accuracy, percent, {k}', title='dots: seeds, |: mean, ×: the post')
+    axs[0].set(xlabel=f'accuracy, percent, {k}', title="dots: seeds, |: mean, ×: the post's last epoch")
     axs[1].barh(rows.share, rows.difference, xerr=rows.difference_interval, capsize=3,
                 color=['C2' if o else 'silver' for o in rows.shown])
     axs[1].axvline(0, color='black', lw=.8)
-    axs[1].set(xlabel='points', title='what it is worth (green: shown)')
+    axs[1].set(xlabel='points', title='worth (green: shown)')
     for ax in axs: ax.invert_yaxis()
     return fig

@@ -18,7 +18,8 @@ BENCHMARKS = {'benchmarks': 'what pruning costs', 'benchmark_replicates': 'error
               'benchmark_peers': "beside today's peers", 'benchmark_shrink': 'channels cut out',
               'benchmark_instability': 'instability', 'benchmark_threads': 'masks on a busy machine',
               'benchmark_imports': 'what the import costs', 'benchmark_models': 'torchvision, network by network',
-              'benchmark_conv': 'stacked convolutions', 'benchmark_photos': 'photos in memory'}
+              'benchmark_conv': 'stacked convolutions', 'benchmark_photos': 'photos in memory',
+              'benchmark_gpu': 'on a GPU'}
 NOT_FOUND = '''---
 orphan: true
 ---

@@ -21,6 +21,7 @@ TEXTS = {'benchmarks/overhead.md': 'benchmarks.md', 'benchmarks/replicates.md': 
          'benchmarks/threads.md': 'benchmark_threads.md', 'benchmarks/imports.md': 'benchmark_imports.md',
          'benchmarks/models.md': 'benchmark_models.md', 'benchmarks/instability.md': 'benchmark_instability.md',
          'benchmarks/conv.md': 'benchmark_conv.md', 'benchmarks/photos.md': 'benchmark_photos.md',
+         'benchmarks/gpu.md': 'benchmark_gpu.md',
          'CHANGELOG.md': 'changelog.md', 'CONTRIBUTING.md': 'contributing.md'} # pages that are no notebooks
 # blocks and spans of code: they are left as they are
 CODE = re.compile(r'(^ *```.*?^ *```[^\n]*$|`[^`\n]+`)', re.M | re.S)
