@@ -54,7 +54,7 @@ def timed(fn)->tuple:
 def synchronized(fn, *args):
     "What `fn` gives, once the GPU, if there is one, has done its work"
     out = fn(*args)
-    if torch.cuda.is_available(): torch.cuda.synchronize()
+    if torch.accelerator.is_available(): torch.accelerator.synchronize()
     return out
 
 def in_turn(calls:dict, turns:int)->dict: # name -> list of (seconds, what came out)

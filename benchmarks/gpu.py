@@ -149,5 +149,6 @@ def main(
 ):
     "What a GPU changes"
     if not (quick or has_gpu): sys.exit('gpu.py: there is no CUDA GPU here')
+    if set(parts.split(','))-set(PARTS): sys.exit(f'gpu.py: --parts {parts}: expected some of {",".join(PARTS)}')
     with circumstances('torchvision', 'fastai') as about: result = {k: PARTS[k](quick) for k in parts.split(',')}
     write(dict(result, gpu=has_gpu, circumstances=about), report, draw, markdown, json)

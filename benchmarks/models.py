@@ -51,6 +51,7 @@ class Network:
         torch.manual_seed(0)
         kwargs = {} if self.kind=='classification' else dict(weights_backbone=None)
         if self.name in ('googlenet','inception_v3'): kwargs['init_weights'] = False
+        if self.kind=='segmentation' and 'resnet' in self.name: kwargs['aux_loss'] = True # as what's published
         net = models.get_model(self.name, weights=None, **kwargs)
         for p in net.parameters():
             if p.dim()>1 and not p.any(): torch.nn.init.normal_(p, std=.02)

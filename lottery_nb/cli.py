@@ -12,7 +12,7 @@ __all__ = ['app', 'usual', 'file', 'as_found', 'later', 'Data', 'TicketFile', 'Q
            'sweep_summary', 'sweep', 'smaller', 'profile', 'demo_curve', 'demo_summary', 'print_demo', 'demo']
 
 # %% ../nbs/41_cli.ipynb #0c11a701
-import difflib, io, json, math, re, sys, warnings
+import difflib, io, json, math, re, signal, sys, warnings
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from functools import partial
 from importlib import import_module
@@ -565,6 +565,11 @@ def sweep_summary(
     return last.groupby([*run,'round'], sort=False).agg(**found).reset_index()
 
 # %% ../nbs/41_cli.ipynb #14696c64
+def _in_worker():
+    "What a process of a sweep does first. Ctrl-C is for the command itself, which ends the others"
+    warnings.simplefilter('ignore', FutureWarning)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
 @app.command(**example('sweep rates.toml --jobs 4'))
 def sweep(
     ctx:typer.Context,
@@ -591,8 +596,8 @@ def sweep(
     with working(ctx, f'stopped; {later}'), bar(quiet) as move:
         check_sweep(file)
         exp = ours('experiment').Experiment.from_toml(file)
-        quietly,pool = dict(initializer=warnings.simplefilter, initargs=('ignore',FutureWarning)),nullcontext()
-        if jobs>1: pool = import_module('torch.multiprocessing').get_context('spawn').Pool(jobs, **quietly)
+        pool = nullcontext()
+        if jobs>1: pool = import_module('torch.multiprocessing').get_context('spawn').Pool(jobs, _in_worker)
         with pool as processes: cells = exp.run(processes, force=force, n_threads=threads, progress=move).status()
         with warnings.catch_warnings(action='ignore'): df = exp.results() # of cells that failed `run` has warned
         told = dict(cells=cells, summary=sweep_summary(df) if len(df) else df)

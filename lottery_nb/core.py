@@ -384,6 +384,15 @@ def overlap_table(
     return df
 
 # %% ../nbs/00_core.ipynb #ee11ec3d
+def _given_text(v):
+    "An argument as text: of numbers in a row all, which `repr` leaves out"
+    if isinstance(v, (list,tuple)) and not all(isinstance(o, (str,int,float)) for o in v):
+        return f"{type(v).__name__}({', '.join(map(_given_text, v))})"
+    if isinstance(v, (pd.DataFrame,pd.Series)): return f'{type(v).__name__} {_hash(v.to_csv())}'
+    if hasattr(v, 'detach'): v = v.detach().cpu() # a tensor
+    if hasattr(v, 'tolist') and hasattr(v, 'dtype'): return f'{type(v).__name__} {v.dtype} {_hash(v.tolist())}'
+    return source_of(v) if callable(v) else re.sub(' at 0x[0-9a-f]+', '', repr(v))
+
 def source_of(
     fn # a function, a class, a `Rule`, or a `functools.partial` of one
 )->str: # the same in every process
@@ -394,9 +403,8 @@ def source_of(
         ours = fn.fn.__module__.startswith('lottery_nb.')
         return repr(fn) if ours else f'{fn}\n{source_of(fn.fn)}'
     if isinstance(fn, partial):
-        def text(v): return source_of(v) if callable(v) else re.sub(' at 0x[0-9a-f]+', '', repr(v))
         given = {**dict(enumerate(fn.args)), **fn.keywords}
-        return '\n'.join([source_of(fn.func), *(f'{k}={text(v)}' for k,v in given.items())])
+        return '\n'.join([source_of(fn.func), *(f'{k}={_given_text(v)}' for k,v in given.items())])
     name = f"{fn.__module__}.{getattr(fn, '__qualname__', type(fn).__qualname__)}"
     if isinstance(fn, type): return '\n'.join([name, *map(source_of, filter(inspect.isfunction, vars(fn).values()))])
     try: return _lambda_text(fn) if getattr(fn, '__name__', '')=='<lambda>' else dedent(inspect.getsource(fn)).strip()

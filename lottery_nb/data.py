@@ -323,24 +323,25 @@ class TensorDL(SeededDL):
 # %% ../nbs/01_data.ipynb #bb824baf
 @patch
 def _drawn(self:TensorDL, photo, i):
-    "What the item transforms of item `i` draw: (top, left, height, width) once it's mirrored, a final size, mirrored?"
-    box,size,mirrored = (0, 0, *photo.shape[1:]),photo.shape[1:],False
+    """What the item transforms of item `i` draw: is it mirrored? Then, of what it is now, a box (top, left, height,
+    width), and the size that this is resized to"""
+    mirrored,box,size = False,(0, 0, *photo.shape[1:]),tuple(photo.shape[1:])
     with self.item_numbers(i):
         for t in self.after_item.fs:
             if isinstance(t, ToTensor): continue # it's one
             t.before_call(photo, 0)
             if isinstance(t, FlipItem): mirrored = t.do
             elif isinstance(t, RandomResizedCrop):
-                (left,top),(width,height),size = t.tl,t.cp_size,t.final_size[::-1]
+                (left,top),(width,height),size = t.tl,t.cp_size,tuple(t.final_size[::-1])
                 box = top,left,height,width
             else: raise ArgumentError('item_tfms', t, 'RandomResizedCrop and FlipItem')
-    return box,size,mirrored
+    return mirrored,box,size
 
 @patch
 def _changed(self:TensorDL, photos, items):
     "Photos after the item transforms, like `do_item` of a `SeededDL`: on a CPU one by one, elsewhere all at once"
-    boxes,sizes,mirrored = zip(*map(self._drawn, photos, items))
-    if self.device.type!='cpu': return _crop_together(photos, boxes, sizes[0], mirrored)
+    mirrored,boxes,sizes = zip(*map(self._drawn, photos, items))
+    if photos[0].device.type!='cpu' and len(set(sizes))==1: return _crop_together(photos, mirrored, boxes, sizes[0])
     turned = [o.flip(-1) if turn else o for o,turn in zip(photos, mirrored)]
     return torch.stack([resized_crop(*o, antialias=True) for o in zip(turned, *zip(*boxes), sizes)])
 
@@ -350,28 +351,28 @@ def n_bytes(self:TensorDL)->int:
     return sum(o.numel() for o in self.kept()[0])
 
 # %% ../nbs/01_data.ipynb #c4079d12
-def _crop_weights(start, length, size, n):
-    "[items, `size`, `n`]: of each of `n` pixels in each of `size`, if those from `start` on are resized, antialiased"
-    start,length = start[:,None,None],length[:,None,None]
-    at,scale = torch.arange(n, device=start.device),length/size
-    middle = start + (torch.arange(size, device=start.device)[:,None]+.5)*scale
-    weights = (1-((at+.5-middle)/scale.clamp(min=1)).abs()).clamp(min=0) * ((at>=start) & (at<start+length))
+def _resizing(lengths, size, n):
+    "[items, `size`, `n`]: how much of each of `n` pixels is in each of `size`, if the first `lengths` are resized"
+    lengths = lengths[:,None,None]
+    at,scale = torch.arange(n, device=lengths.device),lengths/size
+    middle = (torch.arange(size, device=lengths.device)[:,None]+.5)*scale
+    weights = (1-((at+.5-middle)/scale.clamp(min=1)).abs()).clamp(min=0) * (at<lengths)
     return weights/weights.sum(-1, keepdim=True)
 
 def _crop_together(
     photos, # each [3, height, width], whole numbers from 0 to 255, all on a device
-    boxes, # of each (top, left, height, width), in pixels of the photo, mirrored or not
-    size, # (height, width) of the results
-    mirrored # of each, is it mirrored before it's cropped?
+    mirrored, # of each, is it mirrored before it's cropped?
+    boxes, # of each (top, left, height, width), in pixels of the photo, once it's mirrored
+    size # (height, width) of the results
 )->Tensor: # [photos, 3, *size], whole numbers from 0 to 255
     "Crops that are mirrored and resized as torchvision does it, antialiased, but for a rounding"
-    h,w = (max(o.shape[i] for o in photos) for i in (1, 2))
-    whole = torch.zeros(len(photos), 3, h, w, device=photos[0].device)
-    for o,photo in zip(whole, photos): o[:,:photo.shape[1],:photo.shape[2]] = photo
-    found = [(top, photo.shape[2]-left-width if turn else left, height, width, turn)
-             for photo,(top,left,height,width),turn in zip(photos, boxes, mirrored)]
-    top,left,height,width,turn = torch.tensor(found, device=whole.device).unbind(1)
-    rows,columns = _crop_weights(top, height, size[0], h),_crop_weights(left, width, size[1], w)
+    h,w = (max(o[i] for o in boxes) for i in (2, 3))
+    x = torch.zeros(len(photos), 3, h, w, device=photos[0].device)
+    for o,photo,turn,(top,left,height,width) in zip(x, photos, mirrored, boxes):
+        if turn: left = photo.shape[2]-left-width
+        o[:,:height,:width] = photo[:,top:top+height,left:left+width]
+    turn,_,_,height,width = torch.tensor([(m, *o) for m,o in zip(mirrored, boxes)], device=x.device).unbind(1)
+    rows,columns = _resizing(height, size[0], h),_resizing(width, size[1], w)
     columns = torch.where(turn[:,None,None].bool(), columns.flip(1), columns)
-    with torch.autocast(whole.device.type, enabled=False): x = rows[:,None] @ whole @ columns[:,None].mT
+    with torch.autocast(x.device.type, enabled=False): x = rows[:,None] @ x @ columns[:,None].mT
     return x.round().to(torch.uint8)

@@ -63,7 +63,9 @@ def _check_by(df, by)->pd.DataFrame: # `df`
 
 def _check_table(df)->pd.DataFrame: # `df`
     "Raises `ArgumentError` unless `df` is a table of measurements, of one setting"
-    if check_columns(df).duplicated(['arm','seed','round','step','metric']).any():
+    empty = check_columns(df)[['arm','seed','round','step','metric']].isna().any()
+    if empty.any(): raise ArgumentError('df', df, f"a table with values in all rows of {', '.join(empty[empty].index)}")
+    if df.duplicated(['arm','seed','round','step','metric']).any():
         vary = [k for k in df if k not in table_columns and df[k].nunique()>1]
         told = 'one setting; it has several values for the same seed, round and step'
         if not vary: told += "; to compare two tables, rename the arms of one: df.assign(arm='other '+df.arm)"
@@ -102,9 +104,10 @@ def _check_numbers(metric, rows):
 def _values(df, metric, step)->pd.DataFrame:
     "A row a run: arm, seed, round, density, step and the value that counts"
     if metric=='early_stop': return early_stop(df)
-    if step is None: df = df[df.step==df.groupby(['arm','round']).step.transform('max')]
+    if step is None: # the last at which this metric was measured
+        df = df[df.metric==metric]
+        return _finite(df[df.step==df.groupby(['arm','round']).step.transform('max')], metric)
     rows = _finite(df, metric)
-    if step is None: return rows
     if isinstance(step, str): check_choice('step', step, ['early_stop'])
     if step=='early_stop': return rows.merge(early_stop(df)[['arm','seed','round','step']])
     there = sorted(set(rows.step))

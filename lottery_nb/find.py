@@ -197,7 +197,10 @@ def _restart_data(dls, *what):
         own = vars(dl)
         if 'seed' in own and 'epoch' in own: dl.epoch = what[0]<<32 # another seed has other epochs
         elif 'rng' in own: dl.rng = random.Random(seed_of(*what, i))
-        if isinstance(own.get('generator'), torch.Generator): dl.generator.manual_seed(seed_of(*what, i))
+        batches = own.get('batch_sampler')
+        for o in (dl, own.get('sampler'), batches, getattr(batches, 'sampler', None)): # a sampler may have its own
+            generator = getattr(o, '__dict__', {}).get('generator')
+            if isinstance(generator, torch.Generator): generator.manual_seed(seed_of(*what, i))
 
 # %% ../nbs/11_find.ipynb #e091efcf
 def _made_by(learner):

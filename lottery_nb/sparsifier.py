@@ -895,8 +895,7 @@ def watch(self:Sparsifier,
 class Watch:
     "Holds a sparsifier's masks while `opt` trains, until `remove()` or the end of `opt`"
     def __init__(self, sp, opt):
-        inside = [getattr(opt, k, None) for k in ('optimizer','base_optimizer')] # of Lookahead, of SAM
-        opts = [opt, *(o for o in inside if isinstance(o, torch.optim.Optimizer))]
+        opts = _with_inside(opt)
         self.opts,self.sp = [weakref.ref(o) for o in opts],sp
         self.handles = [o.register_step_post_hook(lambda *args: sp.apply()) for o in opts]
         self.listeners = []
@@ -912,11 +911,13 @@ class Watch:
         self.drop_state()
 
     def drop_state(self):
-        "Makes what the optimizers remember of pruned weights 0"
-        for state in [o().state for o in self.opts if o() is not None]:
+        "Makes what the optimizers remember of pruned weights 0, and the gradients that are there"
+        for opt in [o() for o in self.opts if o() is not None]:
+            if isinstance(opt, torch.optim.LBFGS): opt.state.clear() # directions of all weights in one row
             for k,m in self.sp.held.items():
-                for t in state.get(self.sp.parameter(k), {}).values():
+                for t in opt.state.get(self.sp.parameter(k), {}).values():
                     if isinstance(t, Tensor) and t.shape==m.shape and int_dtype(t.dtype): zero_once_(t, m)
+        if self.opts[0]() is not None: self.sp.drop_gradients()
 
     def remove(self):
         for o in [*self.handles, *self.listeners]: o.remove()
@@ -973,6 +974,11 @@ def bare_optimizer(
         if inner is None: raise ArgumentTypeError('opt', opt, "a torch.optim.Optimizer, or fastai's")
     return inner
 
+def _with_inside(opt):
+    "An optimizer and those that it steps: Lookahead's, SAM's"
+    inside = [getattr(opt, k, None) for k in ('optimizer','base_optimizer')]
+    return [opt, *(o for o in inside if isinstance(o, torch.optim.Optimizer))]
+
 def _check_trains(opt, params, what):
     has = {id(p) for group in opt.param_groups for p in group['params']}
     if any(id(p) in has for p in params): return
@@ -988,7 +994,7 @@ def save_weights(self:Sparsifier,
     if opt is not None:
         inner = bare_optimizer(opt)
         _check_trains(inner, now.values(), "the model's parameters")
-        saved = _kind(inner),copy.deepcopy(inner.state_dict())
+        saved = _kind(inner),[copy.deepcopy(o.state_dict()) for o in _with_inside(inner)]
     self._snapshot = copies_of(now),saved
     if self.rest is not None: self.rest,self._rest_bits = dict(self._snapshot[0]),{}
 
@@ -996,8 +1002,9 @@ def save_weights(self:Sparsifier,
 rewind_opts = ('reset', 'restore', 'keep')
 
 def _kind(opt):
-    "What it takes to get an optimizer's state: its class, and how many parameters each group has"
-    return f"{type(opt).__name__} of {[len(group['params']) for group in opt.param_groups]} parameters"
+    "What it takes to get an optimizer's state: its class, and how many parameters each group has; of those inside too"
+    def told(o): return f"{type(o).__name__} of {[len(group['params']) for group in o.param_groups]} parameters"
+    return ' with '.join(map(told, _with_inside(opt)))
 
 def _check_restores(opt, saved):
     first = 'reset or keep: to restore the optimizer, call save_weights(opt) first'
@@ -1005,17 +1012,19 @@ def _check_restores(opt, saved):
     if _kind(opt)!=saved[0]: raise ArgumentError('opt', _kind(opt), f'what save_weights(opt) was given: {saved[0]}')
 
 def _rewind_optimizer(opt, how, saved):
-    "Makes an optimizer forget, remember or keep its state"
-    if how=='reset':
-        if hasattr(opt, 'clear_state'): opt.clear_state() # fastai's keeps its flags for bias and norm
-        else: opt.state.clear()
-    if how=='restore':
-        saved = copy.deepcopy(saved[1])
-        if hasattr(opt, 'hypers'): saved['hypers'] = opt.hypers # fastai's
-        else:
-            pairs = zip(opt.param_groups, saved['param_groups'])
-            saved['param_groups'] = [{**now, 'params': then['params']} for now,then in pairs]
-        opt.load_state_dict(saved)
+    "Makes an optimizer, and those that it steps, forget, remember or keep their state"
+    for i,o in enumerate(_with_inside(opt)):
+        if how=='reset':
+            if hasattr(o, 'clear_state'): o.clear_state() # fastai's keeps its flags for bias and norm
+            else: o.state.clear()
+        if how=='restore':
+            then = copy.deepcopy(saved[1][i])
+            if hasattr(o, 'hypers'): o.load_state_dict(then | dict(hypers=o.hypers)) # fastai's
+            else:
+                groups = o.param_groups # SAM and its own optimizer have the same
+                pairs = zip(groups, then['param_groups'])
+                o.load_state_dict(then | dict(param_groups=[{**now, 'params': was['params']} for now,was in pairs]))
+                o.param_groups = groups
 
 # %% ../nbs/05_sparsifier.ipynb #3c8ecb7b
 @patch

@@ -25,8 +25,8 @@ from torch.func import functional_call, vmap
 from torch.overrides import TorchFunctionMode
 import lottery_nb.classics # noqa: F401, so that its networks and images are known by name
 from .core import (ArgumentError, ArgumentTypeError, Rule, check_choice, check_number, check_whole,
-                             first_line, json_safe, known_keywords, make_rule, seed_of, seeded, threads, versions,
-                             warn)
+                             first_line, get_random_state, json_safe, known_keywords, make_rule, seed_of, seeded,
+                             threads, versions, warn)
 from .data import WholeDL, dls_by_name, model_by_name
 from .masks import (Masks, check_weight, copy_model, keep_bits, named_tensors, set_tensors_, shared_names,
                               tensor_differences, unwrap, zero_pruned_)
@@ -175,6 +175,9 @@ def meet(self:Recipe):
         raise ArgumentError('model', self.model, f'a network that can be stacked: {k} and {of} are one tensor')
     parts = _as_parts(self.data, next(self.net.parameters()).dtype, self.instead)
     self.parts = {k: tuple(t.to(self.device) for t in pair) for k,pair in parts.items()}
+    for k,(_,y) in self.parts.items():
+        if self.loss is not F.cross_entropy or y.is_floating_point() or y.dtype==torch.bool or y.min()>=0: continue
+        raise ArgumentError('data', f'{k} targets of {int(y.min())}', 'classes from 0 on: none is left out here')
     n = len(self.parts['train'][0])
     if self.bs>n: raise ArgumentError('bs', self.bs, f'at most {n}, the number of training items')
     self.n_iter = n//self.bs # steps in an epoch
@@ -397,12 +400,14 @@ def _is_perceptron(net):
 # %% ../nbs/11b_stacked.ipynb #a170b338
 def _perceptrons(net, tensors, x)->Tensor: # [networks, items, units]
     "What networks like `net`, whose `tensors` are stacked, make of a batch each"
-    h = x.flatten(2).mT
-    for k,m in net.named_children():
+    h,new = x.flatten(2).mT,False # may the next layer write into it?
+    for k,m in list(net._modules.items())[1:]: # all of them, the same one twice too
         if type(m) is nn.Linear:
             w,b = tensors[f'{k}.weight'],tensors.get(f'{k}.bias')
             h = w@h if b is None else torch.baddbmm(b[:,:,None], w, h)
-        elif type(m) is not nn.Flatten: h = h.relu_() if type(m) is nn.ReLU else h.tanh_()
+        elif new: h = h.relu_() if type(m) is nn.ReLU else h.tanh_()
+        else: h = h.relu() if type(m) is nn.ReLU else h.tanh()
+        new = type(m) is nn.Linear
     return h.mT
 
 # %% ../nbs/11b_stacked.ipynb #a09f76b5
@@ -556,6 +561,8 @@ def by_thread(self:Recipe,
     return list(zip(others, parts))
 
 # %% ../nbs/11b_stacked.ipynb #02b4e29a
+class _Stopped(Exception): "Ends a training when another thread's has failed"
+
 def train_stacks(
     stacks:list, # of `Stack`s, each with a recipe of its own
     orders:list, # of each network, stack after stack, the number that the order of its batches depends on
@@ -573,7 +580,7 @@ def train_stacks(
         torch.set_num_threads(share) # of each operation in this thread
         rate = lr or stack.recipe.lr_at
         def lr_at(step):
-            if stop.is_set(): raise InterruptedError
+            if stop.is_set(): raise _Stopped
             return rate(step)
         try: return stack.train(orders, *args, lr=lr_at, say=say, **kwargs)
         except BaseException:
@@ -583,8 +590,8 @@ def train_stacks(
         try:
             others = [pool.submit(train, *o) for o in zip(stacks[1:], orders[1:])]
             found = [train(stacks[0], orders[0], say), *(o.result() for o in others)]
-        except InterruptedError: # another one has failed
-            raise next(e for o in others if (e:=o.exception()) and not isinstance(e, InterruptedError)) from None
+        except _Stopped: # another one has failed
+            raise next(e for o in others if (e:=o.exception()) and not isinstance(e, _Stopped)) from None
         except BaseException:
             stop.set()
             raise
@@ -612,7 +619,11 @@ def alone(self:Recipe,
     "What comes of a network by itself when it learns from the first batch; and can `loss` take all targets?"
     net = set_tensors_(copy_model(self.net).train(), ticket.state)
     x,y = (t.cpu() for t in self.parts['train'])
-    with seeded('try'), SeededDropout(key, 0) as dropout: out = net(x[:self.bs].clone())
+    with seeded('try'), SeededDropout(key, 0) as dropout:
+        before = get_random_state()[:2]
+        out = net(x[:self.bs].clone())
+        if repr(before)!=repr(get_random_state()[:2]):
+            raise ValueError("it draws from Python's or NumPy's random numbers, which a stack's networks would share")
     self.drops = dropout.n>0 # does anything drop out?
     targets = torch.cat([pair[1].cpu() for pair in self.parts.values()])
     with torch.no_grad():
@@ -640,16 +651,6 @@ def stacked(self:Recipe,
     return [[loss, g, *b.values()] for loss,g,b in zip(losses, grads, buffers)]
 
 # %% ../nbs/11b_stacked.ipynb #81d0316b
-def _in_double(tensors): return {k: t.double() if t.is_floating_point() else t for k,t in tensors.items()}
-
-@patch
-def in_double(self:Recipe)->Recipe:
-    "The same in double precision, to try it out"
-    other = copy(self)
-    other.net = copy_model(self.net).double()
-    other.parts = {k: tuple(_in_double(dict(enumerate(pair))).values()) for k,pair in self.parts.items()}
-    return other
-
 @patch
 def try_out(self:Recipe):
     """Raises `ArgumentError` for a network that can't learn from the data, or that is another one in a stack.
@@ -657,20 +658,31 @@ def try_out(self:Recipe):
     What differs in single precision is looked at in double too: deep networks blow up roundings"""
     tickets,x = [self.first_ticket(s) for s in (0,1)],self.parts['train'][0][:self.bs]
     def error(expected, e): return ArgumentError('model', self.model, f'{expected}; {first_line(e)}')
-    def alone(recipe, tickets): return [recipe.alone(t, i) for i,t in enumerate(tickets)]
+    def by_itself(recipe, tickets): return [recipe.alone(t, i) for i,t in enumerate(tickets)]
     def alike(a, b): # NaN is, too: it's left out later
         pairs = [(p.double(), q.double()) for p,q in zip(itertools.chain(*a), itertools.chain(*b))]
         return not any((p-q).norm() > .01*p.norm() + 1e-6 for p,q in pairs)
-    try: a = alone(self, tickets)
+    try: a = by_itself(self, tickets)
     except Exception as e: raise error(f'one that learns from batches of {list(x.shape)}, {x.dtype}', e) from e
     try: b = self.stacked(tickets)
     except Exception as e: raise error('a network that can be stacked', e) from e
     if alike(a, b): return
+    try:
+        other,tickets = self._in_double(tickets)
+        same = alike(by_itself(other, tickets), other.stacked(tickets))
+    except Exception: same = False # the network, or the device, has no double precision
     expected = 'a network that can be stacked; its loss, gradient or buffers are others there'
-    other,tickets = self.in_double(),[Ticket(t.masks, _in_double(t.state)) for t in tickets]
-    try: same = alike(alone(other, tickets), other.stacked(tickets))
-    except Exception: same = False # it has no double precision, or its device hasn't
     if not same: raise ArgumentError('model', self.model, expected)
+
+@patch
+def _in_double(self:Recipe, tickets):
+    "A recipe and tickets in double precision, all but the loss, with a batch of each part"
+    def double(t): return t.double() if t.is_floating_point() else t
+    other = copy(self)
+    other.net = copy_model(self.net).double()
+    other.parts = {k: (double(x[:self.bs]), y[:self.bs]) for k,(x,y) in self.parts.items()}
+    other.loss = lambda out, y: self.loss(out.float(), y)
+    return other,[Ticket(t.masks, {k: double(v) for k,v in t.state.items()}) for t in tickets]
 
 # %% ../nbs/11b_stacked.ipynb #af2bfc68
 def check_seeds(
@@ -696,8 +708,10 @@ def as_many_as_fit(
         try: found = fn(seeds[:size])
         except RuntimeError as e:
             if len(seeds[:size])==1 or not _is_full(e): raise
-            size = len(seeds[:size])//2
+            found = None
+        if found is None:
             gc.collect() # an error that came from another thread holds the stacks in a cycle
+            size = len(seeds[:size])//2
             continue
         yield found
         seeds = seeds[size:]

@@ -254,7 +254,7 @@ def test_crops_that_are_made_together(seed):
         mirrored.append(r.random()<.5)
     alone = [resized_crop(o.flip(-1) if turn else o, *box, size, antialias=True)
              for o,turn,box in zip(photos, mirrored, boxes)]
-    together = _crop_together(photos, boxes, size, mirrored)
+    together = _crop_together(photos, mirrored, boxes, size)
     assert together.dtype==torch.uint8 and (together.int()-torch.stack(alone).int()).abs().max()<=1
 
 @pytest.mark.skipif(not (fastai_cfg().path('data')/'imagenette2-160').exists(), reason='needs Imagenette')

@@ -343,3 +343,15 @@ def test_an_arm_looks_the_same_in_every_figure_and_no_two_are_alike():
     names = ['dense', 'ticket', *(f'mine{i}' for i in range(25))]
     looks = [tuple(map(str, arm_style(o, names).values())) for o in names]
     assert len(set(looks))==len(names) and len({o[0] for o in looks[:11]})==11
+
+def test_the_last_step_is_that_of_the_metric():
+    "Another metric may have been measured later"
+    df = by_hand({('dense',0): [.9,.92,.94], ('ticket',1): [.91,.93,.95]}, ['accuracy'])
+    late = as_table([dict(arm='ticket', seed=0, round=1, density=80., epoch=0, step=12, metric='valid_loss', value=1.)])
+    assert summarise(pd.concat([df, late]), 'accuracy').equals(summarise(df, 'accuracy'))
+
+@pytest.mark.parametrize('column', ['seed','round'])
+def test_a_run_without_a_name_is_refused(column):
+    df = by_hand({('dense',0): [.9,.92,.94], ('ticket',1): [.91,.93,.95]})
+    with pytest.raises(ValueError, match=f'values in all rows of {column}'):
+        summarise(df.assign(**{column: df[column].where(df.seed>0)}))

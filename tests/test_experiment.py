@@ -1,5 +1,5 @@
 "Experiments: what is killed goes on, what fails is said, every pool gives the same bits, no file is half written"
-import json, math, multiprocessing, os, signal, sqlite3, subprocess, sys, time, warnings
+import copy, json, math, multiprocessing, os, signal, sqlite3, subprocess, sys, time, warnings
 from contextlib import nullcontext
 from functools import partial
 from multiprocessing.pool import ThreadPool
@@ -103,6 +103,19 @@ def test_interrupted(tmp_path):
     assert exp.run(progress=False).results().y.tolist()==[1,2,3]
 
 # ---- what a cell is known by
+
+def shifted(x, by, seed=0): return draw(x, seed)
+
+def test_a_key_depends_on_all_numbers_that_a_partial_was_given():
+    "`repr` leaves most of a large tensor, array or table out"
+    def key(x): return Experiment('a.db', partial(shifted, by=x), x=1).cells[0].key
+    values = [torch.zeros(2000), np.zeros(2000), pd.DataFrame(dict(a=np.zeros(2000))), [torch.zeros(2000), 1]]
+    for o in values:
+        other = copy.deepcopy(o)
+        inner = other[0] if isinstance(o, list) else other.a.values if isinstance(o, pd.DataFrame) else other
+        if isinstance(o, pd.DataFrame): other.loc[1000,'a'] = 5
+        else: inner[1000] = 5
+        assert key(o)==key(copy.deepcopy(o))!=key(other)
 
 def test_a_key_depends_on_settings_source_and_version():
     def key(fn=draw, **kwargs): return Experiment('a.db', fn, **{'x': 1, **kwargs}).cells[0].key

@@ -859,3 +859,22 @@ def test_a_search_with_a_test_part_goes_on(tmp_path):
     search(learner, rounds=1, dir=tmp_path/'a')
     assert not different(search(learner, dir=tmp_path/'a'), whole)
     with pytest.raises(SearchError, match='data'): search(dir=tmp_path/'a')
+
+@pytest.mark.parametrize('kind', ['sampler','weighted','batches'])
+def test_a_sampler_with_random_numbers_of_its_own(tmp_path, kind):
+    "They begin anew in every round, so a search that was stopped goes on to the same bits"
+    from torch.utils.data import BatchSampler, DataLoader, RandomSampler, WeightedRandomSampler
+    def made():
+        gen = torch.Generator().manual_seed(1)
+        if kind=='weighted': how = dict(batch_size=8, sampler=WeightedRandomSampler([1.]*32, 32, generator=gen))
+        else: how = dict(batch_size=8, sampler=RandomSampler(train, generator=gen))
+        if kind=='batches': how = dict(batch_sampler=BatchSampler(how['sampler'], 8, False))
+        dls = DataLoaders(DataLoader(train, **how), DataLoader(valid, batch_size=8)) # once, for all rounds
+        return lambda: of(ConvNet(), lambda: dls)
+    def until_the_third(learn):
+        fits.append(1)
+        if len(fits)==3: raise KeyboardInterrupt
+        learn.fit(1)
+    (begun,fits),whole = (made(),[]),search(made(), one_epoch)
+    with pytest.raises(KeyboardInterrupt): search(begun, until_the_third, dir=tmp_path/'a')
+    assert not different(whole, search(begun, until_the_third, dir=tmp_path/'a'))

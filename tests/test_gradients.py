@@ -137,3 +137,66 @@ def test_whatever_the_optimizer_remembers_of_before_the_masks_pruned_weights_sta
             assert not pruned()
             opt.train()
             assert not pruned()
+
+@pytest.mark.parametrize('name', ['sam','lookahead'])
+def test_an_optimizer_inside_another_is_rewound_too(name):
+    "SAM steps another optimizer, Lookahead too: reset is as with a new one, restore as it was"
+    def same(a, b): assert all(torch.equal(p, q) for p,q in zip(a.parameters(), b.parameters(), strict=True))
+    def begun():
+        torch.manual_seed(0)
+        net = mlp().double()
+        opt,sp = optimizers[name](net.parameters()),Sparsifier(net)
+        sp.watch(opt)
+        train(net, opt, None, 3)
+        sp.save_weights(opt)
+        return net, opt, sp
+    (net,opt,sp),(other,_,again) = begun(),begun()
+    train(net, opt, None, 2)
+    sp.sparsify(50)
+    again.put_on(sp.masks)
+    again.rewind()
+    new = optimizers[name](other.parameters())
+    again.watch(new)
+    inner = getattr(opt, 'base_optimizer', None) or opt.optimizer
+    sp.rewind(opt, 'reset')
+    assert not inner.state
+    if name=='sam': # this Lookahead has slow weights outside of its state
+        train(net, opt, None, 4), train(other, new, None, 4)
+        same(net, other)
+    groups = inner.param_groups
+    sp.rewind(opt, 'restore')
+    assert inner.param_groups is groups # which the outer one has too
+    (expected,was,third) = begun()
+    third.put_on(sp.masks)
+    same(net, expected)
+    theirs = getattr(was, 'base_optimizer', None) or was.optimizer
+    for p,q in zip(net.parameters(), expected.parameters(), strict=True):
+        assert inner.state[p].keys()==theirs.state[q].keys() and len(inner.state[p])
+        assert all(torch.equal(t, theirs.state[q][k]) for k,t in inner.state[p].items())
+
+def test_new_masks_end_the_directions_of_lbfgs():
+    "From there on it's the training of the sparse network alone, by an optimizer that knows no other"
+    torch.manual_seed(0)
+    net = mlp().double()
+    sp,opt = Sparsifier(net),torch.optim.LBFGS(net.parameters(), .1, max_iter=3)
+    sp.watch(opt)
+    train(net, opt, None, 2)
+    sp.sparsify(60)
+    other = copy.deepcopy(net)
+    for n,m in other.named_modules():
+        if f'{n}.weight' in sp.masks: prune.custom_from_mask(m, 'weight', sp.masks[f'{n}.weight'])
+    new = torch.optim.LBFGS(other.parameters(), .1, max_iter=3)
+    train(net, opt, None, 3), train(other, new, None, 3)
+    for n,m in other.named_modules():
+        if f'{n}.weight' in sp.masks: torch.testing.assert_close(net.get_parameter(f'{n}.weight'), m.weight)
+
+def test_masks_that_are_made_after_the_backward_pass():
+    "The gradients that are there already are those of the sparse network too"
+    net = mlp()
+    sp,opt = Sparsifier(net, criteria='taylor'),torch.optim.SGD(net.parameters(), .1)
+    sp.watch(opt)
+    x,y = batch(size=8, seed=0)
+    nn.functional.cross_entropy(net(x), y).backward()
+    masks = sp.sparsify(80)
+    assert not any(net.get_parameter(k).grad[~m].any() for k,m in masks.items())
+    assert any(net.get_parameter(k).grad[m].any() for k,m in masks.items())

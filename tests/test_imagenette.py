@@ -7,6 +7,7 @@ from fastai.callback.channelslast import ChannelsLast
 from fastai.learner import Learner
 from fastai.metrics import accuracy
 
+from lottery_nb.core import ArgumentError
 from lottery_nb.all import SparsifyCallback, Ticket, digits_dls, iterative, large_final
 
 folder = Path(__file__).resolve().parent.parent/'nbs'/'tutorials'
@@ -35,7 +36,7 @@ def test_an_arm_is_the_call_of_the_post(recipe, arm, how):
     assert accuracies(df, arm)==theirs[5:] and accuracies(dense, 'dense')[:5]==theirs[:5]
     assert df.density.round(1).unique().tolist()==[83.3, 66.7, 50.]
     if arm=='winning':
-        ticket = Ticket.load(recipe.kept/'digits_64_64_3'/'winning.safetensors')
+        ticket = Ticket.load(next(recipe.kept.glob('*/winning.safetensors')))
         assert ticket.masks.digest()==sp_cb.masks.digest()
 
 def test_what_is_shared_changes_nothing(recipe, tmp_path):
@@ -82,3 +83,24 @@ def test_what_came_out(recipe):
         a,b = (ends[o].xs(row.measure, level='measure') for o in recipe.shares[row.share])
         assert row.difference==pytest.approx((a-b).mean()) and f'{row.difference:+.1f}' in recipe.sentence(row)
     assert len(recipe.draw(df).axes)==2
+
+def test_arms_that_run_side_by_side_share_one_search(recipe, monkeypatch):
+    "Whichever of them comes first, and whatever has run with other settings; a search is trained once"
+    n,one_search = [],recipe.one_search
+    monkeypatch.setattr(recipe, 'one_search', lambda *args: n.append(args[1]) or one_search(*args))
+    how = dict(seed=0, data='digits', n_epoch=2, rounds=1)
+    df = recipe.run('reinit', sparsity=90, **how)
+    ticket = next(recipe.kept.glob('*/winning.safetensors'))
+    before = ticket.read_bytes()
+    winning,dense = (recipe.run(o, sparsity=90, **how) for o in ('winning','dense'))
+    assert n==['winning'] and ticket.read_bytes()==before # dense and winning train nothing that's there
+    assert df.density.round().unique().tolist()==[10] and len(accuracies(winning, 'winning'))==2
+    assert recipe.run('reinit', **how).density.round().unique().tolist()==[50] and n==['winning']*2
+    assert len(accuracies(dense, 'dense'))==4
+
+def test_what_is_no_arm_or_no_such_table_is_refused(recipe):
+    with pytest.raises(ArgumentError, match="arm='tickett': expected one of dense, winning"):
+        recipe.run('tickett', 0, data='digits')
+    df = pd.concat([recipe.run(o, 0, data='digits', n_epoch=2, rounds=1) for o in ('dense','winning')])
+    for wrong,told in ((df, 'five epochs'), (pd.concat([df, df]), 'one setting'), (df[df.arm!='dense'], 'arm dense')):
+        with pytest.raises(ArgumentError, match=told): recipe.ends(wrong)

@@ -1,7 +1,7 @@
 "Networks side by side: each against a plain PyTorch loop of its own, in double precision"
-import itertools, math, sys, threading
+import itertools, math, random, sys, threading
 from collections import OrderedDict
-import pytest, torch
+import numpy as np, pytest, torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -378,3 +378,28 @@ def test_what_holds_in_one_thread_alone_keeps_all_there():
     r = recipe()
     with threads(2), torch.autocast('cpu', torch.bfloat16): assert len(r.by_thread(100))==1
     with threads(2): assert len(r.by_thread(100))==2
+
+def test_layers_that_come_twice():
+    "One activation in two places, and two in a row: as alone"
+    def shared():
+        act = nn.ReLU()
+        return nn.Sequential(nn.Flatten(), nn.Linear(64,30), act, nn.Linear(30,20), act, nn.Linear(20,10))
+    def row(): return nn.Sequential(nn.Flatten(), nn.Tanh(), nn.Linear(64,30), nn.Tanh(), nn.ReLU(), nn.Linear(30,10))
+    for make in (shared, row):
+        r = recipe(make)
+        tickets = [r.first_ticket(s) for s in (0,1)]
+        for i,(t,found) in enumerate(zip(tickets, r.stacked(tickets))):
+            for a,b in zip(r.alone(t, i), found): torch.testing.assert_close(a, b.cpu(), atol=1e-6, rtol=1e-4)
+
+@pytest.mark.parametrize('draw', [lambda: random.random(), lambda: np.random.rand()], ids=['python','numpy'])
+def test_random_numbers_that_a_stack_would_share(draw):
+    class Drops(nn.Linear):
+        def forward(self, x): return super().forward(x)*(draw()>.5 if self.training else 1)
+    with pytest.raises(ArgumentError, match="Python's or NumPy's random numbers"):
+        recipe(lambda: nn.Sequential(nn.Flatten(), Drops(64,10)))
+
+def test_targets_that_are_to_be_left_out():
+    "PyTorch's loss leaves out items of class -100; a mean over networks and an accuracy don't"
+    (x,y),valid = DATA
+    with pytest.raises(ArgumentError, match='train targets of -100.*expected classes from 0 on'):
+        recipe(data=((x, y.where(torch.arange(len(y))>40, -100)), valid))

@@ -2,8 +2,9 @@
 
 It's the loop that `SparsifyCallback` and `find_ticket` have inside, written out: so the arms of a seed share the epochs
 that are the same in all of them, and an arm can do to BatchNorm what the library of that day did."""
-import os
-from functools import cache
+import json, os
+from functools import cache, wraps
+from inspect import signature
 from pathlib import Path
 
 import matplotlib.pyplot as plt, pandas as pd, torch
@@ -16,8 +17,10 @@ from filelock import FileLock
 from torch import nn
 from torchvision.models import resnet18
 from lottery_nb.all import HoldMasks, Sparsifier, Ticket, digits_dls, imagenette_dls, large_final, summarise
+from lottery_nb.core import ArgumentError, seed_of
 
 kept = Path(__file__).parent/'tickets' # what several arms of a seed begin with; delete it whenever you like
+now = {} # the settings of the run that's going on
 
 searches = dict(winning=dict(rewind=0), matching=dict(rewind=1), keep=dict(rewind=1, rewind_opt='keep'),
                 defaults=dict(rewind=1, norm='defaults'), library=dict(rewind=1, rewind_opt='keep', norm='defaults'))
@@ -48,24 +51,38 @@ def learner(data, size, bs, half, seed):
     dls.train.seed,dls.train.epoch = seed,0
     torch.manual_seed(seed)
     cbs = [ChannelsLast()] + [BFloat16()]*half
-    return Learner(dls, net(data), metrics=accuracy, cbs=cbs, path=kept, model_dir=f'{Path(data).name}_{size}_{bs}_{seed}')
+    model_dir = f'{Path(data).name}_{size}_{seed}_{seed_of(now):x}' # other settings, another folder
+    return Learner(dls, net(data), metrics=accuracy, cbs=cbs, path=kept, model_dir=model_dir)
 
 def fit(learn, n_epoch, cbs=None):
     "The losses and the accuracy after each of `n_epoch` epochs, at the constant rate that fastai has by default"
     with learn.no_bar(), learn.no_logging(): learn.fit(n_epoch, cbs=cbs)
     return [list(o) for o in learn.recorder.values]
 
-def begin(learn, n_epoch, again):
-    """Trains `n_epoch` epochs, and keeps the weights and the optimizer after one and after all; if that's been done,
-    only `again`. Processes that want the same wait for each other"""
-    folder = learn.path/learn.model_dir
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder/'begin.lock'):
-        if (folder/f'{n_epoch}.pth').exists() and not again: return []
+def once(learn, name, make):
+    "The lists and numbers that `make()` gives. It's called once a seed: processes that want the same wait, and read it"
+    file = learn.path/learn.model_dir/f'{name}.json'
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f'{file}.lock'):
+        if not file.exists():
+            part = file.with_suffix('.part')
+            part.write_text(json.dumps(make()))
+            os.replace(part, file) # whole, or not there
+        return json.loads(file.read_text())
+
+def begin(learn, n_epoch, go_on):
+    """What was logged in the first `n_epoch` epochs, which are trained once; the weights and the optimizer after one and
+    after all are kept. With `go_on` the learner has those after all"""
+    def train():
         log = fit(learn, 1)
         learn.save('1')
         log += fit(learn, n_epoch-1)
-        os.replace(learn.save('part'), folder/f'{n_epoch}.pth') # whole, or not there
+        learn.save(f'{n_epoch}')
+        return log
+    log = once(learn, 'begin', train)
+    if go_on:
+        learn.load(f'{n_epoch}')
+        learn.dls.train.epoch = n_epoch
     return log
 
 def table(arm, seed, round, density, epoch, log):
@@ -75,11 +92,23 @@ def table(arm, seed, round, density, epoch, log):
             for k,v in zip(('train_loss','valid_loss','accuracy'), row)]
 
 def search(learn, arm, seed, n_epoch, rounds, sparsity, rewind, rewind_opt='reset', norm='rewound'):
-    "Rounds of prune, rewind and train, `n_epoch` epochs each, after as many of the dense network"
+    """Rounds of prune, rewind and train, `n_epoch` epochs each, after as many of the dense network. The winning ticket
+    is searched for once, for itself and for its controls"""
+    def make(): return one_search(learn, arm, seed, n_epoch, rounds, sparsity, rewind, rewind_opt, norm)
+    if arm!='winning': return make()
+    path = learn.path/learn.model_dir/'winning.safetensors'
+    def make_and_keep():
+        rows,ticket = make()
+        ticket.save(path, full=True)
+        return rows
+    return once(learn, 'winning', make_and_keep),Ticket.load(path)
+
+def one_search(learn, arm, seed, n_epoch, rounds, sparsity, rewind, rewind_opt, norm):
+    "The rows of the table, and the ticket"
     sp,rows = Sparsifier(learn.model, 'weight', 'global', large_final),[]
     learn.create_opt()
     if not rewind: sp.save_weights()
-    begin(learn, n_epoch, again=False)
+    begin(learn, n_epoch, go_on=False)
     if rewind:
         learn.load('1')
         sp.save_weights()
@@ -111,6 +140,21 @@ def run(arm, seed, data='imagenette', size=64, bs=64, n_epoch=5, rounds=3, spars
     n_iter = len(learn.dls.train)
     return pd.DataFrame(rows).assign(step=lambda df: (df.epoch+1)*n_iter)
 
+def with_settings(fn):
+    "`fn`, once its arm has been looked at and its settings are noted"
+    @wraps(fn)
+    def run(*args, **kwargs):
+        given = signature(fn).bind(*args, **kwargs)
+        given.apply_defaults()
+        settings = dict(given.arguments)
+        if (arm:=settings.pop('arm')) not in (all_arms := ['dense', *searches, 'reinit', 'shuffle']):
+            raise ArgumentError('arm', arm, f"one of {', '.join(all_arms)}")
+        now.update(settings)
+        return fn(*args, **kwargs)
+    return run
+
+run = with_settings(run) # the cells that are stored know the code of `run` itself, which is as it was
+
 # --- What came out ----------------------------------------------------------------------------------------------------
 
 post = dict(dense5=67.8, winning=72.6, matching=75.2) # the blog post's accuracies, percent: one run each, last epoch
@@ -118,7 +162,7 @@ about = dict(dense5='dense, 5 epochs', dense6='dense, 6 epochs', dense20='dense,
              winning='ticket, rewound to 0', matching='ticket, rewound to 1', keep='the same, optimizer kept',
              defaults='the same, BatchNorm at its defaults', library='both, as the library of that day',
              reinit='mask of the first, fresh weights', shuffle='mask of the first, shuffled')
-measures = {'mean of the last three epochs': lambda v: sum(v[-3:])/3, 'last epoch': lambda v: v[-1], 'best epoch': max}
+measures = {'mean of the last three epochs': lambda v: sum(v[-3:])/len(v[-3:]), 'last epoch': lambda v: v[-1], 'best epoch': max}
 shares = {'a sixth epoch, dense': ('dense6','dense5'), 'the ticket, rewound to 0': ('winning','dense5'),
           'the ticket, rewound to 1': ('matching','dense6'), 'a warm optimizer': ('keep','matching'),
           'BatchNorm at its defaults': ('defaults','matching'), 'its own first weights': ('winning','reinit'),
@@ -127,6 +171,10 @@ shares = {'a sixth epoch, dense': ('dense6','dense5'), 'the ticket, rewound to 0
 def ends(df):
     "A row an arm, seed and measure, from the last five epochs of each arm: `value`, the accuracy in percent"
     df = df[df.metric=='accuracy']
+    if 'dense' not in set(df.arm): raise ArgumentError('df', df, 'a table with the arm dense')
+    if df.duplicated(['arm','seed','round','epoch']).any(): raise ArgumentError('df', df, 'a table of one setting')
+    n_epoch = df[df.arm!='dense'].groupby(['arm','seed','round']).size()
+    if (n_epoch!=5).any(): raise ArgumentError('df', df, 'five epochs a round, as the post has them')
     found = {arm: rows[rows['round']==rows['round'].max()] for arm,rows in df.groupby('arm', sort=False)}
     dense = found.pop('dense')
     n = dense.epoch.max()+1
@@ -158,7 +206,7 @@ def sentence(row):
     about = f'{row.share}: {row.difference:+.1f} ± {row.difference_interval:.1f} points ({row.measure}, {row.pairs} seeds)'
     return about.replace(' ± nan', '') + (', a difference' if row.shown else ', no difference that could be seen')
 
-def draw(df):
+def draw(df, marks=post):
     "A bar a part of the gain, with intervals that hold together; beside it each arm's accuracy, a dot a seed"
     rows,values,k = differences(df),ends(df),next(iter(measures))
     rows,values = rows[rows.measure==k],values[values.measure==k]
@@ -168,9 +216,9 @@ def draw(df):
         v = values[values.arm==arm].value
         axs[0].plot(v, [i]*len(v), 'o', color='C2', ms=4, alpha=.5)
         axs[0].plot(v.mean(), i, '|', color='black', ms=14)
-        if arm in post: axs[0].plot(post[arm], i, 'x', color='crimson')
+        if arm in marks: axs[0].plot(marks[arm], i, 'x', color='crimson')
     axs[0].set_yticks(range(len(arms)), [about[o] for o in arms])
-    axs[0].set(xlabel=f'accuracy, percent, {k}', title="dots: seeds, |: mean, ×: the post's last epoch")
+    axs[0].set(xlabel=f'accuracy, percent, {k}', title='dots: seeds, |: mean' + ", ×: the post's last epoch"*bool(marks))
     axs[1].barh(rows.share, rows.difference, xerr=rows.difference_interval, capsize=3,
                 color=['C2' if o else 'silver' for o in rows.shown])
     axs[1].axvline(0, color='black', lw=.8)

@@ -24,7 +24,8 @@ def cell_with(files, folder):
     packed = {str(o.relative_to(folder)): base64.b64encode(zlib.compress(o.read_bytes(), 9)).decode() for o in files}
     lines = ''.join(f'    {k!r}: {v!r},\n' for k,v in packed.items())
     code = ('# What this page reads of the files beside it\nimport base64, zlib\nfrom pathlib import Path\n'
-            f'for name,data in {{\n{lines}}}.items():\n    Path(name).parent.mkdir(exist_ok=True)\n'
+            f'for name,data in {{\n{lines}}}.items():\n    if Path(name).exists(): continue # yours stay\n'
+            '    Path(name).parent.mkdir(exist_ok=True)\n'
             '    Path(name).write_bytes(zlib.decompress(base64.b64decode(data)))')
     return nbformat.v4.new_code_cell(code, id='files', metadata=dict(jupyter=dict(source_hidden=True)))
 
