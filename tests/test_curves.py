@@ -438,7 +438,7 @@ def tied():
     (dict(data=((X[:0],Y[:0]),(VX,VY))), 'as many targets'), (dict(data=((X,Y),(VX[:,:,:4],VY))), 'of one shape'),
     (dict(data=(('a','b'),(VX,VY))), 'data=tuple: expected numbers as'),
     (dict(data=((X,Y+5),(VX,VY))), 'Target 14 is out of bounds'),
-    (dict(data=((X,Y),(VX,VY-1))), 'Target -1 is out of bounds'),
+    (dict(data=((X,Y),(VX,VY-1))), 'targets of -1.*classes from 0 on'),
     (dict(data=((X*float('nan'),Y),(VX,VY))), 'NaN'),
     (dict(data=DataLoaders(DataLoader([1]),DataLoader([1]))), 'DataLoaders of WholeDL'),
     (dict(model=lambda: 3), r'model\(\)=3'),
