@@ -384,14 +384,27 @@ def overlap_table(
     return df
 
 # %% ../nbs/00_core.ipynb #ee11ec3d
+def _has_numbers(v):
+    "Is there a tensor, an array or a table in it?"
+    if isinstance(v, (list,tuple)): return any(map(_has_numbers, v))
+    if isinstance(v, Mapping): return any(map(_has_numbers, v.values()))
+    return isinstance(v, (np.ndarray,pd.DataFrame,pd.Series)) or hasattr(v, 'detach') and not callable(v)
+
 def _given_text(v):
-    "An argument as text: of numbers in a row all, which `repr` leaves out"
-    if isinstance(v, (list,tuple)) and not all(isinstance(o, (str,int,float)) for o in v):
-        return f"{type(v).__name__}({', '.join(map(_given_text, v))})"
-    if isinstance(v, (pd.DataFrame,pd.Series)): return f'{type(v).__name__} {_hash(v.to_csv())}'
-    if hasattr(v, 'detach'): v = v.detach().cpu() # a tensor
-    if hasattr(v, 'tolist') and hasattr(v, 'dtype'): return f'{type(v).__name__} {v.dtype} {_hash(v.tolist())}'
-    return source_of(v) if callable(v) else re.sub(' at 0x[0-9a-f]+', '', repr(v))
+    "An argument as text: of tensors, arrays and tables all numbers, which `repr` leaves out"
+    if not _has_numbers(v): return source_of(v) if callable(v) else re.sub(' at 0x[0-9a-f]+', '', repr(v))
+    name = type(v).__name__
+    if isinstance(v, Mapping): return f"{name}({', '.join(f'{k!r}: {_given_text(o)}' for k,o in v.items())})"
+    if isinstance(v, (list,tuple)): return f"{name}({', '.join(map(_given_text, v))})"
+    if isinstance(v, (pd.DataFrame,pd.Series)): numbers,shape = v.to_csv().encode(),v.shape
+    elif isinstance(v, np.ndarray):
+        numbers,shape = repr(v.tolist()).encode() if v.dtype==object else v.tobytes(),v.shape
+    else:
+        import torch
+        if v.device.type=='meta': return repr(v)
+        dense,shape = v.detach().to_dense().cpu(),tuple(v.shape)
+        numbers = dense.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return f"{name} {getattr(v, 'dtype', '')} {shape} {hashlib.sha256(numbers).hexdigest()}"
 
 def source_of(
     fn # a function, a class, a `Rule`, or a `functools.partial` of one

@@ -892,6 +892,14 @@ def watch(self:Sparsifier,
     return Watch(self, inner)
 
 # %% ../nbs/05_sparsifier.ipynb #a1e0b315
+def _drop_directions(opt, sp):
+    "Has an LBFGS begin anew if it remembers anything of pruned weights, which are in one row with all others"
+    params,pruned = opt.param_groups[0]['params'],{id(sp.parameter(k)): ~m for k,m in sp.held.items()}
+    if not any(id(p) in pruned for p in params): return
+    row = torch.cat([pruned.get(id(p), torch.zeros(p.shape, dtype=torch.bool)).cpu().flatten() for p in params])
+    kept = [t for o in opt.state.values() for v in o.values() for t in (v if isinstance(v, list) else [v])]
+    if any(isinstance(t, Tensor) and t.shape==row.shape and t[row.to(t.device)].any() for t in kept): opt.state.clear()
+
 class Watch:
     "Holds a sparsifier's masks while `opt` trains, until `remove()` or the end of `opt`"
     def __init__(self, sp, opt):
@@ -913,7 +921,7 @@ class Watch:
     def drop_state(self):
         "Makes what the optimizers remember of pruned weights 0, and the gradients that are there"
         for opt in [o() for o in self.opts if o() is not None]:
-            if isinstance(opt, torch.optim.LBFGS): opt.state.clear() # directions of all weights in one row
+            if isinstance(opt, torch.optim.LBFGS): _drop_directions(opt, self.sp)
             for k,m in self.sp.held.items():
                 for t in opt.state.get(self.sp.parameter(k), {}).values():
                     if isinstance(t, Tensor) and t.shape==m.shape and int_dtype(t.dtype): zero_once_(t, m)
@@ -1013,6 +1021,7 @@ def _check_restores(opt, saved):
 
 def _rewind_optimizer(opt, how, saved):
     "Makes an optimizer, and those that it steps, forget, remember or keep their state"
+    groups = [getattr(o, 'param_groups', None) for o in _with_inside(opt)] # SAM and its own optimizer have the same
     for i,o in enumerate(_with_inside(opt)):
         if how=='reset':
             if hasattr(o, 'clear_state'): o.clear_state() # fastai's keeps its flags for bias and norm
@@ -1021,10 +1030,10 @@ def _rewind_optimizer(opt, how, saved):
             then = copy.deepcopy(saved[1][i])
             if hasattr(o, 'hypers'): o.load_state_dict(then | dict(hypers=o.hypers)) # fastai's
             else:
-                groups = o.param_groups # SAM and its own optimizer have the same
-                pairs = zip(groups, then['param_groups'])
+                pairs = zip(groups[i], then['param_groups'])
                 o.load_state_dict(then | dict(param_groups=[{**now, 'params': was['params']} for now,was in pairs]))
-                o.param_groups = groups
+    for o,then in zip(_with_inside(opt), groups):
+        if how=='restore' and not hasattr(o, 'hypers'): o.param_groups = then
 
 # %% ../nbs/05_sparsifier.ipynb #3c8ecb7b
 @patch

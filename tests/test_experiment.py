@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, strategies as st
 from torch import nn
-from lottery_nb.core import ArgumentError, machine, versions
+from lottery_nb.core import ArgumentError, machine, source_of, versions
 from lottery_nb.curves import lottery_curve
 from lottery_nb.data import digits_mlp
 from lottery_nb.experiment import Experiment, ExperimentError, find_by_name, table_from_text, table_to_text
@@ -109,13 +109,22 @@ def shifted(x, by, seed=0): return draw(x, seed)
 def test_a_key_depends_on_all_numbers_that_a_partial_was_given():
     "`repr` leaves most of a large tensor, array or table out"
     def key(x): return Experiment('a.db', partial(shifted, by=x), x=1).cells[0].key
-    values = [torch.zeros(2000), np.zeros(2000), pd.DataFrame(dict(a=np.zeros(2000))), [torch.zeros(2000), 1]]
+    values = [torch.zeros(2000), np.zeros(2000), pd.DataFrame(dict(a=np.zeros(2000))), [torch.zeros(2000), 1],
+              dict(x=torch.zeros(2000)), torch.zeros(2000).bfloat16()]
     for o in values:
         other = copy.deepcopy(o)
-        inner = other[0] if isinstance(o, list) else other.a.values if isinstance(o, pd.DataFrame) else other
         if isinstance(o, pd.DataFrame): other.loc[1000,'a'] = 5
-        else: inner[1000] = 5
+        else: (other[0] if isinstance(o, list) else other['x'] if isinstance(o, dict) else other)[1000] = 5
         assert key(o)==key(copy.deepcopy(o))!=key(other)
+
+def test_what_else_a_partial_was_given_is_as_it_was():
+    text = {np.float32: 'numpy.float32', (None,3): '(None, 3)', 'a': "'a'"}
+    for o,told in text.items(): assert source_of(partial(shifted, by=o)).endswith(f'by={told}')
+    for o in ([[1,2],[3,4]], np.float64(.1)): assert source_of(partial(shifted, by=o)).endswith(f'by={o!r}')
+    sparse = [source_of(partial(shifted, by=(torch.eye(2000)[i]).to_sparse())) for i in (1000, 1000, 1001)]
+    assert sparse[0]==sparse[1]!=sparse[2]
+    others = torch.Tensor, np.ndarray, [torch.Tensor], torch.zeros(3, device='meta')
+    assert all(source_of(partial(shifted, by=o)) for o in others)
 
 def test_a_key_depends_on_settings_source_and_version():
     def key(fn=draw, **kwargs): return Experiment('a.db', fn, **{'x': 1, **kwargs}).cells[0].key

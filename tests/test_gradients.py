@@ -14,6 +14,10 @@ class SAM(torch.optim.Optimizer):
         self.base_optimizer = torch.optim.SGD(self.param_groups, **kwargs)
         self.param_groups = self.base_optimizer.param_groups
 
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.base_optimizer.param_groups = self.param_groups
+
     def each(self): return [p for g in self.param_groups for p in g['params']]
 
     @torch.no_grad()
@@ -163,9 +167,9 @@ def test_an_optimizer_inside_another_is_rewound_too(name):
     if name=='sam': # this Lookahead has slow weights outside of its state
         train(net, opt, None, 4), train(other, new, None, 4)
         same(net, other)
-    groups = inner.param_groups
+    groups = inner.param_groups,opt.param_groups
     sp.rewind(opt, 'restore')
-    assert inner.param_groups is groups # which the outer one has too
+    assert inner.param_groups is groups[0] and opt.param_groups is groups[1] # a schedule reaches both
     (expected,was,third) = begun()
     third.put_on(sp.masks)
     same(net, expected)
@@ -189,6 +193,24 @@ def test_new_masks_end_the_directions_of_lbfgs():
     train(net, opt, None, 3), train(other, new, None, 3)
     for n,m in other.named_modules():
         if f'{n}.weight' in sp.masks: torch.testing.assert_close(net.get_parameter(f'{n}.weight'), m.weight)
+
+def test_lbfgs_keeps_what_it_may():
+    "Watching, and going back under the same masks, changes nothing"
+    torch.manual_seed(0)
+    net = mlp().double()
+    sp,opt = Sparsifier(net),torch.optim.LBFGS(net.parameters(), .1, max_iter=3)
+    train(net, opt, None, 2)
+    n = len(opt.state[next(net.parameters())])
+    sp.watch(opt)
+    assert n and len(opt.state[next(net.parameters())])==n
+    sp.sparsify(60)
+    assert not opt.state
+    train(net, opt, None, 2)
+    sp.save_weights(opt)
+    train(net, opt, None, 1)
+    for how in ('keep','restore'):
+        sp.rewind(opt, how)
+        assert len(opt.state[next(net.parameters())])==n
 
 def test_masks_that_are_made_after_the_backward_pass():
     "The gradients that are there already are those of the sparse network too"
