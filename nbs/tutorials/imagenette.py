@@ -162,7 +162,7 @@ about = dict(dense5='dense, 5 epochs', dense6='dense, 6 epochs', dense20='dense,
              winning='ticket, rewound to 0', matching='ticket, rewound to 1', keep='the same, optimizer kept',
              defaults='the same, BatchNorm at its defaults', library='both, as the library of that day',
              reinit='mask of the first, fresh weights', shuffle='mask of the first, shuffled')
-measures = {'mean of the last three epochs': lambda v: sum(v[-3:])/len(v[-3:]), 'last epoch': lambda v: v[-1], 'best epoch': max}
+measures = {'mean of the last three epochs': lambda v: sum(v[-3:])/3, 'last epoch': lambda v: v[-1], 'best epoch': max}
 shares = {'a sixth epoch, dense': ('dense6','dense5'), 'the ticket, rewound to 0': ('winning','dense5'),
           'the ticket, rewound to 1': ('matching','dense6'), 'a warm optimizer': ('keep','matching'),
           'BatchNorm at its defaults': ('defaults','matching'), 'its own first weights': ('winning','reinit'),
