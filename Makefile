@@ -2,10 +2,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 FACTS := settings.ini setup.py pyproject.toml
-# One process a core, each with one thread, or they take each other's cores
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+# One process a core, each with one thread, or they take each other's cores; on the CPU, whose bits are the same each time
+PYTEST := CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
-.PHONY: help demo install quick test slow docs docs-check readme dist prep tutorials landmarks bench matrix lowest newest row
+.PHONY: help demo install quick test slow gpu docs docs-check readme dist prep tutorials landmarks bench matrix lowest newest row
 .NOTPARALLEL:
 
 help: ## what there is to make (this list)
@@ -24,6 +24,9 @@ test: install ## set up .venv for development if need be, then run the notebooks
 
 slow: install ## the rest: the tutorials in small, torchvision's networks, the installed wheel, every benchmark in small, the peers
 	$(PYTEST) --dist loadfile --no-loadscope-reorder -m slow
+
+gpu: install ## on a machine with a GPU: what holds there as it holds on the CPU
+	$(BIN)/pytest -m gpu
 
 docs: install ## build the site in docs/ from the notebooks; open docs/index.html
 	$(BIN)/python tools/docs/build.py

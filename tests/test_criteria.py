@@ -120,6 +120,7 @@ def test_random_is_uniform():
     layers = torch.stack([random_scores.scores(view(torch.zeros(10_000), name=f'{s}')) for s in range(20)])
     assert (torch.corrcoef(layers)-torch.eye(20)).abs().max() < .06
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(),
                     reason='no GPU: scores on a GPU are not compared with those on the CPU')
 @pytest.mark.parametrize('name', [k for k,o in criteria.items() if not any(all_needs[n].from_data for n in o.needs)])

@@ -492,6 +492,7 @@ def test_a_model_that_makes_the_same_weights_for_every_seed_is_told():
         warnings.simplefilter('error')
         curve(mlp)
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU here')
 @pytest.mark.parametrize('model', [mlp, conv], ids=lambda o: o.__name__)
 def test_a_gpu_gives_the_same_curve(model):

@@ -255,7 +255,7 @@ def test_a_fit_that_begins_with_a_later_epoch():
     learn,sp_cb = learner(),make(lth=True, start_epoch=3, rewind_epoch=2)
     at = everything(learn.model)
     learn.fit(4, cbs=sp_cb, start_epoch=2)
-    assert not differing(sp_cb.ticket.state, masked(at, sp_cb.masks))
+    assert not differing(sp_cb.ticket.state, masked(at, sp_cb.ticket.masks))
 
 def test_a_fit_that_was_interrupted_goes_on_with_the_callback_that_has_the_point():
     class Press(Callback):
@@ -266,7 +266,7 @@ def test_a_fit_that_was_interrupted_goes_on_with_the_callback_that_has_the_point
     at = everything(learn.model)
     with pytest.raises(KeyboardInterrupt): learn.fit(5, cbs=[sp_cb, Press()])
     learn.fit(5, cbs=sp_cb, start_epoch=2)
-    assert not differing(sp_cb.ticket.state, masked(at, sp_cb.masks)) and sp_cb.masks.sparsity==50
+    assert not differing(sp_cb.ticket.state, masked(at, sp_cb.ticket.masks)) and sp_cb.masks.sparsity==50
     assert sp_cb.table.query('round==0').epoch.unique().tolist()==[0, 1, 2]
 
 @pytest.mark.parametrize('lth', [False, True])

@@ -224,6 +224,7 @@ def test_arguments_of_semi_structured():
     with pytest.raises(TypeError, match='expected an nn.Module'): semi_structured('net')
     with pytest.raises(ValueError, match='tol=0'): semi_structured(pruned_2_4(128, 128), tol=0)
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available() or torch.cuda.get_device_capability()<(8,0),
                     reason='needs a CUDA GPU of compute capability 8.0')
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
