@@ -218,7 +218,7 @@ def _shuffled_units(sp, masks, seed):
 
 def _random_units(sp, masks, seed):
     "Random units of all layers together: as many weights, as far as that goes; no layer loses all"
-    return Masks({k: m.cpu() for k,m in sp.sparsify(masks.sparsity).items()})
+    return sp.sparsify(masks.sparsity).cpu()
 
 # %% ../nbs/10_arms.ipynb #6cad4a26
 @arm(label='shuffled masks')

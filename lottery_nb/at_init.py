@@ -23,7 +23,7 @@ from .criteria import Criterion, WeightView, criteria as all_criteria, criterion
 from .curves import check_scores_at_start
 from .evidence import (arm_label, arm_style, axis_label, check_metric, draw_across, draw_arms, finish_figure,
                                  metric_scale, summarise)
-from .masks import Masks, named_tensors, set_tensors_
+from .masks import Masks, copy_model, named_tensors, set_tensors_
 from .methods import Method, methods
 from .sparsifier import Sparsifier
 from .stacked import Recipe, as_many_as_fit, check_seeds, order_of, warn_lost
@@ -170,14 +170,14 @@ def masks_of(self:AtInit,
 )->list: # of `Masks`, one a compression
     "The masks that a way to prune makes of a network. Raises `ArgumentError` if it can't"
     criterion,method = way
-    x,y = (t.cpu() for t in self.parts['train'])
+    x,y = self.parts['train']
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed_of(seed, 'masks')))
     batches = [(x[o], y[o]) for o in order.split(self.bs)[:self.n_batch]]
-    sp = Sparsifier(net, 'weight', method, criterion.of_replicate(seed), self.layers, self.allow_collapse,
-                    data=batches, loss=self.loss, n_batch=self.n_batch)
+    sp = Sparsifier(copy_model(net).to(self.device), 'weight', method, criterion.of_replicate(seed), self.layers,
+                    self.allow_collapse, data=batches, loss=self.loss, n_batch=self.n_batch)
     first = named_tensors(self.network(seed))
-    sp.remembered = {need: {k: first[k].detach() for k in sp.layers} for need in sp.remembered}
-    with sp.gathering(), torch.no_grad(): return [sp.units.masks(sp.choose(o)) for o in self.sparsities]
+    sp.remembered = {need: {k: first[k].detach().to(self.device) for k in sp.layers} for need in sp.remembered}
+    with sp.gathering(), torch.no_grad(): return [sp.units.masks(sp.choose(o)).cpu() for o in self.sparsities]
 
 @patch
 def begin(self:AtInit,

@@ -192,13 +192,14 @@ def _measured(net, batches, loss)->dict: # loss, and error (0 to 1) of classes
         found['loss'] += float(loss(out, *ys))*len(xs[0])/n
         y = ys[0] if len(ys)==1 else None
         if y is None or y.is_floating_point() or out.dim()!=y.dim()+1: continue
-        found['error'] = found.get('error', 0.) + float((out.argmax(1)!=y).double().mean())*len(xs[0])/n
+        found['error'] = found.get('error', 0.) + int((out.argmax(1)!=y).sum())/y.numel()*len(xs[0])/n
     return dict.fromkeys(found, math.nan) if math.isnan(found['loss']) else found
 
 def _taken(net, batches, loss)->dict: # `batches`
     "Raises `ArgumentError` unless network and loss take the first batch of each part"
     for part in batches.values():
         try: _measured(net, part[:1], loss)
+        except torch.OutOfMemoryError: raise
         except (TypeError,ValueError,IndexError,RuntimeError) as e:
             shapes = [tuple(t.shape) for o in part[0] for t in o if isinstance(t, Tensor)]
             raise ArgumentError('data', shapes, f'inputs and targets that the network and the loss take: {e}') from e

@@ -457,6 +457,7 @@ def set_random_state(
     np.random.set_state(state[1])
     torch.set_rng_state(state[2])
     for i,gpu in enumerate(state[3]): torch.cuda.set_rng_state(gpu, i)
+    if not state[3]: torch.cuda.manual_seed_all(torch.initial_seed()) # as GPUs begin with `torch.manual_seed`
 
 # %% ../nbs/00_core.ipynb #4c410f61
 @contextmanager
@@ -510,13 +511,13 @@ def versions()->dict:
     return {'python': platform.python_version(), **{o: version(o) for o in ('lottery_nb','torch','fastai')}}
 
 def machine()->dict:
-    "The processor's name, how many cores there are, the system, and the GPU if there is one"
+    "The processor's name, how many cores there are, the system, and the GPU if it's in use"
     import torch
     info = Path('/proc/cpuinfo')
     lines = info.read_text().splitlines() if info.exists() else []
     names = [o.partition(':')[2].strip() for o in lines if o.startswith('model name')]
     cpu = names[0] if names else platform.processor() or platform.machine()
-    gpu = dict(gpu=torch.cuda.get_device_name()) if torch.cuda.is_available() else {}
+    gpu = dict(gpu=torch.cuda.get_device_name()) if torch.cuda.is_initialized() else {}
     return dict(cpu=cpu, cores=os.cpu_count(), system=platform.platform(), **gpu)
 
 # %% ../nbs/00_core.ipynb #aabf1b0e

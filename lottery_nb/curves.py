@@ -17,7 +17,7 @@ from .core import (ArgumentError, as_table, check_choice, check_whole, known_key
 from .criteria import Criterion, criteria as all_criteria, large_final, needs
 from .find import check_prune, check_rounds, next_masks, sparsity_of_round
 from .granularity import check_granularity
-from .masks import Masks, copy_model, set_tensors_
+from .masks import copy_model, set_tensors_
 from .methods import Method
 from .sparsifier import Sparsifier, check_reach
 from .stacked import Recipe, as_many_as_fit, batch_orders, check_seeds, order_of, warn_lost
@@ -107,7 +107,7 @@ def meet(self:Curve):
     last = sparsity_of_round(self.sp, self.prune, self.rounds)
     check_reach(f'prune={self.prune}, rounds={self.rounds}: sparsity', last, self.granularity)
     if self.from_data: self.sp.gather()
-    self.unpruned,point = Masks({k: m.cpu() for k,m in self.sp.masks.items()}),rewind_point(self.rewind)
+    self.unpruned,point = self.sp.masks.cpu(),rewind_point(self.rewind)
     self.first = point.step(self.n_iter)
     if self.first and self.when=='init':
         raise ArgumentError('rewind', self.rewind, "0 with when='init': every round begins with W_0")

@@ -153,7 +153,7 @@ def next_masks(
 )->Masks: # on the CPU
     "The masks of round `r`, by the criterion of `sp`, from the weights as they are now"
     with sp.gathering(), torch.no_grad(): kept = sp.choose(sparsity_of_round(sp, prune, r))
-    return Masks({k: m.cpu() for k,m in sp.units.masks(kept).items()})
+    return sp.units.masks(kept).cpu()
 
 # %% ../nbs/11_find.ipynb #7a47cae5
 class SearchPlan:
@@ -241,6 +241,7 @@ def make_masks(self:SearchPlan, sp, r)->Masks:
 @patch
 def _prune(self:SearchPlan, search, learn, sp, r):
     last = search.tickets[-1]
+    if self.from_data and learn.dls.device: learn.model.to(learn.dls.device) # where its fit will move it
     last.trained_into(learn.model)
     sp.put_on(last.masks, None if sp.rest is None else _weights_of(learn.model))
     if 'grad' in self.needs and not self.from_data: self.gradients(learn, r)
@@ -266,7 +267,7 @@ def _id_of(settings, r):
 def begin(self:SearchPlan, search, learn, r)->Ticket: # not trained
     "What round `r` begins with, after those in `search`"
     sp,origin = self.sparsifier(learn),data_origin(learn.dls)
-    if not r: masks,w = Masks({k: m.cpu() for k,m in sp.masks.items()}),_weights_of(learn.model)
+    if not r: masks,w = sp.masks.cpu(),_weights_of(learn.model)
     else: masks,w = self._prune(search, learn, sp, r),search.before(r)
     meta = dict(arm='ticket' if r else 'dense', seed=self.seed, round=r, sparsity=masks.sparsity,
                 prune=self.prune[:r] if isinstance(self.prune, list) else self.prune, rewind=self.point.rewind,
@@ -695,7 +696,7 @@ def pool(self:Search,
 # %% ../nbs/11_find.ipynb #4f534f7c
 def _halves(data, seed):
     "Inputs and targets in two random halves: one `choose`s, one `report`s"
-    try: x,y = (torch.as_tensor(o) for o in data)
+    try: x,y = (torch.as_tensor(o).cpu() for o in data)
     except (TypeError,ValueError,RuntimeError) as e:
         expected = 'a pair: inputs and targets, each [n, ...], as [torch.cat(o) for o in zip(*dls.valid)] gives it'
         raise ArgumentTypeError('data', data, expected) from e
@@ -708,7 +709,7 @@ def _halves(data, seed):
 class _Mixer:
     "Mixes trained weights under the mask of a ticket, and measures them on each half of some data"
     def __init__(self, ticket, model, data, metric, train_x, seed):
-        self.ticket,self.train_x = ticket,None if train_x is None else torch.as_tensor(train_x)
+        self.ticket,self.train_x = ticket,None if train_x is None else torch.as_tensor(train_x).cpu()
         if metric is not None and not callable(metric):
             raise ArgumentTypeError('metric', metric, 'a function of predictions and targets, or None: accuracy')
         self.metric = metric or (lambda preds, y: (preds.argmax(1)==y).double().mean())

@@ -399,7 +399,9 @@ class LayerUnits:
     def masks(self, kept)->Masks:
         "The masks that keep these units, for each name [n], bool"
         found = {}
-        for k,o in kept.items(): found.setdefault(self.home[k], []).append(self.by_layer[k].spread(o).flatten())
+        for k,o in kept.items():
+            at = self.parts[k].weight.device
+            found.setdefault(self.home[k], []).append(self.by_layer[k].spread(o.to(at)).flatten())
         joined = {k: o[0] if len(o)==1 else torch.cat(o) for k,o in found.items()}
         return Masks({k: o.view(self.layers[k].whole.shape) for k,o in joined.items()})
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Masks', 'unwrap', 'int_dtype', 'local_part', 'part_for', 'keep_bits', 'zero_pruned_', 'zero_once_', 'rest_bits',
-           'hold_pruned_', 'check_weight', 'parameter_name', 'named_tensors', 'names_meant', 'overwrite_', 'copy_model',
-           'network_of', 'shared_names', 'copies_of', 'buffer_names', 'growing_buffers', 'tensor_differences',
-           'set_tensors_']
+           'hold_pruned_', 'check_weight', 'parameter_name', 'named_tensors', 'names_meant', 'overwrite_',
+           'with_doubles', 'in_double', 'copy_model', 'network_of', 'shared_names', 'copies_of', 'buffer_names',
+           'growing_buffers', 'tensor_differences', 'set_tensors_']
 
 # %% ../nbs/02_masks.ipynb #354aefb5
 import copy, difflib, hashlib
@@ -137,6 +137,12 @@ def digest(self:Masks)->str: # 64 hexadecimal digits
 # %% ../nbs/02_masks.ipynb #8780534f
 @patch
 def __hash__(self:Masks): return hash(self.digest())
+
+# %% ../nbs/02_masks.ipynb #7c1d5a02
+@patch
+def cpu(self:Masks)->Masks:
+    "The same on the CPU"
+    return Masks({k: m.cpu() for k,m in self.items()})
 
 # %% ../nbs/02_masks.ipynb #0b7bc15c
 @patch
@@ -371,6 +377,20 @@ def overwrite_(
         t,values = t[once],values[once]
     t.copy_(values)
 
+# %% ../nbs/02_masks.ipynb #7c1d5a05
+def with_doubles(
+    device:torch.device # any
+)->torch.device:
+    "`device`, or the CPU if it has no float64"
+    try: return torch.empty(0, dtype=torch.double, device=device).device
+    except TypeError: return torch.device('cpu')
+
+def in_double(
+    t:Tensor # of real numbers
+)->Tensor: # float64
+    "`t` in double precision, where it is or else on the CPU"
+    return t.to(with_doubles(t.device)).double()
+
 # %% ../nbs/02_masks.ipynb #a1e0b201
 def copy_model(
     model:nn.Module, # wrappers are copied too; the model stays as it is
@@ -460,7 +480,8 @@ def set_tensors_(
     for k,t in tensors.items():
         if k not in now: # a buffer that is None now
             layer,_,name = k.rpartition('.')
-            unwrap(model).get_submodule(layer)._buffers[name] = t.clone()
+            at = next((o.device for o in now.values()), t.device)
+            unwrap(model).get_submodule(layer)._buffers[name] = t.to(at, copy=True)
         elif now[k].shape==t.shape: overwrite_(now[k], t)
         else: now[k].data = t.to(now[k], copy=True)
     return model

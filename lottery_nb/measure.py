@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from fastai.data.core import DataLoaders
-from fastcore.basics import noop, patch
+from fastcore.basics import patch
 from safetensors.torch import save_model
 from torch import nn, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -82,6 +82,7 @@ def _by_name(model, against):
 def _copy(name, network, first=None):
     "A copy in eval mode"
     net = unwrap(first) if isinstance(network, Ticket) else network
+    if isinstance(net, nn.DataParallel): net = net.module # which runs on GPUs alone
     if any(isinstance(m, torch.jit.ScriptModule) for m in net.modules()):
         raise ArgumentTypeError(name, network, 'the nn.Module that the TorchScript was made of')
     net = copy_model(net).eval()
@@ -228,6 +229,7 @@ class _Counter(TorchDispatchMode):
 def _count(name, net, args, kwargs):
     "The `Macs` of a copy. Raises `ArgumentError` if it can't take the example"
     try: net(*args, **kwargs)
+    except torch.OutOfMemoryError: raise
     except Exception as e:
         given = ', '.join(f'{o.dtype} {list(o.shape)}' for o in tensors_in((args, kwargs)))
         why = f'{type(e).__name__}: {str(e)[:200]}'
@@ -262,6 +264,13 @@ def n_nonzero(
     return int((t if t.layout==torch.strided else t.values()).count_nonzero())
 
 # %% ../nbs/31_measure.ipynb #627bd22d
+def _waiting():
+    "A function that waits for all GPUs that have tensors now"
+    gpus = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+    waits = [partial(torch.cuda.synchronize, i) for i in gpus if torch.cuda.memory_reserved(i)]
+    if torch.backends.mps.is_available(): waits.append(torch.mps.synchronize)
+    return lambda: [wait() for wait in waits]
+
 def interleaved_times(
     runs:Mapping, # name -> a function without arguments
     repeats:int=100, # how often each is timed, at least 1
@@ -272,9 +281,11 @@ def interleaved_times(
     """Times functions that take turns. A time is that of at least a millisecond of calls, after one that warms up; a
     GPU has finished before the clock is read. Raises `ArgumentError` for settings that can't be right"""
     check_timing(repeats, seconds, threads, timer)
-    names,rows,wait = list(runs),[],torch.cuda.synchronize if torch.cuda.is_initialized() else noop
+    names,rows = list(runs),[]
     def measure(name, n):
-        runs[name](), wait()
+        runs[name]()
+        wait = _waiting()
+        wait()
         start = timer()
         for _ in range(n): runs[name]()
         wait()
@@ -350,6 +361,7 @@ def _accuracy(name, net, data, device):
                 raise ValueError(f'got scores {list(scores.shape)} and labels {list(y.shape)}, {y.dtype}')
             right,n = right+int((scores.argmax(1)==y).sum()),n+len(y)
         return right/n
+    except torch.OutOfMemoryError: raise
     except (ValueError, TypeError, AttributeError, RuntimeError, ZeroDivisionError) as e:
         expected = f'batches of inputs and labels [n], whole numbers, for which {name!r} gives scores [n, classes]'
         raise ArgumentError('data', data, f'{expected}: {e}') from e

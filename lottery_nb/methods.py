@@ -20,7 +20,7 @@ from torch import nn, Tensor
 from .core import (ArgumentError, ArgumentTypeError, Rule, check_flag, check_percent, make_rule,
                              shape_differences, warn)
 from .granularity import filters_of, layout_type, named_axes
-from .masks import Masks, names_meant
+from .masks import Masks, names_meant, with_doubles
 
 # %% ../nbs/04b_methods.ipynb #58c53eef
 @dataclass(frozen=True, eq=False, repr=False)
@@ -90,7 +90,9 @@ def try_on(self:Method,
 ):
     "Asks it once, so that a mistake in the function raises now"
     if not self.ranks: self.shares(layers, 50.)
-    else: self.scores(torch.ones(n[name:=min(n, key=n.get)]), layers[name])
+    else:
+        layer = layers[name := min(n, key=n.get)]
+        self.scores(torch.ones(n[name], device=layer and with_doubles(layer.weight.device)), layer)
 
 # %% ../nbs/04b_methods.ipynb #95ebee94
 def proportional(

@@ -235,8 +235,7 @@ class Regrower:
             warn(f'masks never move: every={every}, and {self.growth.last:g} of {n_step} steps (until={until:g}) may '
                  'move them. Say a smaller `every`')
         self.n,self.alive = 0,sp.masks # steps so far; which weights ever were alive
-        self.groups = {k: groups_of(sp.units.parts[k], within).to(sp.units.parts[k].weight.device)
-                       for k in sp.units.names}
+        self.groups = {k: groups_of(sp.units.parts[k], within) for k in sp.units.names}
         self.average = {k: torch.zeros_like(sp.weight(k).detach()) for k in sp.layers if grow=='momentum'}
         sp.dense = self.growth.dense(0)
 
@@ -269,7 +268,8 @@ def step(self:Regrower)->bool: # have masks moved? Then the optimizer has nothin
                          'after loss.backward(), and before opt.step() and opt.zero_grad()')
     asked = self.growth.due(self.n) or self.growth.dense(self.n)
     usable = asked and all(g.isfinite().all() for g in grads.values())
-    for k in self.average.keys() & grads.keys() if usable else (): self.average[k].lerp_(grads[k], .1)
+    for k in self.average.keys() & grads.keys() if usable else ():
+        self.average[k] = self.average[k].to(grads[k].device).lerp_(grads[k], .1) # the model may have moved
     due = usable and self.growth.due(self.n)
     if due: self.move(grads)
     if due or self.sp.dense or not self.sp.watches:
@@ -305,7 +305,8 @@ def alive_after(self:Regrower,
     if u.home[name] not in grads: return keep
     average = u.of(name, self.average) if self.average else None
     scores = g.scores(name, u.of(name, grads), average, self.seed, self.n)
-    return moved(keep, u.parts[name].weight.detach().abs().flatten(), scores, g.share(self.n), self.groups[name])
+    groups = self.groups[name].to(keep.device)
+    return moved(keep, u.parts[name].weight.detach().abs().flatten(), scores, g.share(self.n), groups)
 
 # %% ../nbs/23_regrow.ipynb #a4e643d0
 regrow_format = 'lottery_nb regrow 1'
@@ -717,7 +718,7 @@ def meet(self:DynamicSparse):
 @patch
 def begin(self:DynamicSparse, density:float, seed:int)->Masks: # on the CPU
     "What a seed's networks have for their first mask, in all arms but `ticket`"
-    return Masks({k: m.cpu() for k,m in _random_places(self.sp, density, self.within, seed).items()})
+    return _random_places(self.sp, density, self.within, seed).cpu()
 
 @patch
 def try_out(self:DynamicSparse):
@@ -743,7 +744,7 @@ class _Side:
         c,d = self.recipe,self.recipe.density[r-1] if r else 100.
         def batch(seeds):
             def say(n): self.move(min(self.total, self.done+len(seeds)*n), self.total, f'{arm}, {d:g} % alive')
-            masks = [c.first_masks[d,s] if r else Masks({k: m.cpu() for k,m in c.sp.masks.items()}) for s in seeds]
+            masks = [c.first_masks[d,s] if r else c.sp.masks.cpu() for s in seeds]
             tickets = [c.first_ticket(s, m) for s,m in zip(seeds, masks)]
             stacks = [GrowingStack(o, tickets[at], seeds[at], c.growths[arm], c.sp) if r else Stack(o, tickets[at])
                       for o,at in c.by_thread(len(seeds))]

@@ -15,12 +15,12 @@ from fastcore.basics import patch
 from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes, save as to_bytes
 from torch import nn, Tensor
-from .channels import (ChannelGroup, channel_axis, channel_groups, eval_copy, inputs_for, is_depthwise,
-                                 output_difference, run_model, run_through, runs_in_training, tensors_in)
+from .channels import (ChannelGroup, channel_axis, channel_groups, double_copy, eval_copy, inputs_for,
+                                 is_depthwise, output_difference, run_model, run_through, runs_in_training, tensors_in)
 from .core import (ArgumentError, ArgumentTypeError, check_flag, check_path, hooked, json_safe,
                              warn, write_atomically)
 from .granularity import filters_of, pruned_filters
-from .masks import Masks, copy_model, parameter_name, shape_differences, unwrap
+from .masks import Masks, copy_model, in_double, parameter_name, shape_differences, unwrap
 from .measure import count_macs
 from .sparsifier import prunable_types
 from .ticket import Ticket
@@ -36,7 +36,7 @@ def constant_inputs(
     net,found = eval_copy(model),{}
     def look(name, module, args, y):
         low,high = torch.aminmax(args[0].movedim(channel_axis(module, args[0]), 0).flatten(1), dim=1)
-        found.setdefault(name, torch.where(low==high, low, math.nan).double().cpu())
+        found.setdefault(name, torch.where(low==high, low, math.nan).cpu().double())
     with hooked({n: m for n,m in net.named_modules() if isinstance(m, prunable_types)}, look):
         run_through(net, inputs_for(net, example))
     return found
@@ -137,8 +137,8 @@ def cut_inputs_(
     keep = torch.ones(n, dtype=torch.bool)
     keep[gone] = False
     if constants is not None and _takes_constants(module):
-        c = torch.where(keep, 0., constants).nan_to_num().to(w.device).double()
-        module.bias += (w.double().reshape(*w.shape[:2], -1).sum(2) @ c).to(module.bias)
+        rows = in_double(w).reshape(*w.shape[:2], -1).sum(2)
+        module.bias += (rows @ torch.where(keep, 0., constants).nan_to_num().to(rows)).to(module.bias)
     if groups==1: _select(module, 'weight', 0 if getattr(module, 'transposed', False) else 1, keep.nonzero().flatten())
     else:
         parts = zip(w.chunk(groups), keep.to(w.device).view(groups, -1))
@@ -179,8 +179,8 @@ def _drawn(t, g):
 # %% ../nbs/32_shrink.ipynb #a2adcf0e
 def _check(net, plans, constants, example, tol=1e-5): # of the largest number that a layer gives
     "Takes back what would make the network give something else when it's cut"
-    whole,g = eval_copy(net).double(),torch.Generator().manual_seed(0)
-    inputs = tuple(o.double() if o.is_floating_point() else o for o in inputs_for(net, example))
+    whole,g = double_copy(net),torch.Generator().manual_seed(0)
+    inputs = tuple(o.double() if o.is_floating_point() else o for o in inputs_for(whole, example))
     batches = inputs,tuple(_drawn(o, g) for o in inputs)
     said,trains,modules = [_said(whole, o) for o in batches],runs_in_training(whole, inputs),dict(whole.named_modules())
     def check(plans):

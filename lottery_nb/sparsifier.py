@@ -28,7 +28,7 @@ from .granularity import (LayerWeight, Units, all_granularities, check_layouts, 
                                     units_class, units_of)
 from .masks import (Masks, buffer_names, check_weight, copies_of, copy_model, hold_pruned_, int_dtype,
                               keep_bits, local_part, named_tensors, parameter_name, rest_bits, set_tensors_,
-                              tensor_differences, unwrap, zero_once_, zero_pruned_)
+                              tensor_differences, unwrap, with_doubles, zero_once_, zero_pruned_)
 from .methods import Method, check_amounts, methods, named_amounts, proportional, whole_shares
 
 # %% ../nbs/05_sparsifier.ipynb #18852be8
@@ -569,7 +569,7 @@ def _check_finite(name, t, what):
 # %% ../nbs/05_sparsifier.ipynb #325bedd8
 def _bound_(keys, keep, pick):
     "Moves keys to an end of the ranking: with `torch.minimum` what isn't kept first, with `maximum` what is kept last"
-    lowest = torch.iinfo(keys.dtype).min
+    lowest,keep = torch.iinfo(keys.dtype).min,keep.to(keys.device)
     for k,o in zip(keys.split(_chunk), keep.split(_chunk)): pick(k, o.to(k.dtype).neg_().bitwise_xor_(lowest), out=k)
 
 # %% ../nbs/05_sparsifier.ipynb #5fe3755d
@@ -582,6 +582,8 @@ def _ranking(self:Sparsifier, names, budget):
     criterion = random_scores if falls and self.rest is None else self.criterion
     scores = [self._unit_scores(k, criterion) for k in names]
     if not criterion.of_units: scores = [self.units.comparable(s, o) for s,o in zip(scores, kept)]
+    at = with_doubles(scores[0].device) # they compete on one device
+    scores,kept = [s.to(at) for s in scores],[o if o is None else o.to(at) for o in kept]
     if self.method.ranks and not falls:
         # what is pruned takes nobody's place: movement, say, gives it a high score
         alive = [s if o is None else s.where(o, s.amin().clamp(max=0)) for s,o in zip(scores, kept)]

@@ -28,8 +28,8 @@ from .core import (ArgumentError, ArgumentTypeError, Rule, check_choice, check_n
                              first_line, get_random_state, json_safe, known_keywords, make_rule, seed_of, seeded,
                              threads, versions, warn)
 from .data import WholeDL, dls_by_name, model_by_name
-from .masks import (Masks, check_weight, copy_model, keep_bits, named_tensors, set_tensors_, shared_names,
-                              tensor_differences, unwrap, zero_pruned_)
+from .masks import (Masks, check_weight, copy_model, in_double, keep_bits, named_tensors, set_tensors_,
+                              shared_names, tensor_differences, unwrap, zero_pruned_)
 from .ticket import Ticket
 
 # %% ../nbs/11b_stacked.ipynb #ec7316ef
@@ -427,11 +427,14 @@ def order_of(
 def batch_orders(
     numbers:list, # of each network, whole numbers of at least 0
     n:int, # how many items there are
-    bs:int # items in a batch
+    bs:int, # items in a batch
+    device=None # where the numbers are; None: on the CPU
 )->Iterator: # of whole numbers, [networks, bs]
     "Which of `n` items are in the batch of each step: without end, in an order of its own for each number"
     gs = [torch.Generator().manual_seed(o) for o in numbers]
-    while True: yield from torch.stack([torch.randperm(n, generator=g) for g in gs])[:, :n//bs*bs].split(bs, 1)
+    while True:
+        epoch = torch.stack([torch.randperm(n, generator=g) for g in gs])
+        yield from epoch.to(device)[:, :n//bs*bs].split(bs, 1)
 
 # %% ../nbs/11b_stacked.ipynb #1f924c34
 @patch
@@ -446,9 +449,9 @@ def measure(self:Stack,
     self.net.eval()
     for xs,ys in zip(x.split(n), y.split(n)):
         out,ys = self(xs.expand(self.n, *xs.shape).clone()),ys.expand(self.n, *ys.shape)
-        loss = loss + _losses(r.loss, out, ys).double()*ys.shape[1]
+        loss = loss + in_double(_losses(r.loss, out, ys))*ys.shape[1]
         classes = out.dim()==ys.dim()+1 and not ys.is_floating_point()
-        if classes: right = right + (out.argmax(2)==ys).flatten(1).double().sum(1)
+        if classes: right = right + in_double((out.argmax(2)==ys).flatten(1).sum(1))
     self.net.train()
     return dict(loss=(loss/len(x)).tolist(), **(dict(accuracy=(right/y.numel()).tolist()) if classes else {}))
 
@@ -470,8 +473,8 @@ def batches(self:Stack,
     "What each network gets, step by step: without end"
     r,(x,y) = self.recipe,self.recipe.parts['train']
     keys = torch.tensor([dropout_key(o) for o in orders], device=r.device) if r.drops else None
-    for step,rows in enumerate(itertools.islice(batch_orders(orders, len(x), r.bs), first, None), first):
-        rows = rows.to(r.device)
+    rows_of = batch_orders(orders, len(x), r.bs, r.device)
+    for step,rows in enumerate(itertools.islice(rows_of, first, None), first):
         if r.augment: xs = torch.stack([r.augmented(x[i], o, step) for i,o in zip(rows, orders)])
         else: xs = x[rows]
         yield xs, y[rows], keys, step
@@ -660,11 +663,13 @@ def try_out(self:Recipe):
     def error(expected, e): return ArgumentError('model', self.model, f'{expected}; {first_line(e)}')
     def by_itself(recipe, tickets): return [recipe.alone(t, i) for i,t in enumerate(tickets)]
     def alike(a, b): # NaN is, too: it's left out later
-        pairs = [(p.double(), q.double()) for p,q in zip(itertools.chain(*a), itertools.chain(*b))]
+        pairs = [(in_double(p), in_double(q)) for p,q in zip(itertools.chain(*a), itertools.chain(*b))]
         return not any((p-q).norm() > .01*p.norm() + 1e-6 for p,q in pairs)
     try: a = by_itself(self, tickets)
+    except torch.OutOfMemoryError: raise
     except Exception as e: raise error(f'one that learns from batches of {list(x.shape)}, {x.dtype}', e) from e
     try: b = self.stacked(tickets)
+    except torch.OutOfMemoryError: raise
     except Exception as e: raise error('a network that can be stacked', e) from e
     if alike(a, b): return
     try:

@@ -23,7 +23,7 @@ from .curves import Curve, run_curves
 from .evidence import (check_columns, check_metric, density_axis, draw_across, draw_arms, finish_figure,
                                  mean_interval, metric_scale, summarise)
 from .granularity import LayerUnits, units_class
-from .masks import Masks, copy_model, named_tensors, parameter_name, set_tensors_, unwrap
+from .masks import Masks, copy_model, in_double, named_tensors, parameter_name, set_tensors_, unwrap
 from .sparsifier import find_layers
 from .stacked import as_many_as_fit, order_of, warn_lost
 from .ticket import Ticket
@@ -213,11 +213,12 @@ def check(self:HiddenUnits,
 ):
     "Raises `ArgumentError` if the network gives something else with its units in another order"
     net = copy_model(model).eval()
-    kind = torch.promote_types(next(net.parameters()).dtype, torch.float32) # halves round too much
-    inputs = [o.to(kind) if o.is_floating_point() else o for o in tree_leaves(example)]
+    w = next(net.parameters())
+    kind = torch.promote_types(w.dtype, torch.float32) # halves round too much
+    inputs = [o.to(w.device, kind if o.is_floating_point() else o.dtype) for o in tree_leaves(example)]
     def outputs():
         with seeded('units'): found = tree_leaves(net.to(kind)(*inputs))
-        return [o.double().nan_to_num() for o in found if isinstance(o, Tensor)]
+        return [in_double(o).nan_to_num() for o in found if isinstance(o, Tensor)]
     before = outputs()
     set_tensors_(net, self.moved(named_tensors(net), {k: torch.arange(g.n).flip(0) for k,g in self.groups.items()}))
     if all((p-q).norm()<=1e-4*p.norm() for p,q in zip(before, outputs())): return
@@ -259,7 +260,7 @@ def correlations(self:HiddenUnits,
             with hooked({n: m for n,m in one.named_modules() if n in readers}, note): one(*xs)
         for name,g in self.groups.items():
             for n,at in ((n, at) for n,at in g.inputs.items() if n in read[0]): # some run in training alone
-                p,q = (o[n][at].flatten(1).double() for o in read)
+                p,q = (in_double(o[n][at].flatten(1)) for o in read)
                 new = p.new_tensor(p.shape[1]), p.sum(1), q.sum(1), p.square().sum(1), q.square().sum(1), p@q.T
                 sums[name,n] = [s+t for s,t in zip(sums[name,n], new)] if (name,n) in sums else new
     for (name,_),o in sums.items():

@@ -34,26 +34,26 @@ class Ticket:
         if not isinstance(masks, Masks): raise ArgumentTypeError('masks', masks, 'Masks')
         if not isinstance(meta or {}, Mapping): raise ArgumentTypeError('meta', meta, 'a dict')
         for k,o in dict(state=state, trained=trained or {}, full=full or {}).items(): _check_tensors(k, o)
-        self.masks,self.meta = masks,json_safe(meta or {})
+        self.masks,self.meta = masks.cpu(),json_safe(meta or {})
         if shared := shared_names(state, masks): self.meta.setdefault('tied', shared)
         self.state = self._under_masks('state', state)
         self.trained = self._under_masks('trained', trained) if trained else None
         if full and not same_bits({**self.state, **self._under_masks('full', full)}, self.state):
             raise ArgumentError('full', full, 'weights that are those of the state where the masks keep them')
-        self.full = {k: full[k].detach() for k in masks} if full else None
+        self.full = {k: full[k].detach().cpu() for k in masks} if full else None
         if self.meta.get('pruned_to')=='init' and not full:
             raise ArgumentError('full', full, "all prunable weights at the rewind point: the meta has pruned_to='init'")
 
     def _under_masks(self, name, tensors):
-        "Copies of these tensors, with +0 wherever the masks prune"
+        "Copies of these tensors on the CPU, with +0 wherever the masks prune"
         has = {k: t.shape for k,t in tensors.items() if k in self.masks}
         diff = shape_differences(self.masks.shapes(), has, 'the masks', name)
         if diff: raise ArgumentError(name, tensors, f'weights of the shapes of the masks ({diff})')
         for k in self.masks: check_weight(k, tensors[k])
-        copies = copies_of(tensors, self.masks)
+        copies = copies_of(tensors, self.masks, 'cpu')
         tied = {k: of for k,of in self.meta.get('tied', {}).items() if of in copies}
         copies |= {k: copies[of] for k,of in tied.items() if of in self.masks or k not in copies}
-        for k,m in self.masks.items(): zero_once_(copies[k], m.to(copies[k].device))
+        for k,m in self.masks.items(): zero_once_(copies[k], m)
         return copies
 
 # %% ../nbs/06_ticket.ipynb #ecb1f639

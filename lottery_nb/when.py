@@ -29,7 +29,7 @@ from .granularity import check_granularity
 from .curves import Curve, curves_at, run_curves
 from .evidence import (arm_label, arm_style, axis_label, check_metric, draw_arms, finish_figure, metric_scale,
                                  step_axis, summarise)
-from .masks import Masks, copies_of, copy_model, named_tensors, set_tensors_, unwrap
+from .masks import copies_of, copy_model, named_tensors, set_tensors_, unwrap
 from .methods import Method, methods
 from .sparsifier import Sparsifier, check_reach, check_sparsity
 from .stacked import as_many_as_fit, order_of, warn_lost
@@ -150,11 +150,11 @@ def draw(self:EarlyBird):
     sp = self.sparsifier
     masks = sp.draw(self.sparsity)
     if 'previous' in sp.remembered: sp.remembered['previous'] = copies_of({k: sp.weight(k) for k in sp.layers})
-    kept = torch.cat([sp.units.kept(k, masks) for k in sp.units.names]).cpu() # [units], bool
+    kept = torch.cat([sp.units.kept(k, masks).cpu() for k in sp.units.names]) # [units], bool
     self.drawings.append(dict(epoch=self.epochs-(self.every is None), step=self.step, kept=kept))
     self.drawings[-1]['farthest'] = farthest([o['kept'] for o in self.drawings], self.patience)
     if self.found is not None: return
-    self.masks = Masks({k: m.cpu() for k,m in masks.items()})
+    self.masks = masks.cpu()
     if self.point.kind=='lr': self.W_t = self.weights()
 
 # %% ../nbs/26_when.ipynb #511398a9
@@ -302,8 +302,7 @@ def _drawn(c, sp, seed, now, step, sparsity): # `now`: the seed's dense network 
     sp.remembered = {need: {k: first[k].to(sp.weight(k)) for k in sp.layers} for need in sp.remembered}
     if sp.data is not None: sp.data = c.next_batches(seed, 0, step)
     masks = sp.draw(sparsity)
-    kept = torch.cat([sp.units.kept(k, masks) for k in sp.units.names])
-    return Masks({k: m.cpu() for k,m in masks.items()}),kept.cpu()
+    return masks.cpu(),torch.cat([sp.units.kept(k, masks).cpu() for k in sp.units.names])
 
 # %% ../nbs/26_when.ipynb #a60a66c0
 class _Birds:
