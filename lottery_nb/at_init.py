@@ -23,7 +23,7 @@ from .criteria import Criterion, WeightView, criteria as all_criteria, criterion
 from .curves import check_scores_at_start
 from .evidence import (arm_label, arm_style, axis_label, check_metric, draw_across, draw_arms, finish_figure,
                                  metric_scale, summarise)
-from .masks import Masks, copy_model, named_tensors, set_tensors_
+from .masks import Masks, copy_model, in_double, named_tensors, set_tensors_, with_doubles
 from .methods import Method, methods
 from .sparsifier import Sparsifier
 from .stacked import Recipe, as_many_as_fit, check_seeds, order_of, warn_lost
@@ -51,7 +51,7 @@ def flow_gradients(
     cal.loss = lambda out, *y: loss(out/temperature, *y)
     g = [*cal.means(cal.gradients()).values()]
     def product(loss):
-        along = sum((a*b).sum() for a,b in zip(cal.derivatives(loss, create_graph=True), g))
+        along = sum((a*b).sum().to(loss.device) for a,b in zip(cal.derivatives(loss, create_graph=True), g))
         return cal.derivatives(along) if along.requires_grad else [torch.zeros_like(o) for o in g]
     return cal.means(map(product, cal.losses()))
 
@@ -68,10 +68,13 @@ def synaptic_flow(
     cal:Calibration # what to look at
 )->dict: # name -> tensor of the weight's shape, float64
     "The gradient of what comes out in sum, if ones go in and all weights are positive, which needs one batch's shape"
+    inputs,_ = cal.batches[0]
+    at = with_doubles(inputs[0].device)
+    if at!=inputs[0].device: cal.model.to(at)
     for t in named_tensors(cal.model.double()).values():
         if t.is_floating_point(): t.data = t.detach().abs()
-    inputs,_ = cal.batches[0]
-    out = cal(tuple(torch.ones_like(t[:1], dtype=torch.double if t.is_floating_point() else None) for t in inputs))
+    ones = [torch.ones_like(t[:1], dtype=torch.double if t.is_floating_point() else None, device=at) for t in inputs]
+    out = cal(tuple(ones))
     if not isinstance(out, Tensor): raise ArgumentTypeError('model', out, 'a network that gives one tensor')
     return dict(zip(cal.params, cal.derivatives(out.sum())))
 
@@ -80,7 +83,7 @@ def synflow(w:WeightView, *, n_iter:int=100)->Tensor:
     """|w · ∂R/∂|w||: what flows through the weight when ones go in and all weights are positive (Tanaka et al. 2020).
 
     `n_iter`: in how many steps it prunes. The paper takes 100, each of which keeps the same part of what is left"""
-    return (w.final*w.flow).abs()
+    return (in_double(w.final)*w.flow).abs()
 
 # %% ../nbs/20_at_init.ipynb #f144f828
 def digits_deep()->nn.Sequential:

@@ -317,7 +317,7 @@ def hessian_diagonal(
     def curvature(i, loss):
         grads,found = cal.derivatives(loss, create_graph=True),[0.]*len(sizes)
         for v in probes(i):
-            along = sum((a*b).sum() for a,b in zip(grads, v))
+            along = sum((a*b).sum().to(loss.device) for a,b in zip(grads, v))
             Hv = cal.derivatives(along, retain_graph=True) if along.requires_grad else [torch.zeros_like(o) for o in v]
             found = [a + b*c for a,b,c in zip(found, v, Hv)]
         return [o/(1 if exact else n_probe) for o in found]

@@ -82,7 +82,7 @@ def double_copy(
     "An `eval_copy` in double precision, on the CPU if its device has none"
     net = eval_copy(model)
     at = next((t.device for t in named_tensors(net).values()), torch.device('cpu'))
-    return net.to(with_doubles(at)).double()
+    return (net if with_doubles(at)==at else net.cpu()).double()
 
 @torch.no_grad()
 def run_model(

@@ -446,7 +446,8 @@ def get_random_state()->tuple:
     "The state of the random numbers of Python, NumPy and PyTorch, on the GPUs too if they're in use"
     import torch
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return random.getstate(), np.random.get_state(), torch.get_rng_state(), gpus
+    apples = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), gpus, apples
 
 def set_random_state(
     state:tuple # from `get_random_state`
@@ -458,6 +459,7 @@ def set_random_state(
     torch.set_rng_state(state[2])
     for i,gpu in enumerate(state[3]): torch.cuda.set_rng_state(gpu, i)
     if not state[3]: torch.cuda.manual_seed_all(torch.initial_seed()) # as GPUs begin with `torch.manual_seed`
+    if state[4] is not None: torch.mps.set_rng_state(state[4])
 
 # %% ../nbs/00_core.ipynb #4c410f61
 @contextmanager
@@ -511,13 +513,14 @@ def versions()->dict:
     return {'python': platform.python_version(), **{o: version(o) for o in ('lottery_nb','torch','fastai')}}
 
 def machine()->dict:
-    "The processor's name, how many cores there are, the system, and the GPU if it's in use"
+    "The processor's name, how many cores there are, the system, and the GPU if there is one"
     import torch
     info = Path('/proc/cpuinfo')
     lines = info.read_text().splitlines() if info.exists() else []
     names = [o.partition(':')[2].strip() for o in lines if o.startswith('model name')]
     cpu = names[0] if names else platform.processor() or platform.machine()
-    gpu = dict(gpu=torch.cuda.get_device_name()) if torch.cuda.is_initialized() else {}
+    try: gpu = dict(gpu=torch.cuda.get_device_name()) if torch.cuda.is_available() else {}
+    except RuntimeError: gpu = {} # a process that was forked can't ask
     return dict(cpu=cpu, cores=os.cpu_count(), system=platform.platform(), **gpu)
 
 # %% ../nbs/00_core.ipynb #aabf1b0e

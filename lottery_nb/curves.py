@@ -155,8 +155,8 @@ def next_batches(self:Curve,
 )->list: # of (inputs, targets), not augmented
     "The batches that a network would have got next"
     x,y = self.parts['train']
-    orders = batch_orders([order_of(seed, r)], len(x), self.bs)
-    return [(x[rows], y[rows]) for rows, in (o.to(self.device) for o in itertools.islice(orders, step, step+n))]
+    orders = batch_orders([order_of(seed, r)], len(x), self.bs, self.device)
+    return [(x[rows], y[rows]) for rows, in itertools.islice(orders, step, step+n)]
 
 # %% ../nbs/12_curves.ipynb #c1623283
 @patch

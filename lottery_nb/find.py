@@ -19,6 +19,8 @@ import matplotlib.pyplot as plt
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.progress import ShowGraphCallback # its module gives `Learner` its `no_bar`, too
 from fastai.learner import Learner
+from fastai.losses import BaseLoss
+from fastai.torch_core import default_device
 from fastcore.basics import listify, noop, patch, store_attr
 from filelock import FileLock, Timeout
 from torch import nn, Tensor
@@ -241,7 +243,8 @@ def make_masks(self:SearchPlan, sp, r)->Masks:
 @patch
 def _prune(self:SearchPlan, search, learn, sp, r):
     last = search.tickets[-1]
-    if self.from_data and learn.dls.device: learn.model.to(learn.dls.device) # where its fit will move it
+    for o in (learn.model, learn.loss_func) if self.from_data else (): # to where its fit will move them
+        if isinstance(o, (nn.Module, BaseLoss)): o.to(getattr(learn.dls, 'device', default_device()))
     last.trained_into(learn.model)
     sp.put_on(last.masks, None if sp.rest is None else _weights_of(learn.model))
     if 'grad' in self.needs and not self.from_data: self.gradients(learn, r)

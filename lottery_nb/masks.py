@@ -11,6 +11,7 @@ __all__ = ['Masks', 'unwrap', 'int_dtype', 'local_part', 'part_for', 'keep_bits'
 # %% ../nbs/02_masks.ipynb #354aefb5
 import copy, difflib, hashlib
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from fnmatch import fnmatchcase
 import numpy as np, pandas as pd, torch
 import matplotlib.pyplot as plt
@@ -142,7 +143,7 @@ def __hash__(self:Masks): return hash(self.digest())
 @patch
 def cpu(self:Masks)->Masks:
     "The same on the CPU"
-    return Masks({k: m.cpu() for k,m in self.items()})
+    return type(self)({k: m.cpu() for k,m in self.items()})
 
 # %% ../nbs/02_masks.ipynb #0b7bc15c
 @patch
@@ -480,8 +481,9 @@ def set_tensors_(
     for k,t in tensors.items():
         if k not in now: # a buffer that is None now
             layer,_,name = k.rpartition('.')
-            at = next((o.device for o in now.values()), t.device)
-            unwrap(model).get_submodule(layer)._buffers[name] = t.to(at, copy=True)
+            module = unwrap(model).get_submodule(layer)
+            beside = next(chain(module.parameters(), module.buffers()), t)
+            module._buffers[name] = t.to(beside.device, copy=True)
         elif now[k].shape==t.shape: overwrite_(now[k], t)
         else: now[k].data = t.to(now[k], copy=True)
     return model

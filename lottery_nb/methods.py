@@ -20,7 +20,7 @@ from torch import nn, Tensor
 from .core import (ArgumentError, ArgumentTypeError, Rule, check_flag, check_percent, make_rule,
                              shape_differences, warn)
 from .granularity import filters_of, layout_type, named_axes
-from .masks import Masks, names_meant, with_doubles
+from .masks import Masks, in_double, names_meant, with_doubles
 
 # %% ../nbs/04b_methods.ipynb #58c53eef
 @dataclass(frozen=True, eq=False, repr=False)
@@ -81,7 +81,8 @@ def scores(self:Method,
     if not (fine and found.isfinite().all()):
         raise ArgumentError('method', self, 'a function that gives a score for each that it gets, a finite number')
     exact = found.dtype if found.dtype in (torch.float32, torch.float64) else torch.float64
-    return found.detach().to(scores.device, exact, copy=True)
+    at = scores.device if exact==torch.float32 else with_doubles(scores.device)
+    return found.detach().to(at, exact, copy=True)
 
 @patch
 def try_on(self:Method,
@@ -92,7 +93,7 @@ def try_on(self:Method,
     if not self.ranks: self.shares(layers, 50.)
     else:
         layer = layers[name := min(n, key=n.get)]
-        self.scores(torch.ones(n[name], device=layer and with_doubles(layer.weight.device)), layer)
+        self.scores(torch.ones(n[name], device=layer and layer.weight.device), layer)
 
 # %% ../nbs/04b_methods.ipynb #95ebee94
 def proportional(
@@ -207,9 +208,10 @@ def lamp(scores, layer):
     "s² ÷ Σ of the s² that are at least as large in the same layer (Lee et al. 2021, section 3)"
     if (scores<0).any(): raise ArgumentError('method', lamp, 'scores of at least 0, such as magnitudes')
     order = scores.argsort(stable=True)
-    squares = scores[order].double().square()
+    squares = in_double(scores[order]).square()
     at_least = squares.flip(0).cumsum(0).flip(0)
-    return torch.zeros_like(squares).index_copy_(0, order, squares/at_least.clamp(min=torch.finfo(torch.double).tiny))
+    parts = squares/at_least.clamp(min=torch.finfo(torch.double).tiny)
+    return torch.zeros_like(squares).index_copy_(0, order.to(squares.device), parts)
 
 # %% ../nbs/04b_methods.ipynb #4f12e159
 @method(ranks=True)
@@ -219,8 +221,8 @@ def per_output(scores, layer):
     if rows is None or len(scores)!=math.prod(rows.shape):
         raise ArgumentError('method', per_output, "another one with this granularity: it's for single weights")
     places = rows.places(scores.device)
-    rank = (scores[places].argsort(dim=1, stable=True).argsort(1).double()+1)/places.shape[1]
-    return torch.zeros_like(scores, dtype=torch.double).index_copy_(0, places.flatten(), rank.flatten())
+    rank = (in_double(scores[places].argsort(dim=1, stable=True).argsort(1))+1).flatten()/places.shape[1]
+    return torch.zeros_like(rank).index_copy_(0, places.flatten().to(rank.device), rank)
 
 # %% ../nbs/04b_methods.ipynb #a49f21d1
 def plot_densities(

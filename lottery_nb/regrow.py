@@ -305,8 +305,8 @@ def alive_after(self:Regrower,
     if u.home[name] not in grads: return keep
     average = u.of(name, self.average) if self.average else None
     scores = g.scores(name, u.of(name, grads), average, self.seed, self.n)
-    groups = self.groups[name].to(keep.device)
-    return moved(keep, u.parts[name].weight.detach().abs().flatten(), scores, g.share(self.n), groups)
+    self.groups[name] = self.groups[name].to(keep.device)
+    return moved(keep, u.parts[name].weight.detach().abs().flatten(), scores, g.share(self.n), self.groups[name])
 
 # %% ../nbs/23_regrow.ipynb #a4e643d0
 regrow_format = 'lottery_nb regrow 1'

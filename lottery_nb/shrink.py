@@ -194,9 +194,11 @@ def _check(net, plans, constants, example, tol=1e-5): # of the largest number th
         if trains and not runs_in_training(small, inputs): raise ValueError("it couldn't be trained")
     wrong = ValueError,RuntimeError,IndexError
     try: return check(plans)
+    except torch.OutOfMemoryError: raise
     except wrong: pass
     for p in plans:
         try: check([p])
+        except torch.OutOfMemoryError: raise
         except wrong as e:
             said_so = f"without it, the network wouldn't give the same: {str(e)[:80]}"
             p.why = [said_so if o else w for o,w in zip(p.goes.tolist(), p.why)]

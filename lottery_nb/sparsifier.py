@@ -582,12 +582,12 @@ def _ranking(self:Sparsifier, names, budget):
     criterion = random_scores if falls and self.rest is None else self.criterion
     scores = [self._unit_scores(k, criterion) for k in names]
     if not criterion.of_units: scores = [self.units.comparable(s, o) for s,o in zip(scores, kept)]
-    at = with_doubles(scores[0].device) # they compete on one device
-    scores,kept = [s.to(at) for s in scores],[o if o is None else o.to(at) for o in kept]
     if self.method.ranks and not falls:
         # what is pruned takes nobody's place: movement, say, gives it a high score
         alive = [s if o is None else s.where(o, s.amin().clamp(max=0)) for s,o in zip(scores, kept)]
         scores = [self.method.scores(s, self.units.layer_of(k)) for k,s in zip(names, alive)]
+    at = with_doubles(scores[0].device)
+    scores = [s.to(at) for s in scores] # they compete on one device
     if len({s.dtype for s in scores})>1: scores = [s.double() for s in scores]
     keys = [sort_keys_(s) for s in scores]
     for name,k,o in zip(names, keys, kept):

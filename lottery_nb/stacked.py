@@ -29,7 +29,7 @@ from .core import (ArgumentError, ArgumentTypeError, Rule, check_choice, check_n
                              threads, versions, warn)
 from .data import WholeDL, dls_by_name, model_by_name
 from .masks import (Masks, check_weight, copy_model, in_double, keep_bits, named_tensors, set_tensors_,
-                              shared_names, tensor_differences, unwrap, zero_pruned_)
+                              shared_names, tensor_differences, unwrap, with_doubles, zero_pruned_)
 from .ticket import Ticket
 
 # %% ../nbs/11b_stacked.ipynb #ec7316ef
@@ -267,6 +267,7 @@ def try_augment(self:Recipe):
     x = self.parts['train'][0][:self.bs]
     expected = f'what takes inputs of {list(x.shape)} and gives such ones'
     try: new = self.augmented(x, 0, 0)
+    except torch.OutOfMemoryError: raise
     except Exception as e: raise ArgumentError('augment', self.augment, f'{expected}; {first_line(e)}') from e
     if (new.shape,new.dtype)!=(x.shape,x.dtype): raise ArgumentError('augment', self.augment, expected)
 
@@ -673,19 +674,21 @@ def try_out(self:Recipe):
     except Exception as e: raise error('a network that can be stacked', e) from e
     if alike(a, b): return
     try:
-        other,tickets = self._in_double(tickets)
+        other,tickets = self._more_precise(tickets)
         same = alike(by_itself(other, tickets), other.stacked(tickets))
-    except Exception: same = False # the network, or the device, has no double precision
+    except torch.OutOfMemoryError: raise
+    except Exception: same = False # the network has no double precision
     expected = 'a network that can be stacked; its loss, gradient or buffers are others there'
     if not same: raise ArgumentError('model', self.model, expected)
 
 @patch
-def _in_double(self:Recipe, tickets):
+def _more_precise(self:Recipe, tickets):
     "A recipe and tickets in double precision, all but the loss, with a batch of each part"
-    def double(t): return t.double() if t.is_floating_point() else t
+    def double(t): return in_double(t) if t.is_floating_point() else t.to(other.device)
     other = copy(self)
+    other.device = with_doubles(self.device)
     other.net = copy_model(self.net).double()
-    other.parts = {k: (double(x[:self.bs]), y[:self.bs]) for k,(x,y) in self.parts.items()}
+    other.parts = {k: (double(x[:self.bs]), y[:self.bs].to(other.device)) for k,(x,y) in self.parts.items()}
     other.loss = lambda out, y: self.loss(out.float(), y)
     return other,[Ticket(t.masks, {k: double(v) for k,v in t.state.items()}) for t in tickets]
 

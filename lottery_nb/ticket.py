@@ -29,11 +29,11 @@ class Ticket:
         state:Mapping, # name -> tensor, every parameter and buffer at the rewind point; copied, pruned weights 0
         trained:Mapping|None=None, # the same after training; None: not trained
         meta:Mapping|None=None, # how it was made, for JSON to hold: what JSON doesn't have becomes its `repr`
-        full:Mapping|None=None # name -> tensor, prunable weights at the rewind point before the masks; not copied
+        full:Mapping|None=None # name -> tensor, prunable weights at the rewind point, not masked; not copied on the CPU
     ):
         if not isinstance(masks, Masks): raise ArgumentTypeError('masks', masks, 'Masks')
         if not isinstance(meta or {}, Mapping): raise ArgumentTypeError('meta', meta, 'a dict')
-        for k,o in dict(state=state, trained=trained or {}, full=full or {}).items(): _check_tensors(k, o)
+        for k,o in dict(masks=masks, state=state, trained=trained or {}, full=full or {}).items(): _check_tensors(k, o)
         self.masks,self.meta = masks.cpu(),json_safe(meta or {})
         if shared := shared_names(state, masks): self.meta.setdefault('tied', shared)
         self.state = self._under_masks('state', state)
@@ -62,9 +62,9 @@ def _check_tensors(name, tensors):
     if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise ArgumentTypeError(name, tensors, 'a dict of tensors by name')
     for k,t in tensors.items():
-        odd = t.layout is not torch.strided or t.is_quantized or t.dtype in (torch.complex32, torch.complex128)
-        if not odd: continue
-        kind = t.layout if t.layout is not torch.strided else t.dtype
+        odd = t.is_meta or t.is_quantized or t.dtype in (torch.complex32, torch.complex128)
+        if not odd and t.layout is torch.strided: continue
+        kind = 'meta' if t.is_meta else t.dtype if t.layout is torch.strided else t.layout
         raise ArgumentTypeError(f'{name}[{k!r}]', kind, 'a dense tensor of a type that safetensors can hold')
 
 # %% ../nbs/06_ticket.ipynb #ab3e9752

@@ -1,5 +1,6 @@
 "What all tests share: the same numbers in every run, pictures without a window, one thread; the longest files first"
 import matplotlib, pytest, torch
+from fastai.torch_core import default_device
 from hypothesis import HealthCheck, settings
 
 import lottery_nb.all # noqa: F401, all that registers something: a test is the same alone and with the others
@@ -16,6 +17,10 @@ torch.set_num_threads(1) # tensors here are small: a second thread costs more th
 settings.register_profile('same', derandomize=True, deadline=None, max_examples=30,
                           suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile('same')
+
+def pytest_configure(config):
+    "On the CPU, whose bits are the same each time, also where there's a GPU"
+    if config.option.markexpr!='gpu': default_device(False)
 
 LONGEST = ['test_tutorials','test_notebooks','test_distributed']
 

@@ -3,10 +3,11 @@ import copy
 import pytest, torch
 from fastai.callback.channelslast import ChannelsLast
 from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.torch_core import default_device
 from torch import nn
-from lottery_nb.all import (Sparsifier, SparsifyCallback, Ticket, digits_dls, find_ticket, instability,
+from lottery_nb.all import (Sparsifier, SparsifyCallback, Ticket, collapse, digits_dls, find_ticket, instability,
                             large_final, lottery_curve, method, one_shot)
 from lottery_nb.masks import set_tensors_
 from lottery_nb.regrow import Regrower
@@ -138,6 +139,20 @@ def test_instability_of_masks_from_the_gpu():
     masks = Sparsifier(linear()).sparsify(50)
     df = instability(lambda: linear().cpu(), digits_dls(), at=[0], masks=masks, seeds=2, n_step=5, progress=False)
     assert set(df.arm)=={'dense','ticket','random','reinit'}
+
+@pytest.mark.parametrize('criteria', ['snip','synflow'])
+def test_masks_before_training(criteria):
+    df = collapse(lambda: linear().cpu(), digits_dls(), criteria, [.3,1], seeds=2, n_step=5, device=gpu, progress=False)
+    kept = df[df.metric.str.startswith('kept in')].groupby(['seed','round']).value.sum()
+    assert kept.nunique()==2 and df.value.notna().all()
+
+def test_a_search_by_data_moves_the_loss_too(tmp_path):
+    def weighted():
+        learn = learner(tmp_path)
+        learn.loss_func = CrossEntropyLossFlat(weight=torch.ones(10))
+        return learn
+    found = find_ticket(weighted, lambda learn: learn.fit(1, 1e-2), rounds=1, prune=50, seed=0, criteria='fisher')
+    assert found.tickets[1].masks.sparsity==50
 
 def test_a_model_moves_while_its_weights_do():
     "Onto the GPU, between two steps of a Regrower"
