@@ -2,8 +2,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 FACTS := settings.ini setup.py pyproject.toml
-# One process a core, each with one thread, or they take each other's cores; on the CPU, whose bits are the same each time
-PYTEST := CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+# One process a core, each with one thread, or they take each other's cores
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
 .PHONY: help demo install quick test slow gpu docs docs-check readme dist prep tutorials landmarks bench matrix lowest newest row
 .NOTPARALLEL:

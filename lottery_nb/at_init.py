@@ -83,7 +83,7 @@ def synflow(w:WeightView, *, n_iter:int=100)->Tensor:
     """|w · ∂R/∂|w||: what flows through the weight when ones go in and all weights are positive (Tanaka et al. 2020).
 
     `n_iter`: in how many steps it prunes. The paper takes 100, each of which keeps the same part of what is left"""
-    return (in_double(w.final)*w.flow).abs()
+    return (in_double(w.final)*in_double(w.flow)).abs()
 
 # %% ../nbs/20_at_init.ipynb #f144f828
 def digits_deep()->nn.Sequential:

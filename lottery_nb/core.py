@@ -513,14 +513,13 @@ def versions()->dict:
     return {'python': platform.python_version(), **{o: version(o) for o in ('lottery_nb','torch','fastai')}}
 
 def machine()->dict:
-    "The processor's name, how many cores there are, the system, and the GPU if there is one"
+    "The processor's name, how many cores there are, the system, and the GPU if it's in use"
     import torch
     info = Path('/proc/cpuinfo')
     lines = info.read_text().splitlines() if info.exists() else []
     names = [o.partition(':')[2].strip() for o in lines if o.startswith('model name')]
     cpu = names[0] if names else platform.processor() or platform.machine()
-    try: gpu = dict(gpu=torch.cuda.get_device_name()) if torch.cuda.is_available() else {}
-    except RuntimeError: gpu = {} # a process that was forked can't ask
+    gpu = dict(gpu=torch.cuda.get_device_name()) if torch.cuda.is_initialized() else {}
     return dict(cpu=cpu, cores=os.cpu_count(), system=platform.platform(), **gpu)
 
 # %% ../nbs/00_core.ipynb #aabf1b0e

@@ -407,7 +407,8 @@ def train(self:SearchPlan, search, r, arm=None, tell=noop)->Ticket:
     trained,meta = self.weights(learn, 'trained weights'),begun.meta
     if follow.trained_for: meta = {**meta, 'trained_for': follow.trained_for}
     full = (follow.weights or begun.full) if begun.pruned_to=='init' else None
-    return Ticket(begun.masks, follow.weights or begun.state, trained, {**meta, 'table': rows}, full)
+    meta = {**meta, 'table': rows, 'machine': machine()} # its fit may have been the first to use the GPU
+    return Ticket(begun.masks, follow.weights or begun.state, trained, meta, full)
 
 # %% ../nbs/11_find.ipynb #a1e0bb01
 @patch

@@ -482,7 +482,7 @@ def set_tensors_(
         if k not in now: # a buffer that is None now
             layer,_,name = k.rpartition('.')
             module = unwrap(model).get_submodule(layer)
-            beside = next(chain(module.parameters(), module.buffers()), t)
+            beside = next(chain(module.parameters(), module.buffers(), now.values()), t)
             module._buffers[name] = t.to(beside.device, copy=True)
         elif now[k].shape==t.shape: overwrite_(now[k], t)
         else: now[k].data = t.to(now[k], copy=True)

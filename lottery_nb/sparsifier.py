@@ -581,6 +581,7 @@ def _ranking(self:Sparsifier, names, budget):
     falls = gone>budget
     criterion = random_scores if falls and self.rest is None else self.criterion
     scores = [self._unit_scores(k, criterion) for k in names]
+    kept = [o if o is None else o.to(s.device) for s,o in zip(scores, kept)]
     if not criterion.of_units: scores = [self.units.comparable(s, o) for s,o in zip(scores, kept)]
     if self.method.ranks and not falls:
         # what is pruned takes nobody's place: movement, say, gives it a high score

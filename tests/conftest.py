@@ -1,4 +1,5 @@
 "What all tests share: the same numbers in every run, pictures without a window, one thread; the longest files first"
+import os
 import matplotlib, pytest, torch
 from fastai.torch_core import default_device
 from hypothesis import HealthCheck, settings
@@ -20,7 +21,9 @@ settings.load_profile('same')
 
 def pytest_configure(config):
     "On the CPU, whose bits are the same each time, also where there's a GPU"
-    if config.option.markexpr!='gpu': default_device(False)
+    if config.option.markexpr=='gpu': return
+    os.environ['CUDA_VISIBLE_DEVICES'] = '' # for processes of their own, too
+    default_device(False) # on a Mac
 
 LONGEST = ['test_tutorials','test_notebooks','test_distributed']
 

@@ -1,13 +1,16 @@
 "What a GPU asks for, as far as the CPU shows it"
 import pytest, torch
 from fastai.data.core import DataLoaders
+from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from torch import nn
 from lottery_nb.all import Masks, Ticket, barrier, find_ticket, lottery_curve, profile, shrink
 from lottery_nb.channels import channel_groups
 from lottery_nb.core import ArgumentTypeError, machine, seeded
-from lottery_nb.masks import in_double, with_doubles
+from lottery_nb.masks import in_double, set_tensors_, with_doubles
 from lottery_nb.stacked import batch_orders
+
+x,y = torch.randn(8,4),torch.arange(8)%3
 
 def test_a_gpu_that_is_used_later_begins_with_the_users_seed(monkeypatch):
     seeds = []
@@ -16,13 +19,20 @@ def test_a_gpu_that_is_used_later_begins_with_the_users_seed(monkeypatch):
     with seeded('x'): torch.rand(3)
     assert seeds[0]==seeds[-1]==42 and len(set(seeds))==2
 
-def test_a_forked_process_cannot_ask_for_the_gpus_name(monkeypatch):
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+def test_the_machine_names_a_gpu_that_is_in_use(monkeypatch):
+    "A process that was forked can't ask CUDA, and a search has its name from after the fit"
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'a GPU')
-    assert machine()['gpu']=='a GPU'
-    def cannot(): raise RuntimeError('Cannot re-initialize CUDA in forked subprocess')
-    monkeypatch.setattr(torch.cuda, 'get_device_name', cannot)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     assert 'gpu' not in machine()
+    in_use = []
+    monkeypatch.setattr(torch.cuda, 'is_initialized', lambda: bool(in_use))
+    monkeypatch.setattr(torch.cuda, 'get_rng_state_all', list)
+    def fit(learn):
+        learn.fit(1, .01)
+        in_use.append(True)
+    dls = DataLoaders(*2*[DataLoader(list(zip(x, y)), bs=4)], device=torch.device('cpu'))
+    search = find_ticket(lambda: Learner(dls, nn.Linear(4,3), nn.CrossEntropyLoss()), fit, rounds=1, progress=False)
+    assert [t.meta['machine'].get('gpu') for t in search.tickets]==2*['a GPU']
 
 class Full(nn.Module):
     def __init__(self):
@@ -38,7 +48,6 @@ class FullWhenSmaller(nn.Module):
         if self.fc.out_features<6: raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')
         return self.head(self.fc(x).relu())
 
-x,y = torch.randn(8,4),torch.arange(8)%3
 
 @pytest.mark.parametrize('call', [
     lambda: profile(Full(), x), lambda: channel_groups(Full(), x),
@@ -79,3 +88,10 @@ def test_a_search_by_data_of_loaders_without_a_device(criterion, tmp_path):
     def fit(learn): learn.fit(1, .01)
     search = find_ticket(learner, fit, rounds=1, prune=50, criteria=criterion, progress=False)
     assert search.tickets[1].masks.sparsity==50
+
+def test_a_buffer_that_is_none_comes_to_where_the_model_is():
+    "Also that of a module without tensors of its own"
+    cache = nn.Module()
+    cache.register_buffer('seen', None)
+    net = nn.Sequential(nn.Linear(2,2, device='meta'), cache)
+    assert set_tensors_(net, {'1.seen': torch.ones(2)})[1].seen.is_meta

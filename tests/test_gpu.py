@@ -1,4 +1,4 @@
-"What holds on a GPU as it holds on the CPU; without a GPU it's skipped"
+"What holds on a GPU as it holds on the CPU: `make gpu`"
 import copy
 import pytest, torch
 from fastai.callback.channelslast import ChannelsLast
@@ -15,7 +15,7 @@ from lottery_nb.stacked import Stack
 from models import everything, same_bits
 
 gpu = default_device() # CUDA's, or Apple's
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(gpu.type=='cpu', reason='no GPU here')]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(gpu.type=='cpu', reason='no GPU here, or not by `make gpu`')]
 cuda = pytest.mark.skipif(gpu.type!='cuda', reason='no CUDA here')
 
 def conv():
