@@ -398,6 +398,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'lottery_nb.cli.example': ('cli.html#example', 'lottery_nb/cli.py'),
                                 'lottery_nb.cli.find': ('cli.html#find', 'lottery_nb/cli.py'),
                                 'lottery_nb.cli.fit_epochs': ('cli.html#fit_epochs', 'lottery_nb/cli.py'),
+                                'lottery_nb.cli.goes_on': ('cli.html#goes_on', 'lottery_nb/cli.py'),
                                 'lottery_nb.cli.holds': ('cli.html#holds', 'lottery_nb/cli.py'),
                                 'lottery_nb.cli.json_text': ('cli.html#json_text', 'lottery_nb/cli.py'),
                                 'lottery_nb.cli.known_names': ('cli.html#known_names', 'lottery_nb/cli.py'),

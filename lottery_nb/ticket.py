@@ -23,7 +23,9 @@ from .ticketfile import TicketError, digest_of, read_file, ticket_format, ticket
 
 # %% ../nbs/06_ticket.ipynb #35ffcded
 class Ticket:
-    "A sparse subnetwork that can be trained again. Raises `ArgumentError` for masks and tensors that don't go together"
+    """A sparse subnetwork that can be trained again. Its tensors are on the CPU, wherever the network is.
+
+    Raises `ArgumentError` for masks and tensors that don't go together"""
     def __init__(self,
         masks:Masks, # which weights are kept
         state:Mapping, # name -> tensor, every parameter and buffer at the rewind point; copied, pruned weights 0

@@ -7,7 +7,7 @@ from PIL import Image
 from typer.testing import CliRunner
 from models import as_idx, differing, make_photos, some_images
 from lottery_nb.arms import arms, random_ticket
-from lottery_nb.cli import app, known_names, recipe, train_arm
+from lottery_nb.cli import app, goes_on, known_names, recipe, train_arm
 from lottery_nb.core import table_columns
 from lottery_nb.criteria import criteria
 from lottery_nb.data import digits_mlp, learner_by_name, networks
@@ -195,6 +195,10 @@ def test_the_names_that_are_told_are_those_that_there_are():
     assert set(known_names('granularity'))=={*all_granularities(), 'group'}
     import lottery_nb.classics # noqa: F401, which has more names
     assert set(known_names('arch'))=={*networks, *torchvision.models.list_models(module=torchvision.models)}
+
+def test_what_force_did_is_not_asked_for_twice():
+    assert [goes_on(o) for o in (False, True)]==['the same command goes on from there',
+                                                 'the same command without --force goes on from there']
 
 def test_ctrl_c_and_going_on(tmp_path):
     line = 'find digits --rounds {} --prune 10 --epochs 2 --out {}'

@@ -184,7 +184,8 @@ def ends(df):
     return pd.DataFrame(rows)
 
 def differences(df):
-    """What each part of the gain is worth, by measure: a row each, with `difference` and `difference_interval` in points.
+    """What each part of the gain is worth, by measure: a row each, with `difference` and `difference_interval` in points
+    of `arm` over `versus`. `finding` says it in words.
 
     All are paired by seed, and those of a measure corrected together, as `summarise` does it"""
     values,rows = ends(df),[]
@@ -199,12 +200,19 @@ def differences(df):
         found = summarise(pd.concat(pairs), by='share')
         rows.append(found[found.arm=='ticket'].assign(measure=k))
     rows = pd.concat(rows, ignore_index=True)
-    return rows.assign(difference=100*rows.difference, difference_interval=100*rows.difference_interval)
+    arm,versus = zip(*rows.share.map(shares))
+    rows = rows.assign(arm=arm, versus=versus, difference=100*rows.difference,
+                       difference_interval=100*rows.difference_interval)
+    rows = rows[['measure','share','arm','versus','difference','difference_interval','shown','pairs','comparisons']]
+    return rows.assign(finding=[sentence(row) for _,row in rows.iterrows()])
 
 def sentence(row):
     "What a row of `differences` carries, in words"
-    about = f'{row.share}: {row.difference:+.1f} ± {row.difference_interval:.1f} points ({row.measure}, {row.pairs} seeds)'
-    return about.replace(' ± nan', '') + (', a difference' if row.shown else ', no difference that could be seen')
+    n,half = f"{row.pairs} seed{'s'*(row.pairs!=1)}",row.difference_interval
+    told = f'{row.difference:+.1f}' + ('' if pd.isna(half) else f' ± {half:.1f}')
+    seen = 'a difference' if row.shown else 'no difference that could be seen'
+    if row.pairs==1: seen = 'and one seed cannot tell how much of that is chance'
+    return f'{row.share}: {told} points over {about[row.versus]} ({row.measure}, {n}), {seen}'
 
 def draw(df, marks=post):
     "A bar a part of the gain, with intervals that hold together; beside it each arm's accuracy, a dot a seed"
