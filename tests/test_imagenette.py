@@ -82,7 +82,8 @@ def test_what_came_out(recipe):
     for _,row in rows.iterrows():
         a,b = (ends[o].xs(row.measure, level='measure') for o in recipe.shares[row.share])
         assert row.difference==pytest.approx((a-b).mean()) and f'{row.difference:+.1f}' in row.finding
-        assert (row.arm,row.versus)==recipe.shares[row.share] and f'points over {recipe.about[row.versus]} (' in row.finding
+        assert (row.arm,row.versus)==recipe.shares[row.share]
+        assert f'points over {recipe.about[row.versus]} (' in row.finding
     alone = recipe.differences(df[df.seed==0])
     assert alone.finding.str.contains(r'1 seed\), and one seed cannot tell').all() and not alone.shown.any()
     assert len(recipe.draw(df).axes)==2
