@@ -192,14 +192,13 @@ def _check(net, plans, constants, example, tol=1e-5): # of the largest number th
         for batch,expected in zip(batches, said):
             for n,ys in _said(small, batch).items(): output_difference([left(n, y) for y in expected[n]], ys, tol)
         if trains and not runs_in_training(small, inputs): raise ValueError("it couldn't be trained")
-    wrong = ValueError,RuntimeError,IndexError
-    try: return check(plans)
-    except torch.OutOfMemoryError: raise
-    except wrong: pass
-    for p in plans:
-        try: check([p])
+    def wrong(plans):
+        try: check(plans)
         except torch.OutOfMemoryError: raise
-        except wrong as e:
+        except (ValueError,RuntimeError,IndexError) as e: return e
+    if not wrong(plans): return
+    for p in plans:
+        if e := wrong([p]):
             said_so = f"without it, the network wouldn't give the same: {str(e)[:80]}"
             p.why = [said_so if o else w for o,w in zip(p.goes.tolist(), p.why)]
             p.goes = torch.zeros_like(p.goes)

@@ -9,7 +9,6 @@ from fastai.torch_core import default_device
 from torch import nn
 from lottery_nb.all import (Sparsifier, SparsifyCallback, Ticket, collapse, digits_dls, find_ticket, instability,
                             large_final, lottery_curve, method, one_shot)
-from lottery_nb.masks import set_tensors_
 from lottery_nb.regrow import Regrower
 from lottery_nb.stacked import Stack
 from models import everything, same_bits
@@ -169,12 +168,3 @@ def test_a_model_moves_while_its_weights_do():
         if not regrow.step(): opt.step()
         opt.zero_grad()
     assert sp.masks.sparsity==50 and not alive(sp.masks, net)
-
-def test_a_buffer_that_is_none_comes_to_where_the_model_is():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(2,2)
-            self.register_buffer('seen', None)
-    net = set_tensors_(Net().to(gpu), dict(seen=torch.ones(2)))
-    assert net.seen.device==net.fc.weight.device
