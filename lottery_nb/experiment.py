@@ -359,8 +359,8 @@ def from_toml(cls:Experiment,
     the function is in a Python file, that file is run"""
     path = check_path('path', path)
     try: told = tomllib.loads(path.read_text(encoding='utf-8'))
-    except ValueError as e: raise ExperimentError(f'{path}: {e}') from e
-    for k in told: check_choice(path.name, k, ['file','function','seeds','arms','version','grid','settings'])
+    except ValueError as e: raise ExperimentError(f'{path}: expected a TOML file: {e}') from e
+    for k in told: check_choice(f'{path.name}: key', k, ['file','function','seeds','arms','version','grid','settings'])
     file,function = told.pop('file', None),told.pop('function', None)
     if not isinstance(file, str): raise ArgumentTypeError(f'{path.name}: file', file, 'the path of the SQLite file')
     return cls(path.parent/file, _function(path, function), **told.pop('settings', {}), **told)

@@ -139,7 +139,8 @@ demo --rounds 0 | --rounds | 1
 demo --out file | --out | file
 sweep none.toml | FILE | does not exist
 sweep rates.toml |  | rates.toml: file=None: expected the path
-sweep broken.toml | FILE | Invalid value
+sweep broken.toml | FILE | broken.toml: expected a TOML file: Invalid value
+sweep picture.toml | FILE | picture.toml: expected a TOML file
 sweep data.toml | data | 'digit': expected one of digits, imagenette, mnist, fashion, cifar10, or a folder
 sweep rates.toml --jobs 0 | --jobs | 1
 sweep words.toml | criteria | large_final
@@ -154,7 +155,7 @@ def things(tmp_path_factory):
     random_ticket(torch.nn.Linear(3, 2), 50).save(folder/'small')
     (folder/'empty').mkdir(), (folder/'file').touch(), (folder/'rates.toml').write_text("function = 'lottery_curve'")
     (folder/'words.toml').write_text("function = 'lottery_curve'\ngrid = {criteria = ['movement','large_finl']}")
-    (folder/'broken.toml').write_text("file = ")
+    (folder/'broken.toml').write_text("file = "), (folder/'picture.toml').write_bytes(b'\x89PNG')
     (folder/'data.toml').write_text("function = 'lottery_curve'\nsettings = {data = 'digit'}")
     make_photos(folder/'one', cat=(1,1))
     return folder
@@ -296,6 +297,18 @@ def test_find_in_photos(tmp_path):
     shutil.copy(tmp_path/'photos/train/cat/0.png', tmp_path/'photos/train/cat/9.png')
     fails(tmp_path, line, 'data')
 
+def test_find_keeps_photos_in_memory(tmp_path):
+    "The ticket knows it, and is trained again from the same batches, to the same numbers"
+    make_photos(tmp_path/'photos', cat=(4,2), dog=(4,2))
+    line = 'find photos --arch squeezenet1_1 --size 32 --bs 2 --epochs 2 --rounds 1 --cache -q'
+    facts = as_json(tmp_path, f'{line} --out d')
+    assert facts['setup']['cache'] is True
+    again = as_json(tmp_path, 'train d/round_01.safetensors -q')
+    df = Ticket.load(tmp_path/'d/round_01.safetensors').table.query('round==1 and metric=="train_loss"')
+    assert again['setup']==facts['setup'] and [o['train_loss'] for o in again['epochs']]==df.value.tolist()
+    assert profiled(tmp_path, 'd/round_01.safetensors')['networks']
+    fails(tmp_path, f'{line} --out e --workers 2', 'expected 0 or None with cache=True', 2)
+
 def test_find_filters_of_a_resnet(tmp_path):
     "Its last layer has no filter: it stays whole, and is named once"
     make_photos(tmp_path/'photos', cat=(4,2), dog=(4,2))
@@ -423,7 +436,7 @@ def test_sweep(tmp_path):
     assert first['file']=='rates.db'
     assert [(o['lr'], o['status']) for o in first['cells']]==[(.001, 'done'), (.003, 'done')]
     df = Experiment.from_toml(tmp_path/'rates.toml').results().query('metric=="accuracy"')
-    measured = df[['lr','arm','round','density']].assign(seeds=1, accuracy=df.value).to_dict('records')
+    measured = df[['lr','arm','round','density']].assign(seeds=1, accuracy=df.value, interval=None).to_dict('records')
     assert first['summary']==measured
     told = process(tmp_path, 'sweep rates.toml')
     assert (told.returncode, told.stderr)==(0, '') and 'Saved: 12 measurements in rates.db' in told.stdout
@@ -435,6 +448,25 @@ def test_sweep(tmp_path):
     (tmp_path/'rates.toml').write_text(text.replace('rates.db', 'none.db') % '[-1]')
     told = invoke(tmp_path, 'sweep rates.toml -q')
     assert told.exit_code==1 and 'lr=-1' in told.stdout and 'Dense networks' not in told.stdout
+    assert 'Saved' not in told.stdout
+
+def test_sweep_gives_the_interval_of_its_means(tmp_path):
+    "And a line for errors that are the same, not one for each cell"
+    (tmp_path/'of_a_second_test.py').write_text('''
+import pandas as pd
+def run(lr, seed):
+    if lr>1: raise ValueError(f'too fast: {lr}')
+    return pd.DataFrame([dict(arm='dense', seed=seed, round=0, density=100., epoch=i, step=i,
+                              metric='accuracy', value=[.1, .5+.1*seed][i]) for i in range(2)])
+''')
+    told = "file = 'b.db'\nfunction = 'of_a_second_test.py:run'\nseeds = 3\ngrid = {lr = [1, 2]}"
+    (tmp_path/'b.toml').write_text(told)
+    told = invoke(tmp_path, 'sweep b.toml -q')
+    assert told.exit_code==1 and told.stdout.count('too fast')==1
+    assert re.search(r'^[0-9a-f]{8} and 2 more: ValueError: too fast: 2$', told.stdout, re.M)
+    row, = json.loads(invoke(tmp_path, 'sweep b.toml -q --json').stdout)['summary']
+    half = 4.302653*.1/3**.5 # Student's t of two degrees of freedom, and the values' standard deviation
+    assert row['seeds']==3 and (row['accuracy'],row['interval'])==pytest.approx((.6, half), rel=1e-5)
 
 def test_sweep_of_a_function_beside_it(tmp_path):
     "Its rows may be of any kind: then there's nothing to be summed up, and they're shown"

@@ -351,11 +351,11 @@ def test_toml_with_a_function_that_is_not_there(tmp_path, function, says, monkey
 
 search = "file = 'a.db'\nfunction = 'find_ticket'\n"
 @pytest.mark.parametrize('text, error, says', [
-    ('file = ', ExperimentError, 'a.toml: Invalid value'),
+    ('file = ', ExperimentError, 'a.toml: expected a TOML file: Invalid value'),
     (search.replace("'a.db'", '3'), ArgumentError, 'file=3: expected the path'),
     ("function = 'find_ticket'", ArgumentError, 'a.toml: file=None: expected the path'),
     ("file = 'a.db'", ArgumentError, 'a.toml: function=None: expected one of lottery_curve, find_ticket'),
-    (search + '[grids]\nlr = [1]', ArgumentError, "a.toml='grids': expected one of file, function"),
+    (search + '[grids]\nlr = [1]', ArgumentError, "a.toml: key='grids': expected one of file, function"),
     (search + '[settings]\nx = 2020-01-01', ArgumentError, 'x=.*: expected one of the settings of find_by_name, which'),
     (search + "[settings]\nmodel = 'digits_mlp'", ArgumentError, "model='digits_mlp': expected .*did you mean 'arch'"),
     (search + '[grid]\nlrr = [1]', ArgumentError, "lrr=1: .*did you mean 'lr'"),

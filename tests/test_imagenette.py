@@ -87,6 +87,12 @@ def test_what_came_out(recipe):
     alone = recipe.differences(df[df.seed==0])
     assert alone.finding.str.contains(r'1 seed\), and one seed cannot tell').all() and not alone.shown.any()
     assert len(recipe.draw(df).axes)==2
+    table,values = recipe.means(df),ends['winning'].xs('last epoch', level='measure')
+    assert list(table.index)==[told for o,told in recipe.about.items() if o in ends.index.unique('arm')]
+    half = 4.302653*values.std()/3**.5 # Student's t of two degrees of freedom
+    assert table.at[recipe.about['winning'],'last epoch']==f'{values.mean():.1f} ± {half:.1f}'
+    alone = recipe.means(df[df.seed==0], marks={})
+    assert list(alone)==list(recipe.measures) and '±' not in alone.to_string()
 
 def test_arms_that_run_side_by_side_share_one_search(recipe, monkeypatch):
     "Whichever of them comes first, and whatever has run with other settings; a search is trained once"
@@ -106,5 +112,6 @@ def test_what_is_no_arm_or_no_such_table_is_refused(recipe):
     with pytest.raises(ArgumentError, match="arm='tickett': expected one of dense, winning"):
         recipe.run('tickett', 0, data='digits')
     df = pd.concat([recipe.run(o, 0, data='digits', n_epoch=2, rounds=1) for o in ('dense','winning')])
-    for wrong,told in ((df, 'five epochs'), (pd.concat([df, df]), 'one setting'), (df[df.arm!='dense'], 'arm dense')):
+    for wrong,told in ((df, 'five epochs'), (pd.concat([df, df]), 'one setting'), (df[df.arm!='dense'], 'arm dense'),
+                       (df.drop(columns='epoch'), 'it has no epoch')):
         with pytest.raises(ArgumentError, match=told): recipe.ends(wrong)

@@ -18,6 +18,7 @@ from torch import nn
 from torchvision.models import resnet18
 from lottery_nb.all import HoldMasks, Sparsifier, Ticket, digits_dls, imagenette_dls, large_final, summarise
 from lottery_nb.core import ArgumentError, seed_of
+from lottery_nb.evidence import check_columns, mean_interval
 
 kept = Path(__file__).parent/'tickets' # what several arms of a seed begin with; delete it whenever you like
 now = {} # the settings of the run that's going on
@@ -170,7 +171,7 @@ shares = {'a sixth epoch, dense': ('dense6','dense5'), 'the ticket, rewound to 0
 
 def ends(df):
     "A row an arm, seed and measure, from the last five epochs of each arm: `value`, the accuracy in percent"
-    df = df[df.metric=='accuracy']
+    df = check_columns(df, 'epoch').query('metric=="accuracy"')
     if 'dense' not in set(df.arm): raise ArgumentError('df', df, 'a table with the arm dense')
     if df.duplicated(['arm','seed','round','epoch']).any(): raise ArgumentError('df', df, 'a table of one setting')
     n_epoch = df[df.arm!='dense'].groupby(['arm','seed','round']).size()
@@ -182,6 +183,16 @@ def ends(df):
     rows = [dict(arm=arm, seed=seed, measure=k, value=100*f(o.sort_values('epoch').value.tolist()[-5:]))
             for arm,part in found.items() for seed,o in part.groupby('seed') for k,f in measures.items()]
     return pd.DataFrame(rows)
+
+def means(df, marks=post):
+    "A row an arm: its accuracy in percent by each measure, the mean of the seeds ± half of its 95 % interval"
+    def told(values):
+        mean,half = mean_interval(values)
+        return f'{mean:.1f}' + ('' if pd.isna(half) else f' ± {half:.1f}')
+    found = ends(df).groupby(['arm','measure']).value.apply(told).unstack()
+    found = found.reindex([o for o in about if o in found.index])[[*measures]]
+    if marks: found = found.assign(post=[marks.get(o, '') for o in found.index])
+    return found.rename(about)
 
 def differences(df):
     """What each part of the gain is worth, by measure: a row each, with `difference` and `difference_interval` in points
