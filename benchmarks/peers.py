@@ -371,10 +371,11 @@ The first global mask of {SPARSITY} % by magnitude, {s['masks']} of each tool.
 
 Iterative magnitude pruning of the 64-300-100-10 network on scikit-learn's digits: Adam, batches of 60, a dense round
 and {s['rounds']} of pruning 20 % of what is left, {s['epochs']} epochs ({s['epochs']*(1437//60)} steps) each, measured
-after every epoch; {s['repeats']} turns. lottery_nb is `lottery_curve`, all of its seeds in one pass. The others train a
-seed at a time, and most of their seconds are the training loop's, fastai's or Lightning's, whoever prunes. What they do
-at a rewind differs (biases, the optimizer's state, and Lightning's first weights are trained ones from its second
-rewind on), so this is about time, and about nothing else.
+after every epoch; {s['repeats']} turns. lottery_nb is `lottery_curve`, all of its seeds in one pass: each thread of the
+CPU trains a stack of them, and waits for no other, which counts when a core is busy. The others train a seed at a time,
+and most of their seconds are the training loop's, fastai's or Lightning's, whoever prunes. What they do at a rewind
+differs (biases, the optimizer's state, and Lightning's first weights are trained ones from its second rewind on), so
+this is about time, and about nothing else.
 
 {curve_table}
 

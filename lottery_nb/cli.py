@@ -20,6 +20,7 @@ from importlib import import_module
 from importlib.metadata import version as installed
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated
 import typer
 
@@ -77,8 +78,8 @@ def print_table(
     from rich.table import Table
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for k in df:
-        number = df[k].dtype.kind in 'if'
-        table.add_column(k.replace('_', ' '), justify='right' if number else 'left', no_wrap=True, overflow='ellipsis')
+        side = 'right' if df[k].dtype.kind in 'if' else 'left'
+        table.add_column(str(k).replace('_', ' '), justify=side, no_wrap=True, overflow='ellipsis')
     if bars: table.add_column('', no_wrap=True, overflow='crop')
     for row in df.to_dict('records'):
         table.add_row(*map(printable, row.values()), *(['█'*round(row[bars]/5)] if bars else []))
@@ -267,11 +268,11 @@ Png = Annotated[Path|None, option('Draw it, into this PNG file.', dir_okay=False
 # %% ../nbs/41_cli.ipynb #71cd0138
 def recipe(
     known=None, # what a ticket's meta says
-    **given # data, arch, size (pixels), bs, n_epoch (a round's), lr (of Adam), seed, cache; None: known, or usual
+    **given # data, arch, size (pixels), bs, n_epoch (a round's), lr (of Adam, constant), seed; None: known, or usual
 )->dict:
     "A run in words. Raises `ArgumentError` if `data` is missing or `n_epoch` wrong; `make_learner` checks the rest"
     core,words = ours('core'),{k: v for k,v in given.items() if v is not None}
-    if isinstance(known, dict): words = {k: known[k] for k in ('data','cache', *usual['digits']) if k in known} | words
+    if isinstance(known, dict): words = {k: v for k,v in known.items() if k in ('data', *usual['digits'])} | words
     data = words.get('data')
     names = known_names('data')
     if data is None: raise core.ArgumentError('data', None, f"{', '.join(names)} or a folder: the ticket doesn't say")
@@ -363,7 +364,6 @@ def find(
     criteria:Annotated[str, option('How a weight is scored; the lowest go.', callback=check_word)]='large_final',
     seed:Annotated[int, option('Of all random numbers.')]=0,
     out:Annotated[Path, option('Folder for the rounds; it goes on from there.', file_okay=False)]=Path('runs/find'),
-    cache:Annotated[bool, typer.Option('--cache', help='For photos: read them once and keep them in memory.')]=False,
     force:Force=False, workers:Workers=None, quiet:Quiet=False, as_json:AsJson=False
 ):
     """Find lottery tickets by iterative magnitude pruning: a dense round, then prune, rewind and train.
@@ -372,7 +372,7 @@ def find(
     how = dict(prune=amount('prune', prune), rewind=rewind, granularity=granularity, method=method,
                criteria=criteria, seed=seed)
     with working(ctx, f'stopped; the finished rounds are in {out}: {goes_on(force)}'):
-        setup = recipe(data=data, arch=arch, size=size, bs=bs, n_epoch=epochs, lr=lr, seed=seed, cache=cache or None)
+        setup = recipe(data=data, arch=arch, size=size, bs=bs, n_epoch=epochs, lr=lr, seed=seed)
         learner,fit = lambda: make_learner(setup, workers),lambda learn: fit_epochs(learn, setup['n_epoch'])
         with threads_for(setup), bar(quiet) as move:
             found = ours('find').find_ticket(learner, fit, rounds, **how, dir=out, force=force, progress=move,
@@ -545,7 +545,7 @@ def check_sweep(
     path:Path # of a TOML file
 ):
     "Raises `typer.BadParameter` for names in it that there aren't; `Experiment` checks the rest"
-    try: told = import_module('tomllib').loads(path.read_text(encoding='utf-8'))
+    try: told = import_module('tomllib').loads(path.read_text(encoding='utf-8-sig'))
     except ValueError as e: raise typer.BadParameter(f'{path}: expected a TOML file: {e}', param_hint='FILE') from None
     if '.py:' in str(told.get('function')): return # names of its own
     given = [o for k in ('settings','grid') if isinstance(told.get(k), dict) for o in told[k].items()]
@@ -558,20 +558,23 @@ def check_sweep(
 # %% ../nbs/41_cli.ipynb #fcb9b658
 def sweep_summary(
     df # of `Experiment.results`
-): # columns: the settings, arm, round, density, a metric, interval, seeds
-    """The last measurement of dense networks and of each arm's last round, the mean over seeds and half of its
-    95 % interval; a row a cell and arm.
+): # columns: the settings, arm, round, density, metric, mean, interval, seeds
+    """The last measurement of dense networks and of each arm's last round: the mean over seeds and half of its 95 %
+    interval, a row an arm in a setting.
 
-    Of another table than that of `lottery_curve`, the first rows as they are"""
-    if not set(ours('core').table_columns)<=set(df): return df.head(20)
+    Of a table without `table_columns`, the first rows as they are"""
+    pd,columns = import_module('pandas'),ours('core').table_columns
+    if not set(columns)<=set(df) or not pd.api.types.is_numeric_dtype(df.value): return df.head(20)
     df = df[df.metric==('accuracy' if 'accuracy' in set(df.metric) else df.metric.iloc[-1])]
-    run = [k for k in df if k not in ours('core').table_columns] + ['arm']
-    last = df[df['round']==df.groupby(run)['round'].transform('max')]
-    last = last[last.step==last.groupby(run).step.transform('max')]
+    df = df.rename(columns={k: f'setting {k}' for k in df if k in ('mean','interval','seeds')})
+    df = df.assign(value=df.value.where(df.value.abs()<math.inf)) # as `summarise` counts
+    run = [k for k in df if k not in columns] + ['arm']
+    for k in ('round','step'): df = df[df[k]==df.groupby(run, dropna=False)[k].transform('max')]
     def half(values): return ours('evidence').mean_interval(values.dropna())[1]
-    found = {'density': ('density','mean'), df.metric.iloc[0]: ('value','mean'), 'interval': ('value',half),
-             'seeds': ('value','count')}
-    return last.groupby([*run,'round'], sort=False).agg(**found).reset_index()
+    rows = df.groupby([*run,'round','metric','seed'], sort=False, dropna=False)[['density','value']].mean()
+    rows = rows.groupby([*run,'round','metric'], sort=False, dropna=False)
+    found = dict(density=('density','mean'), mean=('value','mean'), interval=('value',half), seeds=('value','count'))
+    return rows.agg(**found).reset_index()
 
 # %% ../nbs/41_cli.ipynb #14696c64
 def _in_worker():
@@ -601,8 +604,8 @@ def sweep(
 
     `settings = {model = 'digits_mlp', data = 'digits', rounds = 2}`
 
-    A function of yours: `function = 'mine.py:run'`, in a Python file beside it. `arms = ['ticket', 'random']` chooses
-    arms, and another `version = '2'` makes all cells anew, as for `Experiment`"""
+    A function of yours: `function = 'mine.py:run'`, in a Python file beside it. Further keys: `arms`, a list of names;
+    `version`, a text, and another one makes all cells anew"""
     with working(ctx, f'stopped; {goes_on(force)}'), bar(quiet) as move:
         check_sweep(file)
         exp = ours('experiment').Experiment.from_toml(file)
@@ -614,15 +617,15 @@ def sweep(
     if as_json: print(json_text(dict(file=exp.file, **{k: o.to_dict('records') for k,o in told.items()})))
     else:
         print_table(cells.drop(columns='error'))
-        for error,rows in cells[cells.status=='failed'].groupby('error', sort=False):
-            print(rows.cell.iloc[0] + f' and {len(rows)-1} more'*(len(rows)>1) + f': {printable(error)}')
+        here = f"Experiment.from_toml('{file}')"
+        for error,rows in (failed := cells[cells.status=='failed']).groupby('error', sort=False):
+            print(rows.cell.iloc[0] + f' and {len(rows)-1} more'*(len(rows)>1) + f': {shorten(error, 300)}')
+        if len(failed): print(f'{here}.errors() has the tracebacks, from {exp.file}.')
         if len(df): print_table(told['summary'])
-        if 'seeds' in told['summary']:
+        if list(told['summary'])[-3:]==['mean','interval','seeds']:
             print('Dense networks, and the last round of each arm, after the last step: means of the seeds, and half '
                   'of their 95 % interval by Student.')
-        if len(df):
-            print(f"Saved: {len(df):,} measurements in {exp.file}; Experiment.from_toml('{file}').results() has them "
-                  "all.")
+        if len(df): print(f'Saved: {len(df):,} measurements in {exp.file}; {here}.results() has them all.')
     if (cells.status=='failed').any(): raise typer.Exit(1)
 
 # %% ../nbs/41_cli.ipynb #0c11a71b
@@ -651,7 +654,7 @@ def profile(
     with working(ctx):
         found = ours('ticket').Ticket.load(ticket)
         setup = recipe(found.meta.get('setup'), data=data, arch=arch, bs=bs, size=size)
-        with ours('core').seeded('profile'): learn = make_learner(setup | dict(cache=False), 0) # a batch is enough
+        with ours('core').seeded('profile'): learn = make_learner(setup, 0)
         x,dense = ours('callback').first_batch(learn.dls.cpu())[0],learn.model.cpu()
         if found.full: found.dense().apply_to(dense)
         small,timing = smaller(found, dense, x),dict(threads=threads, seconds=seconds)

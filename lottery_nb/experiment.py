@@ -358,12 +358,14 @@ def from_toml(cls:Experiment,
     Raises `ArgumentError` for what can't be right, `ExperimentError` if it's no TOML, `OSError` if it can't be read. If
     the function is in a Python file, that file is run"""
     path = check_path('path', path)
-    try: told = tomllib.loads(path.read_text(encoding='utf-8'))
+    try: told = tomllib.loads(path.read_text(encoding='utf-8-sig')) # as Windows writes it too
     except ValueError as e: raise ExperimentError(f'{path}: expected a TOML file: {e}') from e
     for k in told: check_choice(f'{path.name}: key', k, ['file','function','seeds','arms','version','grid','settings'])
     file,function = told.pop('file', None),told.pop('function', None)
     if not isinstance(file, str): raise ArgumentTypeError(f'{path.name}: file', file, 'the path of the SQLite file')
-    return cls(path.parent/file, _function(path, function), **told.pop('settings', {}), **told)
+    settings = told.pop('settings', {})
+    if not isinstance(settings, dict): raise ArgumentTypeError(f'{path.name}: settings', settings, 'a table')
+    return cls(path.parent/file, _function(path, function), **settings, **told)
 
 # %% ../nbs/14_experiment.ipynb #d967bb17
 def _function(path, told):

@@ -297,18 +297,6 @@ def test_find_in_photos(tmp_path):
     shutil.copy(tmp_path/'photos/train/cat/0.png', tmp_path/'photos/train/cat/9.png')
     fails(tmp_path, line, 'data')
 
-def test_find_keeps_photos_in_memory(tmp_path):
-    "The ticket knows it, and is trained again from the same batches, to the same numbers"
-    make_photos(tmp_path/'photos', cat=(4,2), dog=(4,2))
-    line = 'find photos --arch squeezenet1_1 --size 32 --bs 2 --epochs 2 --rounds 1 --cache -q'
-    facts = as_json(tmp_path, f'{line} --out d')
-    assert facts['setup']['cache'] is True
-    again = as_json(tmp_path, 'train d/round_01.safetensors -q')
-    df = Ticket.load(tmp_path/'d/round_01.safetensors').table.query('round==1 and metric=="train_loss"')
-    assert again['setup']==facts['setup'] and [o['train_loss'] for o in again['epochs']]==df.value.tolist()
-    assert profiled(tmp_path, 'd/round_01.safetensors')['networks']
-    fails(tmp_path, f'{line} --out e --workers 2', 'expected 0 or None with cache=True', 2)
-
 def test_find_filters_of_a_resnet(tmp_path):
     "Its last layer has no filter: it stays whole, and is named once"
     make_photos(tmp_path/'photos', cat=(4,2), dog=(4,2))
@@ -436,8 +424,8 @@ def test_sweep(tmp_path):
     assert first['file']=='rates.db'
     assert [(o['lr'], o['status']) for o in first['cells']]==[(.001, 'done'), (.003, 'done')]
     df = Experiment.from_toml(tmp_path/'rates.toml').results().query('metric=="accuracy"')
-    measured = df[['lr','arm','round','density']].assign(seeds=1, accuracy=df.value, interval=None).to_dict('records')
-    assert first['summary']==measured
+    found = df[['lr','arm','round','density','metric']].assign(mean=df.value, interval=None, seeds=1)
+    assert first['summary']==found.to_dict('records')
     told = process(tmp_path, 'sweep rates.toml')
     assert (told.returncode, told.stderr)==(0, '') and 'Saved: 12 measurements in rates.db' in told.stdout
     assert as_json(tmp_path, 'sweep rates.toml -q')==first
@@ -448,25 +436,49 @@ def test_sweep(tmp_path):
     (tmp_path/'rates.toml').write_text(text.replace('rates.db', 'none.db') % '[-1]')
     told = invoke(tmp_path, 'sweep rates.toml -q')
     assert told.exit_code==1 and 'lr=-1' in told.stdout and 'Dense networks' not in told.stdout
-    assert 'Saved' not in told.stdout
+
+def swept(folder, name, returns, rest=''):
+    "What a sweep of a function of three seeds comes to: its summary, and what it prints"
+    (folder/f'{name}.py').write_text(f'import pandas as pd\ndef run(seed, **how):\n    {returns}')
+    told = f"file = '{name}.db'\nfunction = '{name}.py:run'\nseeds = 3\n{rest}"
+    (folder/f'{name}.toml').write_text(told)
+    return as_json(folder, f'sweep {name}.toml -q')['summary'],ok(folder, f'sweep {name}.toml -q')
+
+measured = '''rows = [dict(arm='dense', seed=seed, round=0, density=100., epoch=i, step=i, metric='accuracy', value=v)
+            for i,v in enumerate([.1, .5+.1*seed])]
+    return pd.DataFrame(rows)'''
 
 def test_sweep_gives_the_interval_of_its_means(tmp_path):
-    "And a line for errors that are the same, not one for each cell"
-    (tmp_path/'of_a_second_test.py').write_text('''
-import pandas as pd
-def run(lr, seed):
-    if lr>1: raise ValueError(f'too fast: {lr}')
-    return pd.DataFrame([dict(arm='dense', seed=seed, round=0, density=100., epoch=i, step=i,
-                              metric='accuracy', value=[.1, .5+.1*seed][i]) for i in range(2)])
-''')
-    told = "file = 'b.db'\nfunction = 'of_a_second_test.py:run'\nseeds = 3\ngrid = {lr = [1, 2]}"
-    (tmp_path/'b.toml').write_text(told)
-    told = invoke(tmp_path, 'sweep b.toml -q')
-    assert told.exit_code==1 and told.stdout.count('too fast')==1
-    assert re.search(r'^[0-9a-f]{8} and 2 more: ValueError: too fast: 2$', told.stdout, re.M)
-    row, = json.loads(invoke(tmp_path, 'sweep b.toml -q --json').stdout)['summary']
+    "Of a number a seed, whatever the settings are called, and of those that are finite"
     half = 4.302653*.1/3**.5 # Student's t of two degrees of freedom, and the values' standard deviation
-    assert row['seeds']==3 and (row['accuracy'],row['interval'])==pytest.approx((.6, half), rel=1e-5)
+    (row,),told = swept(tmp_path, 'one_of_three', measured)
+    assert row.pop('mean')==pytest.approx(.6) and row.pop('interval')==pytest.approx(half, rel=1e-5)
+    assert row==dict(arm='dense', round=0, density=100, metric='accuracy', seeds=3)
+    assert 'half of their 95 % interval by Student' in told
+    rows,_ = swept(tmp_path, 'two_of_three', measured, 'grid = {interval = [1, 2]}')
+    assert [o['setting interval'] for o in rows]==[1, 2] and [o['interval'] for o in rows]==[pytest.approx(half)]*2
+    (row,),_ = swept(tmp_path, 'three_of_three', measured.replace('step=i', 'step=0')) # several a seed: their mean
+    assert (row['mean'],row['seeds'],row['interval'])==(pytest.approx(.35), 3, pytest.approx(half/2))
+    (row,),_ = swept(tmp_path, 'four_of_three', measured.replace('.1*seed]', "(.1*seed or float('inf'))]"))
+    assert (row['mean'],row['seeds'])==(pytest.approx(.65), 2)
+    rows,_ = swept(tmp_path, 'five_of_three', measured.replace('return', 'if seed: rows[1]["kind"] = "b"\n    return'))
+    assert [(o['kind'], o['seeds']) for o in rows]==[(None, 1), ('b', 2)]
+
+@pytest.mark.parametrize('name, returns', [('numbered', 'return pd.DataFrame({0: [seed], 1: [2]})'),
+                                           ('texts', measured.replace('value=v', "value='good'")),
+                                           ('means', 'return dict(mean=1, seeds=2)')])
+def test_sweep_of_other_tables_shows_their_rows(name, returns, tmp_path):
+    rows,told = swept(tmp_path, name, returns)
+    assert len(rows)==3*(1+(name=='texts')) and 'Student' not in told
+
+def test_sweep_tells_errors_once(tmp_path):
+    "In a line, not one for each cell; and where there's more"
+    (tmp_path/'failing.py').write_text('def run(seed): raise ValueError("too\\nfast "+"!"*999)')
+    (tmp_path/'b.toml').write_text("file = 'b.db'\nfunction = 'failing.py:run'\nseeds = 3")
+    told = invoke(tmp_path, 'sweep b.toml -q')
+    assert told.exit_code==1 and told.stdout.count('ValueError')==1 and 'Saved' not in told.stdout
+    assert re.search(r'^[0-9a-f]{8} and 2 more: ValueError: too fast', told.stdout, re.M)
+    assert "Experiment.from_toml('b.toml').errors() has the tracebacks, from b.db" in told.stdout
 
 def test_sweep_of_a_function_beside_it(tmp_path):
     "Its rows may be of any kind: then there's nothing to be summed up, and they're shown"

@@ -358,6 +358,7 @@ search = "file = 'a.db'\nfunction = 'find_ticket'\n"
     (search + '[grids]\nlr = [1]', ArgumentError, "a.toml: key='grids': expected one of file, function"),
     (search + '[settings]\nx = 2020-01-01', ArgumentError, 'x=.*: expected one of the settings of find_by_name, which'),
     (search + "[settings]\nmodel = 'digits_mlp'", ArgumentError, "model='digits_mlp': expected .*did you mean 'arch'"),
+    (search + 'settings = 3', TypeError, 'a.toml: settings=3: expected a table'),
     (search + '[grid]\nlrr = [1]', ArgumentError, "lrr=1: .*did you mean 'lr'"),
     (search + '[settings]\nround = 2', ArgumentError, "round=2: .*did you mean 'rounds'")])
 def test_toml_that_cannot_be_right(tmp_path, text, error, says):

@@ -111,7 +111,14 @@ def test_arms_that_run_side_by_side_share_one_search(recipe, monkeypatch):
 def test_what_is_no_arm_or_no_such_table_is_refused(recipe):
     with pytest.raises(ArgumentError, match="arm='tickett': expected one of dense, winning"):
         recipe.run('tickett', 0, data='digits')
-    df = pd.concat([recipe.run(o, 0, data='digits', n_epoch=2, rounds=1) for o in ('dense','winning')])
-    for wrong,told in ((df, 'five epochs'), (pd.concat([df, df]), 'one setting'), (df[df.arm!='dense'], 'arm dense'),
-                       (df.drop(columns='epoch'), 'it has no epoch')):
+    few = pd.concat([recipe.run(o, 0, data='digits', n_epoch=2, rounds=1) for o in ('dense','winning')])
+    df = pd.concat([recipe.run(o, 0, data='digits', rounds=1) for o in ('dense','winning')])
+    shorter = df[(df.arm!='dense') | (df.epoch<9)].assign(seed=1)
+    for wrong,told in ((few, 'five epochs'), (df[df.epoch<4], 'five epochs'), (pd.concat([df, df]), 'one setting'),
+                       (df[df.arm!='dense'], 'arm dense'), (df[df.metric!='accuracy'], 'metric accuracy'),
+                       (df.drop(columns='epoch'), 'it has no epoch$'), (pd.concat([df, shorter]), 'as long as others')):
         with pytest.raises(ArgumentError, match=told): recipe.ends(wrong)
+
+def test_an_arm_that_has_no_words_keeps_its_name(recipe):
+    df = pd.concat([recipe.run(o, 0, data='digits', rounds=1) for o in ('dense','winning')])
+    assert list(recipe.means(df).index)==[recipe.about[o] for o in ('dense5','dense6','winning')]+['dense10']

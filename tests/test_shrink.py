@@ -420,3 +420,30 @@ def test_multiply_adds_are_for_one_item():
     small = shrink(net, Sparsifier(net, 'group', 'local', example=x).sparsify(50), x)
     assert small[1].linear1.out_features==8
     assert small.shrunk.macs==(5*(weights+attention), 5*(weights+attention-2*8*8))
+
+class Counting(nn.Module):
+    "Two layers that may each lose channels; `count` says what becomes of the network by how many both have lost"
+    def __init__(self, count):
+        super().__init__()
+        self.a,self.b,self.c,self.d,self.count = nn.Linear(4,6),nn.Linear(6,3),nn.Linear(4,6),nn.Linear(6,3),count
+    def forward(self, x):
+        said = self.b(self.a(x).relu()) + self.d(self.c(x).relu())
+        return said + self.count(6-self.a.out_features, 6-self.c.out_features)
+
+def refuse(a, b): raise AssertionError('both') if a*b else KeyError('the first') if a else TypeError('the second')
+
+@pytest.mark.parametrize('count, cut', [(lambda a, b: 0, 4), (lambda a, b: a*b, 0), (lambda a, b: a, 2),
+                                        (lambda a, b: a*b and refuse(a, b), 0), (lambda a, b: a and refuse(a, b), 2),
+                                        (lambda a, b: a+b and refuse(a, b), 0)])
+def test_what_cannot_go_stays_also_if_each_could_go_alone(count, cut):
+    "However the network says that it can't: in its outputs, or by any error"
+    net = Counting(count)
+    with torch.no_grad():
+        for m in (net.a, net.c): m.bias[:2] = 0
+    keep = torch.arange(6)[:,None].expand(6,4)>1
+    masks = Masks({'a.weight': keep, 'c.weight': keep.clone()})
+    masks.apply_(net)
+    small = shrink(net, masks, torch.randn(2,4))
+    assert small.shrunk.table.cut.sum()==cut and small.shrunk.difference<1e-5
+    said = [o for o in small.shrunk.table.why if o]
+    assert len(said)==(4-cut)//2 and all("wouldn't give the same" in str(o) for o in said)

@@ -171,26 +171,30 @@ shares = {'a sixth epoch, dense': ('dense6','dense5'), 'the ticket, rewound to 0
 
 def ends(df):
     "A row an arm, seed and measure, from the last five epochs of each arm: `value`, the accuracy in percent"
-    df = check_columns(df, 'epoch').query('metric=="accuracy"')
-    if 'dense' not in set(df.arm): raise ArgumentError('df', df, 'a table with the arm dense')
+    df = check_columns(df).query('metric=="accuracy"')
+    if 'dense' not in set(df.arm): raise ArgumentError('df', df, 'a table with the metric accuracy and the arm dense')
     if df.duplicated(['arm','seed','round','epoch']).any(): raise ArgumentError('df', df, 'a table of one setting')
-    n_epoch = df[df.arm!='dense'].groupby(['arm','seed','round']).size()
-    if (n_epoch!=5).any(): raise ArgumentError('df', df, 'five epochs a round, as the post has them')
+    n_epoch = df.groupby(['arm','seed','round']).size()
+    if (n_epoch.drop('dense')!=5).any() or (n_epoch['dense']<5).any():
+        raise ArgumentError('df', df, 'five epochs a round, as the post has them')
+    if (df.groupby(['arm','seed']).size().groupby('arm').nunique()>1).any():
+        raise ArgumentError('df', df, 'runs that are as long as others of their arm')
     found = {arm: rows[rows['round']==rows['round'].max()] for arm,rows in df.groupby('arm', sort=False)}
     dense = found.pop('dense')
     n = dense.epoch.max()+1
-    found = {f'dense{k}': dense[dense.epoch<k] for k in (5, 6, n)} | found
+    found = {f'dense{k}': dense[dense.epoch<k] for k in (5, 6, n) if k<=n} | found
     rows = [dict(arm=arm, seed=seed, measure=k, value=100*f(o.sort_values('epoch').value.tolist()[-5:]))
             for arm,part in found.items() for seed,o in part.groupby('seed') for k,f in measures.items()]
     return pd.DataFrame(rows)
 
 def means(df, marks=post):
-    "A row an arm: its accuracy in percent by each measure, the mean of the seeds ± half of its 95 % interval"
+    """A row an arm: its accuracy in percent by each measure, the mean of the seeds ± half of its 95 % interval; beside it
+    the post's, unless `marks` is empty"""
     def told(values):
         mean,half = mean_interval(values)
         return f'{mean:.1f}' + ('' if pd.isna(half) else f' ± {half:.1f}')
-    found = ends(df).groupby(['arm','measure']).value.apply(told).unstack()
-    found = found.reindex([o for o in about if o in found.index])[[*measures]]
+    found = ends(df).groupby(['arm','measure']).value.apply(told).unstack()[[*measures]]
+    found = found.reindex([o for o in {**about, **dict.fromkeys(found.index)} if o in found.index])
     if marks: found = found.assign(post=[marks.get(o, '') for o in found.index])
     return found.rename(about)
 
