@@ -9,8 +9,8 @@ __all__ = ['app', 'usual', 'file', 'as_found', 'Data', 'TicketFile', 'Quiet', 'A
            'working', 'bar', 'option', 'example', 'check_png', 'decorated', 'known_names', 'unknown', 'check_name',
            'check_word', 'usually', 'goes_on', 'recipe', 'make_learner', 'fit_epochs', 'threads_for', 'print_found',
            'amount', 'find', 'holds', 'draw', 'show', 'check', 'differing', 'compare', 'train_arm', 'train',
-           'check_sweep', 'sweep_summary', 'sweep', 'smaller', 'profile', 'demo_curve', 'demo_summary', 'print_demo',
-           'demo']
+           'check_sweep', 'sweep_summary', 'processes', 'sweep', 'smaller', 'profile', 'demo_curve', 'demo_summary',
+           'print_demo', 'demo']
 
 # %% ../nbs/41_cli.ipynb #0c11a701
 import difflib, io, json, math, re, signal, sys, warnings
@@ -73,17 +73,27 @@ def print_table(
     df, # a `DataFrame`
     bars:str|None=None # a column of percentages that's drawn too
 ):
-    "Prints a table, numbers to the right. What's too long for the terminal ends in an ellipsis"
+    """Prints a table, numbers to the right. Where the terminal is too narrow for it, columns are closer, without bars,
+    and headings and texts go on in the next line, numbers never"""
     from rich import box
+    from rich.measure import Measurement
     from rich.table import Table
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for k in df:
-        side = 'right' if df[k].dtype.kind in 'if' else 'left'
-        table.add_column(str(k).replace('_', ' '), justify=side, no_wrap=True, overflow='ellipsis')
-    if bars: table.add_column('', no_wrap=True, overflow='crop')
-    for row in df.to_dict('records'):
-        table.add_row(*map(printable, row.values()), *(['█'*round(row[bars]/5)] if bars else []))
-    console().print(table)
+    out,heads = console(),[str(k).replace('_', ' ') for k in df]
+    rows = [[*map(printable, o.values())] for o in df.to_dict('records')] # whole numbers stay whole
+    def made(narrow):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0 if narrow else (0,1))
+        for i,k in enumerate(heads):
+            number = df.dtypes.iloc[i].kind in 'if'
+            width = max(map(len, [*k.split(), *(o[i] for o in rows)])) if narrow and number else None
+            table.add_column(k, justify='right' if number else 'left', width=width, overflow='fold')
+        if bars and not narrow: table.add_column('', no_wrap=True)
+        for o,value in zip(rows, df[bars] if bars else [0]*len(rows)):
+            table.add_row(*o, *(['█'*round(value/5)] if bars and not narrow else []))
+        return table
+    def size(table): return Measurement.get(out, out.options.update(width=10_000), table)
+    table = made(narrow=False)
+    if size(table).maximum>out.width: out.width = max(out.width, size(table := made(narrow=True)).minimum)
+    out.print(table)
 
 # %% ../nbs/41_cli.ipynb #28fdbdcc
 def json_text(
@@ -558,7 +568,7 @@ def check_sweep(
 # %% ../nbs/41_cli.ipynb #fcb9b658
 def sweep_summary(
     df # of `Experiment.results`
-): # columns: the settings, arm, round, density, metric, mean, interval, seeds
+): # columns: the settings, arm, round, step, metric, density, mean, interval, seeds
     """The last measurement of dense networks and of each arm's last round: the mean over seeds and half of its 95 %
     interval, a row an arm in a setting.
 
@@ -571,16 +581,33 @@ def sweep_summary(
     run = [k for k in df if k not in columns] + ['arm']
     for k in ('round','step'): df = df[df[k]==df.groupby(run, dropna=False)[k].transform('max')]
     def half(values): return ours('evidence').mean_interval(values.dropna())[1]
-    rows = df.groupby([*run,'round','metric','seed'], sort=False, dropna=False)[['density','value']].mean()
-    rows = rows.groupby([*run,'round','metric'], sort=False, dropna=False)
+    rows = df.groupby([*run,'round','step','metric','seed'], sort=False, dropna=False)[['density','value']].mean()
+    rows = rows.groupby([*run,'round','step','metric'], sort=False, dropna=False)
     found = dict(density=('density','mean'), mean=('value','mean'), interval=('value',half), seeds=('value','count'))
     return rows.agg(**found).reset_index()
 
 # %% ../nbs/41_cli.ipynb #14696c64
 def _in_worker():
-    "What a process of a sweep does first. Ctrl-C is for the command itself, which ends the others"
+    "What a process of a sweep does first. Ctrl-C is for the command itself, which ends the others; so is the output"
     warnings.simplefilter('ignore', FutureWarning)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stdout = sys.stderr
+
+@contextmanager
+def processes(
+    n:int # how many, at least 1; None are made for 1
+):
+    "Processes that end with the block, whatever ends it. Raises `ChildProcessError` if one of them is killed"
+    if n==1: return (yield)
+    from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+    mp = import_module('torch.multiprocessing')
+    with ProcessPoolExecutor(n, mp.get_context('spawn'), _in_worker) as pool:
+        try: yield pool
+        except BaseException as e:
+            for o in mp.active_children(): o.kill()
+            if not isinstance(e, BrokenProcessPool): raise
+            told = 'a process was killed, perhaps for want of memory; the same command goes on from there'
+            raise ChildProcessError(told) from e
 
 @app.command(**example('sweep rates.toml --jobs 4'))
 def sweep(
@@ -609,9 +636,7 @@ def sweep(
     with working(ctx, f'stopped; {goes_on(force)}'), bar(quiet) as move:
         check_sweep(file)
         exp = ours('experiment').Experiment.from_toml(file)
-        pool = nullcontext()
-        if jobs>1: pool = import_module('torch.multiprocessing').get_context('spawn').Pool(jobs, _in_worker)
-        with pool as processes: cells = exp.run(processes, force=force, n_threads=threads, progress=move).status()
+        with processes(jobs) as pool: cells = exp.run(pool, force=force, n_threads=threads, progress=move).status()
         with warnings.catch_warnings(action='ignore'): df = exp.results() # of cells that failed `run` has warned
         told = dict(cells=cells, summary=sweep_summary(df) if len(df) else df)
     if as_json: print(json_text(dict(file=exp.file, **{k: o.to_dict('records') for k,o in told.items()})))
@@ -621,10 +646,15 @@ def sweep(
         for error,rows in (failed := cells[cells.status=='failed']).groupby('error', sort=False):
             print(rows.cell.iloc[0] + f' and {len(rows)-1} more'*(len(rows)>1) + f': {shorten(error, 300)}')
         if len(failed): print(f'{here}.errors() has the tracebacks, from {exp.file}.')
-        if len(df): print_table(told['summary'])
-        if list(told['summary'])[-3:]==['mean','interval','seeds']:
-            print('Dense networks, and the last round of each arm, after the last step: means of the seeds, and half '
-                  'of their 95 % interval by Student.')
+        rows = told['summary']
+        if list(rows)[-3:]==['mean','interval','seeds']:
+            print_table(rows.drop(columns='metric'))
+            print(f'{rows.metric[0]} in the last round of each arm, after its last step: the mean of the seeds, and '
+                  'half of its 95 % interval by Student (– for one seed, or for seeds that are alike). Each stands '
+                  'alone: whether two arms differ, seed by seed, is for `summarise` to say.')
+        elif len(rows):
+            print_table(rows)
+            if len(rows)<len(df): print(f'These are the first {len(rows)} of {len(df):,} rows.')
         if len(df): print(f'Saved: {len(df):,} measurements in {exp.file}; {here}.results() has them all.')
     if (cells.status=='failed').any(): raise typer.Exit(1)
 
@@ -656,7 +686,7 @@ def profile(
         setup = recipe(found.meta.get('setup'), data=data, arch=arch, bs=bs, size=size)
         with ours('core').seeded('profile'): learn = make_learner(setup, 0)
         x,dense = ours('callback').first_batch(learn.dls.cpu())[0],learn.model.cpu()
-        if found.full: found.dense().apply_to(dense)
+        if found.full: ours('arms').arms['dense'].begin(found, setup['seed']).apply_to(dense)
         small,timing = smaller(found, dense, x),dict(threads=threads, seconds=seconds)
         p = ours('measure').profile({'dense': dense}, x, dict(ticket=found) | small, **timing)
         if png: draw(png, 3+.8*len(p.table), p.plot)

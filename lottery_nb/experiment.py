@@ -8,6 +8,7 @@ __all__ = ['Experiment', 'Cell', 'frame_of', 'table_to_text', 'table_from_text',
 # %% ../nbs/14_experiment.ipynb #24f0956e
 import ctypes, difflib, hashlib, inspect, itertools, json, math, os, sqlite3, sys, time, tomllib, traceback, warnings
 from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -289,7 +290,7 @@ def _attrs(self:Experiment, keys)->dict:
 # %% ../nbs/14_experiment.ipynb #b8a70a3e
 @patch
 def run(self:Experiment,
-    pool=None, # processes: anything with `imap_unordered`, such as `multiprocessing.Pool()`; None: this one alone
+    pool=None, # processes: a `ProcessPoolExecutor`, or anything with `imap_unordered`, such as Ray's; None: this one
     *,
     force:bool=False, # forget these cells, and begin anew?
     n_threads:int=1, # threads that PyTorch uses in a cell, at least 1: the last bits depend on it
@@ -298,9 +299,12 @@ def run(self:Experiment,
     """Runs the cells that are missing or failed, and stores each as it ends. Warns of those that failed.
 
     Raises, before anything runs: `ArgumentError`; `ExperimentError` if the file isn't an experiment's, or is in use by
-    another run; `OSError` if the folder can't be written to"""
-    if isinstance(pool, ThreadPool) or not (pool is None or hasattr(pool, 'imap_unordered')):
-        raise ArgumentTypeError('pool', pool, 'processes with `imap_unordered` (threads share their random numbers)')
+    another run; `OSError` if the folder can't be written to. Later, `BrokenProcessPool` if a process of an executor is
+    killed: what was stored stays"""
+    known = pool is None or isinstance(pool, Executor) or hasattr(pool, 'imap_unordered')
+    if isinstance(pool, (ThreadPool,ThreadPoolExecutor)) or not known:
+        told = 'a `ProcessPoolExecutor`, or processes with `imap_unordered` (threads share their random numbers)'
+        raise ArgumentTypeError('pool', pool, told)
     check_whole('n_threads', n_threads, 1), check_flag('force', force)
     self.file.parent.mkdir(parents=True, exist_ok=True)
     try: lock = FileLock(f'{self.file}.lock').acquire(timeout=0)
@@ -312,7 +316,7 @@ def run(self:Experiment,
         todo = {o.key: o for o in self.cells if there.get(o.key)!=('done',)}
         jobs = [(k, self.fn, o.settings, n_threads) for k,o in todo.items()]
         if jobs: move(0, len(jobs), '')
-        for i,outcome in enumerate((map if pool is None else pool.imap_unordered)(_outcome, jobs)):
+        for i,outcome in enumerate(_outcomes(pool, jobs)):
             if isinstance(outcome, BaseException): raise outcome # Ray gives it, others raise it
             self._store(db, todo[outcome['key']], outcome)
             move(i+1, len(jobs), '')
@@ -321,6 +325,11 @@ def run(self:Experiment,
     return self
 
 # %% ../nbs/14_experiment.ipynb #76b91db1
+def _outcomes(pool, jobs):
+    "What comes of the cells, as they're done"
+    if not isinstance(pool, Executor): return (map if pool is None else pool.imap_unordered)(_outcome, jobs)
+    return (o.result() for o in as_completed([pool.submit(_outcome, o) for o in jobs]))
+
 def _outcome(job)->dict:
     "What comes of a cell, in whichever process"
     key,fn,settings,n_threads = job

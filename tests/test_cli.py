@@ -4,10 +4,11 @@ from importlib.metadata import version
 from pathlib import Path
 import pandas as pd, pytest, torch, torchvision
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 from models import as_idx, differing, make_photos, some_images
 from lottery_nb.arms import arms, random_ticket
-from lottery_nb.cli import app, goes_on, known_names, recipe, train_arm
+from lottery_nb.cli import app, goes_on, known_names, print_table, recipe, train_arm
 from lottery_nb.core import table_columns
 from lottery_nb.criteria import criteria
 from lottery_nb.data import digits_mlp, learner_by_name, networks
@@ -424,7 +425,7 @@ def test_sweep(tmp_path):
     assert first['file']=='rates.db'
     assert [(o['lr'], o['status']) for o in first['cells']]==[(.001, 'done'), (.003, 'done')]
     df = Experiment.from_toml(tmp_path/'rates.toml').results().query('metric=="accuracy"')
-    found = df[['lr','arm','round','density','metric']].assign(mean=df.value, interval=None, seeds=1)
+    found = df[['lr','arm','round','step','density','metric']].assign(mean=df.value, interval=None, seeds=1)
     assert first['summary']==found.to_dict('records')
     told = process(tmp_path, 'sweep rates.toml')
     assert (told.returncode, told.stderr)==(0, '') and 'Saved: 12 measurements in rates.db' in told.stdout
@@ -453,8 +454,8 @@ def test_sweep_gives_the_interval_of_its_means(tmp_path):
     half = 4.302653*.1/3**.5 # Student's t of two degrees of freedom, and the values' standard deviation
     (row,),told = swept(tmp_path, 'one_of_three', measured)
     assert row.pop('mean')==pytest.approx(.6) and row.pop('interval')==pytest.approx(half, rel=1e-5)
-    assert row==dict(arm='dense', round=0, density=100, metric='accuracy', seeds=3)
-    assert 'half of their 95 % interval by Student' in told
+    assert row==dict(arm='dense', round=0, step=1, density=100, metric='accuracy', seeds=3)
+    assert 'accuracy in the last round' in told and 'half of its 95 % interval by Student' in told
     rows,_ = swept(tmp_path, 'two_of_three', measured, 'grid = {interval = [1, 2]}')
     assert [o['setting interval'] for o in rows]==[1, 2] and [o['interval'] for o in rows]==[pytest.approx(half)]*2
     (row,),_ = swept(tmp_path, 'three_of_three', measured.replace('step=i', 'step=0')) # several a seed: their mean
@@ -469,7 +470,21 @@ def test_sweep_gives_the_interval_of_its_means(tmp_path):
                                            ('means', 'return dict(mean=1, seeds=2)')])
 def test_sweep_of_other_tables_shows_their_rows(name, returns, tmp_path):
     rows,told = swept(tmp_path, name, returns)
-    assert len(rows)==3*(1+(name=='texts')) and 'Student' not in told
+    assert len(rows)==3*(1+(name=='texts')) and 'Student' not in told and 'first' not in told
+
+def test_sweep_says_that_there_are_more_rows(tmp_path):
+    rows,told = swept(tmp_path, 'many', 'return pd.DataFrame(dict(loss=range(10)))')
+    assert len(rows)==20 and 'These are the first 20 of 30 rows.' in told
+
+@pytest.mark.parametrize('columns', [200, 80, 40])
+def test_tables_keep_their_numbers(columns, capsys, monkeypatch):
+    "Texts and headings go on in the next line of a narrow terminal"
+    monkeypatch.setattr('lottery_nb.cli.console', lambda: Console(width=columns, color_system=None))
+    df = pd.DataFrame({'a heading of some words': [12345678, 2], 'text': ['many words '*5, 'x'], 'p': [.125, 50.]})
+    print_table(df, bars='p')
+    told = capsys.readouterr().out
+    assert {'12345678','0.125','50','x','heading'} <= set(told.split()) and told.split().count('words')==6
+    assert max(map(len, told.splitlines()))<=columns and ('█' in told)==(columns==200)
 
 def test_sweep_tells_errors_once(tmp_path):
     "In a line, not one for each cell; and where there's more"
@@ -479,6 +494,20 @@ def test_sweep_tells_errors_once(tmp_path):
     assert told.exit_code==1 and told.stdout.count('ValueError')==1 and 'Saved' not in told.stdout
     assert re.search(r'^[0-9a-f]{8} and 2 more: ValueError: too fast', told.stdout, re.M)
     assert "Experiment.from_toml('b.toml').errors() has the tracebacks, from b.db" in told.stdout
+
+def test_sweep_ends_when_a_process_is_killed(tmp_path):
+    "In a line, and what was done stays; what functions print doesn't come between the results"
+    (tmp_path/'killing.py').write_text("import os\nprint('hello')\ndef run(lr, seed):\n    print('running')\n"
+                                       "    if lr==2: os.kill(os.getpid(), 9)\n    return dict(loss=lr)")
+    text = "file = 'k.db'\nfunction = 'killing.py:run'\nseeds = 2\ngrid = {lr = [1, %s]}"
+    (tmp_path/'k.toml').write_text(text % 3)
+    told = process(tmp_path, 'sweep k.toml --jobs 2 -q --json')
+    assert [o['loss'] for o in json.loads(told.stdout)['summary']]==[1, 3, 1, 3] and 'running' in told.stderr
+    (tmp_path/'k.toml').write_text(text % 2)
+    told = process(tmp_path, 'sweep k.toml --jobs 2 -q')
+    assert (told.returncode, told.stdout)==(1, '') and told.stderr.splitlines()[-1]==(
+        'lottery-nb sweep: a process was killed, perhaps for want of memory; the same command goes on from there')
+    assert Experiment.from_toml(tmp_path/'k.toml').counts()['done']==2
 
 def test_sweep_of_a_function_beside_it(tmp_path):
     "Its rows may be of any kind: then there's nothing to be summed up, and they're shown"
@@ -492,6 +521,11 @@ def test_sweep_of_a_function_beside_it(tmp_path):
     assert (done.returncode, done.stderr)==(0, '') and 'Saved: 4 measurements in a.db' in done.stdout
 
 def profiled(folder, line): return as_json(folder, f'profile {line} --threads 1 --seconds .05')
+
+def test_profile_of_a_ticket_that_knows_its_dense_network(here):
+    "In a process of its own, which has imported nothing else"
+    told = process(here, 'profile d/ticket.safetensors --threads 1 --seconds .05')
+    assert (told.returncode, told.stderr)==(0, '') and 'multiply-adds' in told.stdout
 
 def test_profile(here):
     assert '0.25×' in ok(here, 'profile d/round_02.safetensors --threads 1 --seconds .05 --png p.png')

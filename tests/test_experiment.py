@@ -1,5 +1,7 @@
 "Experiments: what is killed goes on, what fails is said, every pool gives the same bits, no file is half written"
 import copy, json, math, multiprocessing, os, signal, sqlite3, subprocess, sys, time, warnings
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from functools import partial
 from multiprocessing.pool import ThreadPool
@@ -322,15 +324,15 @@ settings = {n_epoch = 1, rounds = 1}''')
     assert a.cells==b.cells and a.file==b.file
 
 MINE = 'def run(x, seed): return dict(y=10*x+seed)\n'
-@pytest.mark.parametrize('jobs', [0, 2])
-def test_toml_with_a_function_beside_it(tmp_path, jobs):
+spawn = multiprocessing.get_context('spawn')
+@pytest.mark.parametrize('make_pool', [nullcontext, partial(spawn.Pool, 2), partial(ProcessPoolExecutor, 2, spawn)])
+def test_toml_with_a_function_beside_it(tmp_path, make_pool):
     (tmp_path/'mine_of_a_test.py').write_text(MINE)
     told = "file = 'a.db'\nfunction = 'mine_of_a_test.py:run'\nseeds = 2\ngrid = {x = [1, 2]}"
     (tmp_path/'a.toml').write_text(told)
     sys.modules.pop('mine_of_a_test', None)
     exp = Experiment.from_toml(tmp_path/'a.toml')
-    pool = multiprocessing.get_context('spawn').Pool(jobs) if jobs else nullcontext()
-    with pool as processes: exp.run(processes, progress=False)
+    with make_pool() as processes: exp.run(processes, progress=False)
     assert exp.results().y.tolist()==[10, 20, 11, 21]
     sys.path.remove(str(tmp_path))
 
@@ -372,7 +374,8 @@ def curves(path):
     return asked(path, lottery_curve, grid, model='digits_mlp', data='digits', rounds=2, n_step=20, prune=40)
 
 def test_threads_are_refused(tmp_path):
-    with ThreadPool(2) as pool, pytest.raises(ArgumentError, match='threads share'): asked(tmp_path/'a.db').run(pool)
+    for kind in (ThreadPool, ThreadPoolExecutor):
+        with kind(2) as pool, pytest.raises(ArgumentError, match='threads share'): asked(tmp_path/'a.db').run(pool)
     assert not (tmp_path/'a.db').exists()
 
 def killed_once(x, folder):
@@ -382,6 +385,14 @@ def killed_once(x, folder):
         Path(folder, 'killed').touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return dict(y=torch.rand(1).item(), threads=torch.get_num_threads())
+
+def test_an_executor_says_that_a_process_was_killed(tmp_path):
+    exp = asked(tmp_path/'a.db', killed_once, folder=str(tmp_path))
+    with ProcessPoolExecutor(1, spawn) as pool, pytest.raises(BrokenProcessPool): exp.run(pool, progress=False)
+    assert exp.counts()==dict(done=1, failed=0, missing=2)
+    with ProcessPoolExecutor(1, spawn) as pool: assert exp.run(pool, progress=False).counts()['done']==3
+    again = asked(tmp_path/'b.db', killed_once, folder=str(tmp_path)).run(progress=False).results()
+    pd.testing.assert_frame_equal(exp.results(), again, check_exact=True)
 
 def test_ray_gives_the_same_bits_and_a_lost_worker_loses_no_other_cell(tmp_path):
     ray = pytest.importorskip('ray')
