@@ -13,7 +13,7 @@ __all__ = ['app', 'usual', 'file', 'as_found', 'Data', 'TicketFile', 'Quiet', 'A
            'print_demo', 'demo']
 
 # %% ../nbs/41_cli.ipynb #0c11a701
-import difflib, io, json, math, re, signal, sys, warnings
+import difflib, io, json, math, multiprocessing, os, re, signal, sys, warnings
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from functools import partial
 from importlib import import_module
@@ -21,6 +21,7 @@ from importlib.metadata import version as installed
 from importlib.util import find_spec
 from pathlib import Path
 from textwrap import shorten
+from threading import Thread
 from typing import Annotated
 import typer
 
@@ -79,20 +80,23 @@ def print_table(
     from rich.measure import Measurement
     from rich.table import Table
     out,heads = console(),[str(k).replace('_', ' ') for k in df]
-    rows = [[*map(printable, o.values())] for o in df.to_dict('records')] # whole numbers stay whole
+    rows = [[*map(printable, o)] for o in df.itertuples(index=False, name=None)] # whole numbers stay whole
+    numbers = [o.kind in 'iufc' for o in df.dtypes]
+    words = [[w for o in column for w in o.split()] for column in zip(heads, *rows)]
+    longest = [max(map(len, o), default=0) for o in words]
     def made(narrow):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0 if narrow else (0,1))
-        for i,k in enumerate(heads):
-            number = df.dtypes.iloc[i].kind in 'if'
-            width = max(map(len, [*k.split(), *(o[i] for o in rows)])) if narrow and number else None
-            table.add_column(k, justify='right' if number else 'left', width=width, overflow='fold')
+        for k,number,n in zip(heads, numbers, longest):
+            how = dict(justify='right' if number else 'left', overflow='fold')
+            table.add_column(k, **how, width=n if narrow and number else None)
         if bars and not narrow: table.add_column('', no_wrap=True)
         for o,value in zip(rows, df[bars] if bars else [0]*len(rows)):
             table.add_row(*o, *(['█'*round(value/5)] if bars and not narrow else []))
         return table
-    def size(table): return Measurement.get(out, out.options.update(width=10_000), table)
     table = made(narrow=False)
-    if size(table).maximum>out.width: out.width = max(out.width, size(table := made(narrow=True)).minimum)
+    if Measurement.get(out, out.options.update(width=10_000), table).maximum>out.width:
+        table = made(narrow=True)
+        out.width = max(out.width, sum(n+1 if o else min(n, 12)+1 for n,o in zip(longest, numbers))+1)
     out.print(table)
 
 # %% ../nbs/41_cli.ipynb #28fdbdcc
@@ -579,7 +583,9 @@ def sweep_summary(
     df = df.rename(columns={k: f'setting {k}' for k in df if k in ('mean','interval','seeds')})
     df = df.assign(value=df.value.where(df.value.abs()<math.inf)) # as `summarise` counts
     run = [k for k in df if k not in columns] + ['arm']
-    for k in ('round','step'): df = df[df[k]==df.groupby(run, dropna=False)[k].transform('max')]
+    for k in ('round','step'):
+        df = df.assign(**{k: pd.to_numeric(df[k]).fillna(-1)}) # what isn't told is no reason to leave it out
+        df = df[df[k]==df.groupby(run, dropna=False)[k].transform('max')]
     def half(values): return ours('evidence').mean_interval(values.dropna())[1]
     rows = df.groupby([*run,'round','step','metric','seed'], sort=False, dropna=False)[['density','value']].mean()
     rows = rows.groupby([*run,'round','step','metric'], sort=False, dropna=False)
@@ -592,12 +598,18 @@ def _in_worker():
     warnings.simplefilter('ignore', FutureWarning)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.stdout = sys.stderr
+    Thread(target=_end_with_the_sweep, daemon=True).start()
+
+def _end_with_the_sweep():
+    "Waits for the end of the process that has begun this one, however it ends"
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 @contextmanager
 def processes(
     n:int # how many, at least 1; None are made for 1
 ):
-    "Processes that end with the block, whatever ends it. Raises `ChildProcessError` if one of them is killed"
+    "Processes that end with the block, whatever ends it. Raises `ChildProcessError` if one of them dies"
     if n==1: return (yield)
     from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
     mp = import_module('torch.multiprocessing')
@@ -606,7 +618,7 @@ def processes(
         except BaseException as e:
             for o in mp.active_children(): o.kill()
             if not isinstance(e, BrokenProcessPool): raise
-            told = 'a process was killed, perhaps for want of memory; the same command goes on from there'
+            told = 'a process ended in the middle, perhaps for want of memory; the same command goes on from there'
             raise ChildProcessError(told) from e
 
 @app.command(**example('sweep rates.toml --jobs 4'))
@@ -647,7 +659,7 @@ def sweep(
             print(rows.cell.iloc[0] + f' and {len(rows)-1} more'*(len(rows)>1) + f': {shorten(error, 300)}')
         if len(failed): print(f'{here}.errors() has the tracebacks, from {exp.file}.')
         rows = told['summary']
-        if list(rows)[-3:]==['mean','interval','seeds']:
+        if list(rows)[-3:]==['mean','interval','seeds'] and len(rows):
             print_table(rows.drop(columns='metric'))
             print(f'{rows.metric[0]} in the last round of each arm, after its last step: the mean of the seeds, and '
                   'half of its 95 % interval by Student (– for one seed, or for seeds that are alike). Each stands '

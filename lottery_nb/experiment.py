@@ -6,9 +6,10 @@
 __all__ = ['Experiment', 'Cell', 'frame_of', 'table_to_text', 'table_from_text', 'ExperimentError', 'find_by_name']
 
 # %% ../nbs/14_experiment.ipynb #24f0956e
-import ctypes, difflib, hashlib, inspect, itertools, json, math, os, sqlite3, sys, time, tomllib, traceback, warnings
+import ctypes, difflib, hashlib, inspect, itertools, json, math, os, pickle, sqlite3, sys, time, tomllib, traceback
+import warnings
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -146,6 +147,7 @@ def frame_of(
     if isinstance(v, list) and all(isinstance(o, dict) for o in v): v = pd.DataFrame(v)
     expected = 'a DataFrame, a dict, a list of dicts, or something with a table'
     if not isinstance(v, pd.DataFrame): raise TypeError(f'expected {expected}, got {type(v).__name__}')
+    if v.columns.nlevels>1 or not v.columns.is_unique: raise TypeError('expected one name a column, each once')
     return v
 
 # %% ../nbs/14_experiment.ipynb #6efa0bf3
@@ -310,25 +312,35 @@ def run(self:Experiment,
     try: lock = FileLock(f'{self.file}.lock').acquire(timeout=0)
     except Timeout: raise ExperimentError(f'{self.file}: another run is writing to this file') from None
     with lock, _opened(self.file, make=True) as db, bar(progress) as move:
-        if force:
-            with db: db.executemany('delete from cells where key=?', [(o.key,) for o in self.cells])
-        there = self._stored('status')
+        there = {} if force else self._stored('status')
         todo = {o.key: o for o in self.cells if there.get(o.key)!=('done',)}
         jobs = [(k, self.fn, o.settings, n_threads) for k,o in todo.items()]
-        if jobs: move(0, len(jobs), '')
-        for i,outcome in enumerate(_outcomes(pool, jobs)):
-            if isinstance(outcome, BaseException): raise outcome # Ray gives it, others raise it
-            self._store(db, todo[outcome['key']], outcome)
-            move(i+1, len(jobs), '')
+        with _outcomes(pool, jobs) as outcomes:
+            if force: # not before the pool has taken the jobs
+                with db: db.executemany('delete from cells where key=?', [(o.key,) for o in self.cells])
+            if jobs: move(0, len(jobs), '')
+            for i,outcome in enumerate(outcomes):
+                if isinstance(outcome, BaseException): raise outcome # Ray gives it, others raise it
+                self._store(db, todo[outcome['key']], outcome)
+                move(i+1, len(jobs), '')
     failed,n = self.counts()['failed'],len(self.cells)
     if failed: warnings.warn(f'{self.file.name}: {failed} of {n} cells failed: see `status()`', stacklevel=2)
     return self
 
 # %% ../nbs/14_experiment.ipynb #76b91db1
+@contextmanager
 def _outcomes(pool, jobs):
-    "What comes of the cells, as they're done"
-    if not isinstance(pool, Executor): return (map if pool is None else pool.imap_unordered)(_outcome, jobs)
-    return (o.result() for o in as_completed([pool.submit(_outcome, o) for o in jobs]))
+    "What comes of the cells, as they're done. Those that haven't begun when the block ends are left out"
+    if not isinstance(pool, Executor): return (yield (map if pool is None else pool.imap_unordered)(_outcome, jobs))
+    if isinstance(pool, ProcessPoolExecutor) and jobs:
+        try: pickle.dumps(jobs[0])
+        except Exception as e:
+            told = f'a function, and settings, that other processes can import or read: {e}'
+            raise ArgumentError('fn', jobs[0][1], told) from e
+    futures = [pool.submit(_outcome, o) for o in jobs]
+    try: yield (o.result() for o in as_completed(futures))
+    finally:
+        for o in futures: o.cancel()
 
 def _outcome(job)->dict:
     "What comes of a cell, in whichever process"
@@ -340,7 +352,9 @@ def _outcome(job)->dict:
             df = frame_of(fn(**settings))
             done.update(result=table_to_text(df), attrs=json.dumps(json_safe(df.attrs)), status='done')
         except (Exception,SystemExit) as e:
-            done.update(error=f'{type(e).__name__}: {e}'[:2000], traceback=traceback.format_exc()[-20_000:])
+            told = f'{type(e).__name__}: {e}'[:2000],traceback.format_exc()[-20_000:]
+            error,trace = (o.encode('utf-8', 'backslashreplace').decode() for o in told) # lone surrogates too
+            done.update(error=error, traceback=trace)
     with suppress(OSError, AttributeError, TypeError): ctypes.CDLL(None).malloc_trim(0) # else glibc keeps it
     warned = list(dict.fromkeys(str(o.message) for o in seen))
     where = dict(versions=json.dumps(versions()), machine=json.dumps(machine()))

@@ -194,7 +194,7 @@ def _check(net, plans, constants, example, tol=1e-5): # of the largest number th
         if trains and not runs_in_training(small, inputs): raise ValueError("it couldn't be trained")
     def wrong(plans):
         try: check(plans)
-        except torch.OutOfMemoryError: raise
+        except (torch.OutOfMemoryError,MemoryError): raise
         except Exception as e: return e # a network may count on its widths in any way
     if not wrong(plans): return
     for some in (*([p] for p in plans), plans): # in the end those that are right alone, together

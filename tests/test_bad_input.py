@@ -238,7 +238,7 @@ cases = [
         (dict(x=1, seeds=2, grid=dict(seed=[1])), r"grid=\['seed'\]: expected others than seed, which seeds gives")]],
     (lambda net: Experiment('a.db', draw, x=1).run(n_threads=0), V,
      'n_threads=0: expected a whole number of at least 1'),
-    (lambda net: Experiment('a.db', draw, x=1).run('ray'), T, "pool='ray': expected processes with `imap_unordered`"),
+    (lambda net: Experiment('a.db', draw, x=1).run('ray'), T, "pool='ray': expected a `ProcessPoolExecutor`, or proc"),
     (lambda net: find_by_name(n_epoch=0), V, 'n_epoch=0: expected a whole number of at least 1'),
     (lambda net: Experiment('a.db', draw, x=[1], seeds=b'x'), T, "seeds=b'x': expected a list of values"),
     # yes or no

@@ -476,6 +476,16 @@ def test_sweep_says_that_there_are_more_rows(tmp_path):
     rows,told = swept(tmp_path, 'many', 'return pd.DataFrame(dict(loss=range(10)))')
     assert len(rows)==20 and 'These are the first 20 of 30 rows.' in told
 
+def test_long_words_of_a_table_are_broken(capsys, monkeypatch):
+    "Numbers aren't, of any kind; and columns may have one name"
+    monkeypatch.setattr('lottery_nb.cli.console', lambda: Console(width=60, color_system=None))
+    df = pd.DataFrame([[1.5, 'x'*300, 2]], columns=['a','text','a'])
+    df.insert(0, 'b', pd.Series([2**64-1], dtype='uint64'))
+    print_table(df)
+    told = capsys.readouterr().out
+    assert max(map(len, told.splitlines()))<=60 and told.count('x')==300+1 # and that of the heading
+    assert {str(2**64-1),'1.5','2'} <= set(told.split())
+
 @pytest.mark.parametrize('columns', [200, 80, 40])
 def test_tables_keep_their_numbers(columns, capsys, monkeypatch):
     "Texts and headings go on in the next line of a narrow terminal"
@@ -495,6 +505,28 @@ def test_sweep_tells_errors_once(tmp_path):
     assert re.search(r'^[0-9a-f]{8} and 2 more: ValueError: too fast', told.stdout, re.M)
     assert "Experiment.from_toml('b.toml').errors() has the tracebacks, from b.db" in told.stdout
 
+def wait_for(what):
+    until = time.monotonic()+120
+    while not what():
+        assert time.monotonic()<until
+        time.sleep(.1)
+
+@pytest.mark.skipif(not Path('/proc/self/stat').exists(), reason='needs /proc')
+@pytest.mark.parametrize('sign', [signal.SIGTERM, signal.SIGKILL])
+def test_the_processes_of_a_sweep_end_with_it(tmp_path, sign):
+    "However it ends"
+    (tmp_path/'slow_one.py').write_text("import os, time\nfrom pathlib import Path\n\ndef run(seed):\n"
+                                        "    Path(f'{os.getpid()}.pid').touch()\n    time.sleep(60)\n    return {}")
+    (tmp_path/'s.toml').write_text("file = 's.db'\nfunction = 'slow_one.py:run'\nseeds = 4")
+    begun = subprocess.Popen([command, 'sweep', 's.toml', '--jobs', '2', '-q'], cwd=tmp_path)
+    wait_for(lambda: len(list(tmp_path.glob('*.pid')))==2)
+    begun.send_signal(sign)
+    begun.wait()
+    def alive(pid):
+        try: return Path(f'/proc/{pid}/stat').read_text().split()[2]!='Z'
+        except FileNotFoundError: return False
+    wait_for(lambda: not any(alive(o.stem) for o in tmp_path.glob('*.pid')))
+
 def test_sweep_ends_when_a_process_is_killed(tmp_path):
     "In a line, and what was done stays; what functions print doesn't come between the results"
     (tmp_path/'killing.py').write_text("import os\nprint('hello')\ndef run(lr, seed):\n    print('running')\n"
@@ -505,8 +537,8 @@ def test_sweep_ends_when_a_process_is_killed(tmp_path):
     assert [o['loss'] for o in json.loads(told.stdout)['summary']]==[1, 3, 1, 3] and 'running' in told.stderr
     (tmp_path/'k.toml').write_text(text % 2)
     told = process(tmp_path, 'sweep k.toml --jobs 2 -q')
-    assert (told.returncode, told.stdout)==(1, '') and told.stderr.splitlines()[-1]==(
-        'lottery-nb sweep: a process was killed, perhaps for want of memory; the same command goes on from there')
+    assert (told.returncode, told.stdout)==(1, '') and told.stderr.splitlines()[-1].startswith(
+        'lottery-nb sweep: a process ended in the middle, perhaps for want of memory; the same command goes on')
     assert Experiment.from_toml(tmp_path/'k.toml').counts()['done']==2
 
 def test_sweep_of_a_function_beside_it(tmp_path):

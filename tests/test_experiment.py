@@ -394,6 +394,42 @@ def test_an_executor_says_that_a_process_was_killed(tmp_path):
     again = asked(tmp_path/'b.db', killed_once, folder=str(tmp_path)).run(progress=False).results()
     pd.testing.assert_frame_equal(exp.results(), again, check_exact=True)
 
+def two_columns_of_one_name(x): return pd.DataFrame([[x, x]], columns=['y','y' if x==2 else 'z'])
+def columns_of_two_levels(x): return dict(y=x) if x==1 else pd.DataFrame({('y','mean'): [x], ('y','std'): [x]})
+def half_a_character(x):
+    if x==2: raise ValueError('\ud800')
+    return dict(y=x)
+
+def at_once(x, seed=0): return dict(y=x)
+
+def test_what_no_pool_can_run_loses_nothing(tmp_path):
+    "Neither a function that other processes can't import nor a pool that's shut down, also with force"
+    exp,local = asked(tmp_path/'a.db', at_once),asked(tmp_path/'a.db', lambda x: dict(y=x))
+    for o in (exp, local): o.run(progress=False)
+    with ProcessPoolExecutor(1, spawn) as pool:
+        with pytest.raises(ArgumentError, match='other processes can import'): local.run(pool, force=True)
+    with pytest.raises(RuntimeError, match='shutdown'): exp.run(pool, force=True, progress=False)
+    assert exp.counts()['done']==local.counts()['done']==3
+
+def counted(x, folder):
+    note(folder, x)
+    time.sleep(.2)
+    return dict(y=x)
+
+def test_an_executor_drops_what_has_not_begun(tmp_path):
+    exp = asked(tmp_path/'a.db', counted, dict(x=[*range(20)]), folder=str(tmp_path))
+    def stop(done, total, comment):
+        if done: raise KeyboardInterrupt
+    with ProcessPoolExecutor(1, spawn) as pool, pytest.raises(KeyboardInterrupt): exp.run(pool, progress=stop)
+    assert exp.counts()['done']==1 and len(begun(tmp_path))<6
+
+@pytest.mark.parametrize('fn, says', [(two_columns_of_one_name, 'each once'), (half_a_character, r'ValueError: \ud800'),
+                                      (columns_of_two_levels, 'one name a column')])
+def test_what_cannot_be_stored_fails_alone(fn, says, tmp_path):
+    exp = asked(tmp_path/'a.db', fn, dict(x=[1,2]))
+    with pytest.warns(UserWarning, match='1 of 2 cells failed'): exp.run(progress=False)
+    assert exp.results().y.tolist()==[1] and says in exp.status().error[1]
+
 def test_ray_gives_the_same_bits_and_a_lost_worker_loses_no_other_cell(tmp_path):
     ray = pytest.importorskip('ray')
     from ray.util.multiprocessing import Pool
