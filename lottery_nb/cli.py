@@ -607,7 +607,8 @@ def _end_with_the_sweep():
 
 @contextmanager
 def processes(
-    n:int # how many, at least 1; None are made for 1
+    n:int, # how many, at least 1; None are made for 1
+    force:bool=False # was the sweep to begin anew? Then it goes on without that
 ):
     "Processes that end with the block, whatever ends it. Raises `ChildProcessError` if one of them dies"
     if n==1: return (yield)
@@ -618,7 +619,7 @@ def processes(
         except BaseException as e:
             for o in mp.active_children(): o.kill()
             if not isinstance(e, BrokenProcessPool): raise
-            told = 'a process ended in the middle, perhaps for want of memory; the same command goes on from there'
+            told = f'a process ended in the middle, perhaps for want of memory; {goes_on(force)}'
             raise ChildProcessError(told) from e
 
 @app.command(**example('sweep rates.toml --jobs 4'))
@@ -648,7 +649,8 @@ def sweep(
     with working(ctx, f'stopped; {goes_on(force)}'), bar(quiet) as move:
         check_sweep(file)
         exp = ours('experiment').Experiment.from_toml(file)
-        with processes(jobs) as pool: cells = exp.run(pool, force=force, n_threads=threads, progress=move).status()
+        with processes(jobs, force) as pool:
+            cells = exp.run(pool, force=force, n_threads=threads, progress=move).status()
         with warnings.catch_warnings(action='ignore'): df = exp.results() # of cells that failed `run` has warned
         told = dict(cells=cells, summary=sweep_summary(df) if len(df) else df)
     if as_json: print(json_text(dict(file=exp.file, **{k: o.to_dict('records') for k,o in told.items()})))

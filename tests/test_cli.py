@@ -536,10 +536,11 @@ def test_sweep_ends_when_a_process_is_killed(tmp_path):
     told = process(tmp_path, 'sweep k.toml --jobs 2 -q --json')
     assert [o['loss'] for o in json.loads(told.stdout)['summary']]==[1, 3, 1, 3] and 'running' in told.stderr
     (tmp_path/'k.toml').write_text(text % 2)
-    told = process(tmp_path, 'sweep k.toml --jobs 2 -q')
-    assert (told.returncode, told.stdout)==(1, '') and told.stderr.splitlines()[-1].startswith(
-        'lottery-nb sweep: a process ended in the middle, perhaps for want of memory; the same command goes on')
-    assert Experiment.from_toml(tmp_path/'k.toml').counts()['done']==2
+    for options,how in (('', 'the same command'), (' --force', 'the same command without --force')):
+        told = process(tmp_path, f'sweep k.toml --jobs 2 -q{options}')
+        assert (told.returncode, told.stdout)==(1, '') and told.stderr.splitlines()[-1]==(
+            f'lottery-nb sweep: a process ended in the middle, perhaps for want of memory; {how} goes on from there')
+        if not options: assert Experiment.from_toml(tmp_path/'k.toml').counts()['done']==2
 
 def test_sweep_of_a_function_beside_it(tmp_path):
     "Its rows may be of any kind: then there's nothing to be summed up, and they're shown"
